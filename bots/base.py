@@ -1,0 +1,106 @@
+"""What a bot is, and what it sees of a call.
+
+A bot is a module in this folder that exports `BOT`. It is prepared once, when the configuration loads (`prepare`:
+read files, synthesise prompts, whatever is slow), and gives the processors of one call when that call starts
+(`build`: quick, nothing that waits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from media.call import CallInfo, Variables
+from media.frames import Frame, KeypadEntry
+from media.processor import FrameProcessor
+
+
+class CallPort(Protocol):
+    """What the call core does for a bot."""
+
+    @property
+    def sample_rate(self) -> int: ...
+    def now(self) -> float: ...
+    def inject(self, frame: Frame) -> None: ...
+    def interrupt(self) -> None: ...
+    def end(self, reason: str) -> None: ...
+    def transfer(self, target: str) -> None: ...
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> TimerHandle: ...
+
+
+class TimerHandle(Protocol):
+    """A timer of `call_later`: cancel() any number of times."""
+
+    def cancel(self) -> None: ...
+
+
+class Call:
+    """A live call as its bot sees it."""
+
+    def __init__(self, info: CallInfo, variables: Variables, port: CallPort) -> None:
+        self.info = info
+        self.variables = variables
+        self._port = port
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the PCM that the pipeline carries, both ways."""
+        return self._port.sample_rate
+
+    def now(self) -> float:
+        """Seconds of the process's monotonic clock."""
+        return self._port.now()
+
+    def inject(self, frame: Frame) -> None:
+        """Push `frame` through the pipeline from its top, as if it had come from the carrier."""
+        self._port.inject(frame)
+
+    def interrupt(self) -> None:
+        """Drop what is queued for the caller, here and at the carrier."""
+        self._port.interrupt()
+
+    def send_digits(self, digits: Sequence[KeypadEntry] | str) -> None:
+        """Send DTMF in order with the audio: by the carrier's own message where it has one, else as tones."""
+        from media.frames import OutputDTMFFrame
+
+        for digit in digits:
+            self._port.inject(OutputDTMFFrame(KeypadEntry(digit)))
+
+    def transfer(self, target: str) -> None:
+        """Hand the caller over to `target` (a number, a SIP URI, a flow) when what is queued was heard."""
+        self._port.transfer(target)
+
+    def end(self, reason: str = "completed") -> None:
+        """End the call when what is queued was heard."""
+        self._port.end(reason)
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> TimerHandle:
+        """Call `callback` on the call's own clock, `delay_s` from now; dropped when the call ends."""
+        return self._port.call_later(delay_s, callback)
+
+
+Build = Callable[[Call], Sequence[FrameProcessor]]
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareContext:
+    """What a bot may use while it is prepared."""
+
+    base_dir: Path  # relative paths in the configuration start here
+    sample_rates: Sequence[int]  # the rates at which calls will run, for prompts made ahead
+    speak: Callable[[str, str, int], bytes] | None = None  # (text, voice, Hz) -> PCM s16le; None: no synthesiser
+
+
+class Bot(Protocol):
+    """The `BOT` of a module in bots/."""
+
+    @property
+    def settings(self) -> type[Any]:
+        """A frozen dataclass: the keys of a [bots.<name>] table beside `use`."""
+        ...
+
+    def prepare(self, settings: Any, context: PrepareContext) -> Build | Awaitable[Build]:
+        """Do what is slow, once per configuration. Raises ConfigError for what the operator must change."""
+        ...

@@ -1,0 +1,82 @@
+"""What is known of a call: values that travel between the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFormat:
+    """One direction of a media stream as negotiated on the wire."""
+
+    encoding: str  # "PCMU", "PCMA", "L16" (signed 16 bit; the serializer knows the byte order)
+    sample_rate: int  # Hz
+    channels: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallInfo:
+    """Who calls whom, through which carrier, in which format.
+
+    Fields that the carrier's `start` does not carry are empty; the media token fills them (`completed_by`).
+    """
+
+    carrier: str  # the module's name: "twilio", "vonage", ...
+    call_id: str = ""  # the carrier's own id of the call: what its REST API wants
+    stream_id: str = ""  # the carrier's id of this media stream, where it has one
+    account_id: str = ""
+    from_number: str = ""  # as the carrier wrote it: E.164, SIP URI, "anonymous" or empty
+    to_number: str = ""
+    direction: str = "inbound"  # or "outbound"
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # custom parameters, Architect input variables
+    receive: MediaFormat = MediaFormat("PCMU", 8000)  # what the carrier sends us
+    send: MediaFormat = MediaFormat("PCMU", 8000)  # what we send
+    language: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)  # the carrier's further fields, by the carrier's names
+    receives_audio: bool = True  # False: the stream is one-way (a monitor); nothing may be sent back
+    probe: bool = False  # a synthetic connection test: no bot, no record
+
+    def completed_by(self, claims: CallInfo) -> CallInfo:
+        """This call with what is empty here taken from `claims`; parameters are joined, `start` wins."""
+        return replace(
+            self,
+            call_id=self.call_id or claims.call_id,
+            account_id=self.account_id or claims.account_id,
+            from_number=self.from_number or claims.from_number,
+            to_number=self.to_number or claims.to_number,
+            direction=claims.direction,
+            parameters={**claims.parameters, **self.parameters},
+            language=self.language or claims.language,
+        )
+
+
+class Variables(MutableMapping[str, Any]):
+    """A call's variables: what came in, and what the bot sets, which alone goes out at the end.
+
+    Reading looks at what the bot set first, then at what came in. `changed` is what goes out.
+    """
+
+    def __init__(self, incoming: Mapping[str, Any] | None = None) -> None:
+        self._incoming: Mapping[str, Any] = incoming or _NOTHING
+        self.changed: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        return self.changed[name] if name in self.changed else self._incoming[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.changed[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self.changed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._incoming
+        yield from (name for name in self.changed if name not in self._incoming)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

@@ -1,0 +1,202 @@
+"""The socket side of a carrier: messages to frames and back. No I/O, no clock, no loop.
+
+A serializer has two faces. The gateway calls the plain `decode` and `encode`, which take and give any number of
+things. `setup`, `serialize` and `deserialize` are the seeds' async face on top of them, one thing at a time.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from media.errors import LocalProtocolError, RemoteProtocolError
+from media.frames import (
+    Frame,
+    InputAudioRawFrame,
+    OutputTransportMessageFrame,
+    OutputTransportMessageUrgentFrame,
+    StartFrame,
+    WireFrame,
+)
+from media.resample import Resampler, make_resampler
+
+log = logging.getLogger(__name__)
+
+Message = str | bytes
+Messages = Sequence[Message]
+
+
+class Ending(enum.Enum):
+    """How the gateway ends a call on this carrier."""
+
+    REST = "rest"  # a request to the carrier's API, then the carrier closes the socket
+    SOCKET = "socket"  # closing the media socket hands the call back
+    MESSAGE = "message"  # a message on the socket; only the carrier closes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireOptions:
+    """What the gateway tells a serializer that it builds itself (`for_call`)."""
+
+    in_sample_rate: int | None = None  # the pipeline's input rate; None: the wire's
+    receive_codec: str = ""  # "" where `start` tells
+    send_codec: str = ""  # what the answer document asked for: "PCMU", "PCMA", "L16"
+    send_sample_rate: int = 0  # Hz, 0 where the carrier has one only or `start` tells
+    options: Mapping[str, Any] | None = None  # the carrier's own settings, by name
+
+
+class FrameSerializer:
+    """Base of all serializers.
+
+    A carrier's class sets the class variables and writes `decode`, `encode` and, where packets have a fixed size,
+    `flush`. Everything else is here. State per stream: two resamplers and what the carrier's class keeps.
+    """
+
+    carrier: ClassVar[str] = ""
+    ending: ClassVar[Ending] = Ending.SOCKET
+    lead_ms: ClassVar[int] = 200  # how far ahead of play-out this carrier likes its audio
+    end_wait_s: ClassVar[float] = 2.0  # after telling the carrier that the call is over: how long its socket may stay
+    echoes_marks_on_clear: ClassVar[bool] = False  # then an echo is no proof that audio was played
+    has_marks: ClassVar[bool] = True  # PlayedFrame comes back for each MarkFrame
+    sends_digits: ClassVar[bool] = False  # encode(OutputDTMFFrame) gives a message; else tones are sent as audio
+    close_is_normal_end: ClassVar[bool] = False  # the carrier ends a call by closing the socket, with no message
+
+    @dataclass(kw_only=True)
+    class InputParams:
+        """`ignore_rtvi_messages`: transport messages labelled "rtvi-ai" never reach the carrier."""
+
+        ignore_rtvi_messages: bool = True
+
+    def __init__(self, params: Any = None) -> None:
+        self._params = params if params is not None else self.InputParams()
+        self._in_sample_rate: int | None = getattr(self._params, "sample_rate", None)  # what decode gives
+        self._in_resampler: Resampler | None = None
+        self._out_resamplers: dict[int, Resampler] = {}
+
+    # ------------------------------------------------------------ what a carrier writes
+
+    @classmethod
+    def for_call(cls, options: WireOptions) -> FrameSerializer:
+        """The serializer of one live call, as the gateway builds it: no credentials, ids from `start`."""
+        raise NotImplementedError(f"{cls.__name__} is not built by the gateway")
+
+    @property
+    def send_rate(self) -> int:
+        """Sample rate, in Hz, of the audio we send; final once CallStartedFrame was decoded."""
+        return 8000
+
+    @property
+    def packet_ms(self) -> int:
+        """Length of the pieces that pacing should hand to `encode`."""
+        return 20
+
+    def decode(self, data: Message) -> Sequence[Frame]:
+        """Frames in one WebSocket message.
+
+        Raises RemoteProtocolError for a known message of the wrong shape, and nothing else.
+        Unknown messages give ().
+        """
+        raise NotImplementedError
+
+    def encode(self, frame: Frame) -> Messages:
+        """Messages that make the carrier do what `frame` says; () where it has no way to.
+
+        Audio frames may have any rate and length; what does not fill a packet of fixed size is kept for the next
+        call or for `flush`. An InterruptionFrame drops it and clears the carrier's buffer.
+        """
+        raise NotImplementedError
+
+    def flush(self) -> Messages:
+        """The end of speech: what is left of a packet, padded to a legal size, and the resampler's tail."""
+        return ()
+
+    # ------------------------------------------------------------ for the carriers' use
+
+    def pipeline_audio(
+        self, pcm: bytes, rate: int, *, seq: int | None = None, timestamp_ms: int | None = None, channels: int = 1
+    ) -> Sequence[Frame]:
+        """`pcm` off the wire at `rate` as a frame at the pipeline's rate; () while there is nothing to give."""
+        if not pcm:
+            return ()
+        wanted = self._in_sample_rate
+        if wanted and wanted != rate and channels == 1:
+            resampler = self._in_resampler
+            if resampler is None or resampler.in_rate != rate:
+                resampler = self._in_resampler = make_resampler(rate, wanted)
+            pcm = resampler.process(pcm)
+            rate = wanted
+            if not pcm:
+                return ()
+        return (InputAudioRawFrame(pcm, rate, channels, seq, timestamp_ms),)
+
+    def wire_pcm(self, pcm: bytes, rate: int) -> bytes:
+        """`pcm` of the pipeline at `rate` at the wire's rate."""
+        if rate == self.send_rate:
+            return pcm
+        resampler = self._out_resamplers.get(rate)
+        if resampler is None:
+            resampler = self._out_resamplers[rate] = make_resampler(rate, self.send_rate)
+        return resampler.process(pcm)
+
+    def flush_wire_pcm(self) -> bytes:
+        """What the outgoing resamplers still hold, at the wire's rate."""
+        return b"".join(resampler.flush() for resampler in self._out_resamplers.values())
+
+    def reset_wire_pcm(self) -> None:
+        """Forget what the outgoing resamplers hold: it belongs to a reply that was interrupted."""
+        for resampler in self._out_resamplers.values():
+            resampler.reset()
+
+    def application_message(self, frame: Frame) -> Messages:
+        """A transport message as JSON text, unless it must not reach the carrier."""
+        if not isinstance(frame, OutputTransportMessageFrame | OutputTransportMessageUrgentFrame):
+            return ()
+        if self.should_ignore_frame(frame):
+            return ()
+        return (frame.message if isinstance(frame.message, str) else json.dumps(frame.message),)
+
+    def should_ignore_frame(self, frame: Frame) -> bool:
+        """True for an RTVI message while `ignore_rtvi_messages` is on."""
+        if not getattr(self._params, "ignore_rtvi_messages", True):
+            return False
+        message = getattr(frame, "message", None)
+        return isinstance(message, Mapping) and message.get("label") == "rtvi-ai"
+
+    # ------------------------------------------------------------ the seeds' face
+
+    async def setup(self, frame: StartFrame) -> None:
+        """Take the pipeline's input rate, unless the params name one."""
+        self.begin(frame.audio_in_sample_rate)
+
+    def begin(self, in_sample_rate: int | None) -> None:
+        """The pipeline's input rate; the params' own `sample_rate` wins."""
+        self._in_sample_rate = getattr(self._params, "sample_rate", None) or in_sample_rate
+
+    async def serialize(self, frame: Frame) -> str | bytes | None:
+        """`encode` for a caller who sends one message: None, the message, or binary ones joined.
+
+        Raises LocalProtocolError where several text messages are due: use `encode`.
+        """
+        messages = self.encode(frame)
+        if len(messages) <= 1:
+            return messages[0] if messages else None
+        if all(isinstance(message, bytes) for message in messages):
+            return b"".join(message for message in messages if isinstance(message, bytes))
+        raise LocalProtocolError(f"{type(self).__name__}: {len(messages)} text messages for one frame; call encode()")
+
+    async def deserialize(self, data: str | bytes) -> Frame | None:
+        """`decode` for a caller who takes one frame: None for bad or empty messages; audio is joined."""
+        try:
+            frames = [frame for frame in self.decode(data) if not isinstance(frame, WireFrame)]
+        except RemoteProtocolError as exc:
+            log.warning("%s: bad message dropped: %s", self.carrier or type(self).__name__, exc.problem)
+            return None
+        if len(frames) > 1 and all(isinstance(frame, InputAudioRawFrame) for frame in frames):
+            first = frames[0]
+            assert isinstance(first, InputAudioRawFrame)
+            first.audio = b"".join(frame.audio for frame in frames if isinstance(frame, InputAudioRawFrame))
+        return frames[0] if frames else None
