@@ -2,6 +2,7 @@
 
 GatewayError
 +-- ConfigError              the operator must change something; names the TOML path and the remedy
+|   +-- ConfigErrors         several of them at once, so that one run shows all there is to change
 +-- ProtocolError
 |   +-- LocalProtocolError   we tried something the protocol forbids: our bug
 |   +-- RemoteProtocolError  the carrier sent something it does not document
@@ -9,6 +10,8 @@ GatewayError
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class GatewayError(Exception):
@@ -21,6 +24,27 @@ class ConfigError(GatewayError):
     def __init__(self, path: str, problem: str, remedy: str = "") -> None:
         super().__init__(f"{path}: {problem}" + (f" ({remedy})" if remedy else ""))
         self.path, self.problem, self.remedy = path, problem, remedy
+
+    def within(self, table: str) -> ConfigError:
+        """The same error, its path read as being inside `table`."""
+        return ConfigError(f"{table}.{self.path}" if self.path else table, self.problem, self.remedy)
+
+
+class ConfigErrors(ConfigError):
+    """Several settings are wrong: `errors`, in the order in which they were found, each one once."""
+
+    def __init__(self, errors: Iterable[ConfigError]) -> None:
+        flat: dict[str, ConfigError] = {}
+        for error in errors:
+            for one in error.errors if isinstance(error, ConfigErrors) else (error,):
+                flat.setdefault(str(one), one)
+        self.errors: tuple[ConfigError, ...] = tuple(flat.values())
+        first = self.errors[0]
+        super().__init__(first.path, first.problem, first.remedy)
+        self.args = ("\n".join(flat),)
+
+    def within(self, table: str) -> ConfigErrors:
+        return ConfigErrors(error.within(table) for error in self.errors)
 
 
 class ProtocolError(GatewayError):
