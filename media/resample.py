@@ -1,0 +1,237 @@
+"""Sample rates: a frame-exact polyphase filter among 8, 16, 24 and 48 kHz, soxr for everything else.
+
+A 20 ms frame in is a 20 ms frame out, in the same call, and 2.5 ms late where 8 kHz is the lower rate (1.25 ms at
+16 kHz). soxr's own streams hold back 10 to 110 ms and give them out in bursts, so it is left the odd ratios and the
+whole utterances.
+
+The filter is one matrix product: the input cut into overlapping windows, times the taps laid out for one window's
+outputs. The taps are multiples of 2 ** -26 and the sums stay below 2 ** 53, so every sum is exact in double
+precision and the result has the same bits however the stream is cut, batched or computed.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from math import gcd
+from typing import Final, Protocol
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from media.fir import lowpass
+
+_FRAME_EXACT: Final = (8000, 16000, 24000, 48000)  # Hz
+_DELAY_SAMPLES: Final = 20  # of the lower rate; even, so that it is whole at 16 <-> 24 kHz too
+_PASS: Final = 0.825  # of the lower Nyquist frequency: 3.3 kHz at 8 kHz
+_STOP_WEIGHT: Final = 300.0  # ripple 0.2 dB, images and aliases -89 dB
+_ROW_S: Final = 0.001  # of input per row of the product: measured best from 0.5 to 4 ms
+_LONGEST_PRODUCT: Final = 1000  # rows: bounds the memory of a long block, about 2 MB
+_TAP_STEP: Final = 2.0**-26
+
+_S16: Final = np.dtype("<i2")
+_LOWEST, _HIGHEST = np.float64(-32768), np.float64(32767)
+
+
+class Resampler(Protocol):
+    """One stream's change of rate. Mono s16le; ValueError for an odd number of bytes. State belongs to the object."""
+
+    @property
+    def in_rate(self) -> int: ...
+
+    @property
+    def out_rate(self) -> int: ...
+
+    @property
+    def delay_s(self) -> float:
+        """How much later a sound leaves than it came, once the stream runs."""
+        ...
+
+    def process(self, pcm: bytes) -> bytes:
+        """What can be given out after `pcm`."""
+        ...
+
+    def flush(self) -> bytes:
+        """The rest of what was fed, `delay_s` of it; after that as new."""
+        ...
+
+    def reset(self) -> None:
+        """Forget what was fed: nothing of it is heard afterwards."""
+        ...
+
+
+def make_resampler(in_rate: int, out_rate: int) -> Resampler:
+    """A resampler for one stream: frame-exact among 8, 16, 24 and 48 kHz, else soxr.
+
+    Raises:
+        ValueError: a rate is not positive.
+    """
+    if in_rate <= 0 or out_rate <= 0:
+        raise ValueError(f"sample rates must be positive, got {in_rate} and {out_rate}")
+    if in_rate == out_rate:
+        return SameRate(in_rate)
+    if in_rate in _FRAME_EXACT and out_rate in _FRAME_EXACT:
+        return PolyphaseResampler(in_rate, out_rate)
+    return SoxrResampler(in_rate, out_rate)
+
+
+def resample_all(pcm: bytes, in_rate: int, out_rate: int) -> bytes:
+    """A whole recording or utterance at another rate, without delay; ValueError for an odd number of bytes."""
+    samples = np.frombuffer(pcm, _S16)
+    if in_rate == out_rate or not samples.size:
+        return pcm
+    resampled: NDArray[np.int16] = soxr.resample(samples, in_rate, out_rate, "VHQ")
+    return resampled.tobytes()
+
+
+class SameRate:
+    """Nothing to do."""
+
+    __slots__ = ("in_rate", "out_rate")
+    delay_s: Final = 0.0
+
+    def __init__(self, rate: int) -> None:
+        self.in_rate = self.out_rate = rate
+
+    def process(self, pcm: bytes) -> bytes:
+        if len(pcm) & 1:
+            raise _half_a_sample(pcm)
+        return pcm
+
+    def flush(self) -> bytes:
+        return b""
+
+    def reset(self) -> None:
+        pass
+
+
+class Taps:
+    """The filter of one ratio as the matrix of one window; shared by all streams of that ratio."""
+
+    def __init__(self, in_rate: int, out_rate: int) -> None:
+        common = gcd(in_rate, out_rate)
+        self.up, self.down = out_rate // common, in_rate // common
+        factor = max(self.up, self.down)
+        # An output is due when its whole share of the input is there, so it can look `down - 1` steps further ahead.
+        half = _DELAY_SAMPLES * factor + self.down - 1
+        taps = self.up * lowpass(half, _PASS / 2 / factor, 1 / 2 / factor, _STOP_WEIGHT)
+        self.delay_s = _DELAY_SAMPLES / min(in_rate, out_rate)
+        self.row_in = round(in_rate * _ROW_S)  # samples
+        self.row_out = round(out_rate * _ROW_S)
+        self.history = (2 * half - self.down + 1) // self.up  # samples before a row that still sound in it
+        self.window = self.history + self.row_in
+        # Both in steps of the rate that both rates divide.
+        outputs = np.arange(self.row_out) * self.down + self.down - 1
+        inputs = np.arange(-self.history, self.row_in) * self.up
+        lag = outputs - inputs[:, None]
+        exact = np.round(taps / _TAP_STEP) * _TAP_STEP
+        self.matrix = np.where((lag >= 0) & (lag <= 2 * half), exact[lag.clip(0, 2 * half)], 0.0)
+        self.matrix.setflags(write=False)
+
+
+taps_for = cache(Taps)
+
+
+def convolve(taps: Taps, data: bytes, rows: int) -> bytes:
+    """`rows * row_out` samples out of `history + rows * row_in` samples, s16le.
+
+    A pure function: several streams of one ratio may as well be stacked into one product, with the same result.
+    """
+    windows: NDArray[np.int16] = np.ndarray((rows, taps.window), _S16, data, 0, (2 * taps.row_in, 2))
+    out: NDArray[np.float64] = windows.astype(np.float64).dot(taps.matrix)
+    np.minimum(out, _HIGHEST, out=out)
+    np.maximum(out, _LOWEST, out=out)
+    np.rint(out, out)  # to the nearest, halves to even: no bias
+    return out.astype(_S16).tobytes()
+
+
+class PolyphaseResampler:
+    """Frame-exact: after n samples in, exactly n * out_rate / in_rate samples are out (rounded down)."""
+
+    __slots__ = ("_carried", "_silence", "_taps", "_waiting", "delay_s", "in_rate", "out_rate")
+
+    def __init__(self, in_rate: int, out_rate: int) -> None:
+        self.in_rate, self.out_rate = in_rate, out_rate
+        self._taps = taps_for(in_rate, out_rate)
+        self.delay_s = self._taps.delay_s
+        self._silence = bytes(2 * self._taps.history)
+        self.reset()
+
+    def reset(self) -> None:
+        self._carried = self._silence  # the history, then the waiting samples
+        self._waiting = 0  # samples since the last one that began a group of `down`
+
+    def process(self, pcm: bytes) -> bytes:
+        taps = self._taps
+        data = self._carried + pcm
+        fresh = self._waiting + (len(pcm) >> 1)
+        rows, rest = divmod(fresh, taps.row_in)
+        if not (self._waiting or rest) and rows <= _LONGEST_PRODUCT and rows:
+            if len(pcm) & 1:
+                raise _half_a_sample(pcm)
+            self._carried = data[-2 * taps.history :]
+            return convolve(taps, data, rows)
+        return self._process_any(pcm)
+
+    def _process_any(self, pcm: bytes) -> bytes:
+        """Blocks that are not whole rows, or very long."""
+        taps = self._taps
+        if len(pcm) & 1:
+            raise _half_a_sample(pcm)
+        most = 2 * taps.row_in * _LONGEST_PRODUCT
+        if len(pcm) > most:
+            return b"".join(self.process(pcm[start : start + most]) for start in range(0, len(pcm), most))
+        data = self._carried + pcm
+        fresh = self._waiting + len(pcm) // 2
+        given = self._waiting * taps.up // taps.down
+        due = fresh * taps.up // taps.down
+        rows = -(-fresh // taps.row_in)
+        # What is due hears nothing of what is still missing from the last row.
+        out = convolve(taps, data + bytes(2 * (rows * taps.row_in - fresh)), rows)
+        self._waiting = fresh % taps.down
+        self._carried = data[2 * (fresh - self._waiting) :]
+        return out[2 * given : 2 * due]
+
+    def flush(self) -> bytes:
+        tail = -(-_DELAY_SAMPLES * self.in_rate // min(self.in_rate, self.out_rate))
+        out = self.process(bytes(2 * tail))
+        self.reset()
+        return out
+
+
+class SoxrResampler:
+    """Any ratio, 10 to 30 ms late: soxr in its variable-rate mode, the only one that gives out every chunk at once."""
+
+    __slots__ = ("_fed", "_stream", "delay_s", "in_rate", "out_rate")
+
+    def __init__(self, in_rate: int, out_rate: int) -> None:
+        self.in_rate, self.out_rate = in_rate, out_rate
+        self.delay_s = _soxr_delay_s(in_rate, out_rate)
+        self._stream = _soxr_stream(in_rate, out_rate)
+
+    def process(self, pcm: bytes) -> bytes:
+        out: NDArray[np.int16] = self._stream.resample_chunk(np.frombuffer(pcm, _S16))
+        return out.tobytes()
+
+    def flush(self) -> bytes:
+        tail: NDArray[np.int16] = self._stream.resample_chunk(np.empty(0, _S16), last=True)
+        self.reset()
+        return tail.tobytes()
+
+    def reset(self) -> None:
+        self._stream.clear()
+
+
+def _soxr_stream(in_rate: int, out_rate: int) -> soxr.ResampleStream:
+    return soxr.ResampleStream(in_rate, out_rate, 1, dtype="int16", quality="HQ", vr=True)
+
+
+@cache
+def _soxr_delay_s(in_rate: int, out_rate: int) -> float:
+    # soxr does not tell it, so it is measured: what is missing after half a second.
+    given: int = _soxr_stream(in_rate, out_rate).resample_chunk(np.zeros(in_rate // 2, _S16)).size
+    return (in_rate // 2) / in_rate - given / out_rate
+
+
+def _half_a_sample(pcm: bytes) -> ValueError:
+    return ValueError(f"{len(pcm)} bytes are not whole 16-bit samples")
