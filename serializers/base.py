@@ -10,7 +10,7 @@ import enum
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from media.errors import LocalProtocolError, RemoteProtocolError
@@ -49,6 +49,22 @@ class WireOptions:
     options: Mapping[str, Any] | None = None  # the carrier's own settings, by name
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HangUp:
+    """The wish to end one call by the carrier's API, as a value: whoever executes it has the network.
+
+    Made by a serializer that a user built with credentials of his own; the gateway's own calls take theirs from the
+    settings.
+    """
+
+    carrier: str
+    call_id: str  # what the carrier's API calls the call: CallSid, call_control_id, CallUUID
+    account_id: str = ""  # AccountSid, auth_id
+    secret: str = field(repr=False)  # auth token, API key
+    region: str = ""
+    edge: str = ""
+
+
 class FrameSerializer:
     """Base of all serializers.
 
@@ -62,6 +78,7 @@ class FrameSerializer:
     end_wait_s: ClassVar[float] = 2.0  # after telling the carrier that the call is over: how long its socket may stay
     echoes_marks_on_clear: ClassVar[bool] = False  # then an echo is no proof that audio was played
     has_marks: ClassVar[bool] = True  # PlayedFrame comes back for each MarkFrame
+    clear_grain_ms: int = 0  # a clear lets the chunk of this length that is being played finish; known once started
     sends_digits: ClassVar[bool] = False  # encode(OutputDTMFFrame) gives a message; else tones are sent as audio
     close_is_normal_end: ClassVar[bool] = False  # the carrier ends a call by closing the socket, with no message
 
@@ -109,6 +126,10 @@ class FrameSerializer:
         call or for `flush`. An InterruptionFrame drops it and clears the carrier's buffer.
         """
         raise NotImplementedError
+
+    def hang_up_request(self) -> HangUp | None:
+        """How to end this call by the carrier's API, if the serializer was built with credentials and auto_hang_up."""
+        return None
 
     def flush(self) -> Messages:
         """The end of speech: what is left of a packet, padded to a legal size, and the resampler's tail."""

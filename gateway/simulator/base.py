@@ -125,11 +125,11 @@ class FakeCarrier(ABC):
         self.audio_messages_out = 0
         self.digits_sent = ""  # digits that the gateway sent to the caller, where the carrier has a message for them
         self.output_variables: dict[str, Any] = {}  # what the call brought back, where the carrier takes it
-        self._record = record
+        self.records = record
 
     def set_play_rate(self, rate: int) -> None:
         """The gateway's audio arrives at `rate` Hz. Before the first audio."""
-        playout = Playout(rate, clear_rule=self.clear_rule, max_buffered_s=self.max_buffered_s, record=self._record)
+        playout = Playout(rate, clear_rule=self.clear_rule, max_buffered_s=self.max_buffered_s, record=self.records)
         playout.start(self.started_at)
         self.playout = playout
 
@@ -185,7 +185,8 @@ class FakeCarrier(ABC):
         except ProtocolViolation as violation:
             self._fail(violation, now)
             raise
-        return (*before, *replies) if before else replies
+        after = self.tick(now)  # a mark in an empty buffer is reached at once
+        return (*before, *replies, *after) if before or after else replies
 
     def tick(self, now: float) -> Messages:
         """Time passes: what was waiting is played; messages that this brings about."""
@@ -260,6 +261,16 @@ class FakeCarrier(ABC):
         self.audio_messages_out += 1
         try:
             self.playout.append(pcm, now)
+        except PlayoutOverflow as exc:
+            self.violate("more audio than the carrier buffers", str(exc))
+
+    def play_unheard(self, samples: int, now: float) -> None:
+        """As `play`, for a fake that records nothing and only counts the samples."""
+        if not self.audio_messages_out:
+            self.note(now, "audio", "first message")
+        self.audio_messages_out += 1
+        try:
+            self.playout.append_unheard(samples, now)
         except PlayoutOverflow as exc:
             self.violate("more audio than the carrier buffers", str(exc))
 

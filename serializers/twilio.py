@@ -1,0 +1,335 @@
+"""Twilio Media Streams: the socket side.
+
+Source: Twilio docs, "Media Streams - WebSocket messages".
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+from pybase64 import b64decode, b64encode_as_string
+
+from media.call import CallInfo, MediaFormat
+from media.codecs import pcm_to_ulaw, ulaw_to_pcm
+from media.errors import RemoteProtocolError
+from media.frames import (
+    CallEndedFrame,
+    CallStartedFrame,
+    Frame,
+    InputAudioRawFrame,
+    InputDTMFFrame,
+    InterruptionFrame,
+    KeypadEntry,
+    MarkFrame,
+    OutputAudioRawFrame,
+    OutputTransportMessageFrame,
+    OutputTransportMessageUrgentFrame,
+    PlayedFrame,
+)
+from serializers.base import Ending, FrameSerializer, HangUp, Message, Messages, WireOptions
+
+log = logging.getLogger(__name__)
+
+# Documented is mu-law at 8 kHz; some back ends that speak this protocol, and Twilio's SDK, know wider mu-law.
+ENCODINGS = ("audio/x-mulaw", "audio/mulaw", "audio/pcmu")
+RATES = (8000, 16000, 24000)
+
+_KEYS: Mapping[str, KeypadEntry] = {key.value: key for key in KeypadEntry}
+# What of `start` has a place of its own in CallInfo.
+_START_KEYS = frozenset(("streamSid", "callSid", "accountSid", "customParameters", "mediaFormat"))
+
+
+class _Media(msgspec.Struct):
+    payload: str
+    chunk: int | None = None
+    timestamp: int | None = None
+    track: str = "inbound"
+
+
+class _MediaMessage(msgspec.Struct, tag_field="event", tag="media"):
+    media: _Media
+    sequenceNumber: int | None = None
+
+
+# Not strict: Twilio writes its numbers as strings, others that speak its protocol as numbers.
+_read_media = msgspec.json.Decoder(_MediaMessage, strict=False).decode
+_read_any = msgspec.json.Decoder().decode
+_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+
+class TwilioFrameSerializer(FrameSerializer):
+    """Twilio's messages to frames and back, for one stream.
+
+    Twilio plays what it holds until it is told to clear, and echoes every pending mark when it is. It has no message
+    that ends a call: `hang_up_request` says what its REST API needs, where credentials were given.
+    """
+
+    carrier: ClassVar[str] = "twilio"
+    ending: ClassVar[Ending] = Ending.REST
+    lead_ms: ClassVar[int] = 200
+    echoes_marks_on_clear: ClassVar[bool] = True
+
+    @dataclass(kw_only=True)
+    class InputParams(FrameSerializer.InputParams):
+        """
+        `twilio_sample_rate`: Hz on the wire until `start` tells.
+        `sample_rate`: Hz of the audio that `decode` gives; None: the pipeline's.
+        `auto_hang_up`: the call ends when the pipeline does.
+        """
+
+        twilio_sample_rate: int = 8000
+        sample_rate: int | None = None
+        auto_hang_up: bool = True
+
+    def __init__(
+        self,
+        stream_sid: str,
+        call_sid: str | None = None,
+        account_sid: str | None = None,
+        auth_token: str | None = None,
+        region: str | None = None,
+        edge: str | None = None,
+        params: InputParams | None = None,
+    ) -> None:
+        """ValueError: auto_hang_up without call_sid, account_sid and auth_token, or one of region and edge alone."""
+        self._p = params or self.InputParams()
+        super().__init__(self._p)
+        self._hang_up: HangUp | None = None
+        if self._p.auto_hang_up:
+            self._hang_up = _hang_up(call_sid, account_sid, auth_token, region, edge)
+        self._call_sid = call_sid or ""
+        self._rate = self._p.twilio_sample_rate
+        self._started = False
+        self.dropped_digits = 0  # keys that no telephone has
+        self._set_stream(stream_sid)
+        self._on: Mapping[str, Callable[[dict[str, Any]], Sequence[Frame]]] = {
+            "media": self._on_odd_media,
+            "start": self._on_start,
+            "dtmf": self._on_dtmf,
+            "mark": self._on_mark,
+            "stop": self._on_stop,
+        }
+        self._out: dict[type[Frame], Callable[[Any], Messages]] = {
+            OutputAudioRawFrame: self._audio,
+            InterruptionFrame: self._clear,
+            MarkFrame: self._mark,
+            OutputTransportMessageFrame: self.application_message,
+            OutputTransportMessageUrgentFrame: self.application_message,
+        }
+
+    @classmethod
+    def for_call(cls, options: WireOptions) -> TwilioFrameSerializer:
+        serializer = cls("", params=cls.InputParams(auto_hang_up=False))
+        serializer.begin(options.in_sample_rate)
+        return serializer
+
+    @property
+    def send_rate(self) -> int:
+        return self._rate
+
+    def hang_up_request(self) -> HangUp | None:
+        return self._hang_up
+
+    def _set_stream(self, stream_sid: str) -> None:
+        self._stream_sid = stream_sid
+        quoted = json.dumps(stream_sid)
+        self._head = f'{{"event":"media","streamSid":{quoted},"media":{{"payload":"'
+        self._clear_message = (f'{{"event":"clear","streamSid":{quoted}}}',)
+        self._mark_head = f'{{"event":"mark","streamSid":{quoted},"mark":{{"name":'
+
+    # ------------------------------------------------------------ in
+
+    def decode(self, data: Message) -> Sequence[Frame]:
+        try:
+            message = _read_media(data)
+        except _UNREADABLE:
+            return self._decode_any(data)
+        media = message.media
+        seq = media.chunk if media.chunk is not None else message.sequenceNumber
+        return self._caller_audio(media.payload, seq, media.timestamp, media.track, data)
+
+    def _caller_audio(
+        self, payload: str, seq: int | None, timestamp_ms: int | None, track: str, message: Message | dict[str, Any]
+    ) -> Sequence[Frame]:
+        if track != "inbound":
+            return ()
+        try:
+            pcm = ulaw_to_pcm(b64decode(payload, validate=True))
+        except ValueError:
+            raise self._bad("media.payload is not base64", message) from None
+        rate = self._rate
+        wanted = self._in_sample_rate
+        if wanted is not None and wanted != rate:
+            return self.pipeline_audio(pcm, rate, seq=seq, timestamp_ms=timestamp_ms)
+        return (InputAudioRawFrame(pcm, rate, 1, seq, timestamp_ms),) if pcm else ()
+
+    def _decode_any(self, data: Message) -> Sequence[Frame]:
+        """Everything but well-formed media."""
+        try:
+            message = _read_any(data)
+        except _UNREADABLE:
+            raise self._bad("not JSON", data) from None
+        if not isinstance(message, dict) or not isinstance(message.get("event"), str):
+            raise self._bad("not an object with an event", data)
+        handle = self._on.get(message["event"])
+        return handle(message) if handle else ()  # `connected`, and whatever Twilio may add
+
+    def _on_odd_media(self, message: dict[str, Any]) -> Sequence[Frame]:
+        """Media whose numbers have a type that nobody has seen: the audio is good all the same."""
+        media = message.get("media")
+        if not isinstance(media, dict) or not isinstance(payload := media.get("payload"), str):
+            raise self._bad("media without payload", message)
+        seq = _number(media.get("chunk"))
+        track = media.get("track", "inbound")
+        return self._caller_audio(payload, seq, _number(media.get("timestamp")), track, message)
+
+    def _on_start(self, message: dict[str, Any]) -> Sequence[Frame]:
+        start = message.get("start")
+        if not isinstance(start, dict):
+            raise self._bad("start without its object", message)
+        stream_sid = start.get("streamSid") or message.get("streamSid")
+        if not isinstance(stream_sid, str) or not stream_sid:
+            raise self._bad("start without streamSid", message)
+        for key in ("callSid", "accountSid"):
+            if not isinstance(start.get(key, ""), str):
+                raise self._bad(f"start.{key} is not a string", message)
+        parameters = start.get("customParameters") or {}
+        if not isinstance(parameters, dict):
+            raise self._bad("start.customParameters is not an object", message)
+        media_format = self._media_format(start.get("mediaFormat"), message)
+        if self._started:
+            log.warning("twilio: a second start was ignored")
+            return ()
+        self._started = True
+        self._rate = media_format.sample_rate
+        self._out_resamplers.clear()
+        self._set_stream(stream_sid)
+        tracks = start.get("tracks")
+        call = CallInfo(
+            carrier="twilio",
+            call_id=start.get("callSid", "") or self._call_sid,
+            stream_id=stream_sid,
+            account_id=start.get("accountSid", ""),
+            parameters=parameters,
+            receive=media_format,
+            send=media_format,
+            extra={name: value for name, value in start.items() if name not in _START_KEYS},
+            # <Connect><Stream> carries the inbound track only; a stream with the other one is <Start><Stream>.
+            receives_audio=not (isinstance(tracks, list) and "outbound" in tracks),
+        )
+        return (CallStartedFrame(call),)
+
+    def _media_format(self, fields: Any, message: dict[str, Any]) -> MediaFormat:
+        """What `start.mediaFormat` says; RemoteProtocolError for a format that we cannot decode."""
+        if fields is None:
+            return MediaFormat("PCMU", self._rate)
+        if not isinstance(fields, dict):
+            raise self._bad("start.mediaFormat is not an object", message)
+        encoding = fields.get("encoding", ENCODINGS[0])
+        rate = _number(fields.get("sampleRate", self._rate))
+        channels = _number(fields.get("channels", 1))
+        if not isinstance(encoding, str) or encoding.lower() not in ENCODINGS or rate not in RATES or channels != 1:
+            shown = f"{encoding!r:.40}, {rate} Hz, {channels} channels"
+            raise self._bad(f"this media format cannot be decoded: {shown}; mono mu-law can", message)
+        return MediaFormat("PCMU", rate)
+
+    def _on_dtmf(self, message: dict[str, Any]) -> Sequence[Frame]:
+        dtmf = message.get("dtmf")
+        digit = dtmf.get("digit") if isinstance(dtmf, dict) else None
+        if isinstance(digit, bool) or not isinstance(digit, str | int):
+            raise self._bad("dtmf without digit", message)
+        key = _KEYS.get(str(digit).upper())
+        if key is None:
+            self.dropped_digits += 1
+            return ()
+        return (InputDTMFFrame(key),)
+
+    def _on_mark(self, message: dict[str, Any]) -> Sequence[Frame]:
+        mark = message.get("mark")
+        if not isinstance(mark, dict) or not isinstance(name := mark.get("name"), str):
+            raise self._bad("mark without name", message)
+        return (PlayedFrame(name),)
+
+    def _on_stop(self, message: dict[str, Any]) -> Sequence[Frame]:
+        # Whatever a stop lacks, the stream is over. It does not tell who ended the call; when it was us, the call
+        # is already ending and nobody asks.
+        return (CallEndedFrame("caller", "stop"),)
+
+    def _bad(self, problem: str, data: Message | dict[str, Any]) -> RemoteProtocolError:
+        if isinstance(data, dict):
+            return RemoteProtocolError(self.carrier, problem, f"keys {', '.join(sorted(data))}"[:120])
+        return RemoteProtocolError(self.carrier, problem, f"{type(data).__name__} of {len(data)}")
+
+    # ------------------------------------------------------------ out
+
+    def encode(self, frame: Frame) -> Messages:
+        if not self._stream_sid:
+            return ()
+        try:
+            handle = self._out[type(frame)]
+        except KeyError:
+            handle = self._learn(type(frame))
+        return handle(frame)
+
+    def _learn(self, kind: type[Frame]) -> Callable[[Any], Messages]:
+        """The handler of a class that is met for the first time: that of the class it derives from."""
+        known = next((base for base in kind.__mro__ if base in self._out), None)
+        handle = self._out[kind] = self._out[known] if known else _nothing
+        return handle
+
+    def _audio(self, frame: OutputAudioRawFrame) -> Messages:
+        pcm = frame.audio
+        if frame.sample_rate != self._rate:
+            pcm = self.wire_pcm(pcm, frame.sample_rate)
+        if not pcm:
+            return ()
+        return (f'{self._head}{b64encode_as_string(pcm_to_ulaw(pcm))}"}}}}',)
+
+    def _clear(self, frame: InterruptionFrame) -> Messages:
+        self.reset_wire_pcm()
+        return self._clear_message
+
+    def _mark(self, frame: MarkFrame) -> Messages:
+        return (f"{self._mark_head}{json.dumps(frame.name)}}}}}",)
+
+    def flush(self) -> Messages:
+        tail = self.flush_wire_pcm()
+        if not tail or not self._stream_sid:
+            return ()
+        return (f'{self._head}{b64encode_as_string(pcm_to_ulaw(tail))}"}}}}',)
+
+
+def _nothing(frame: Frame) -> Messages:
+    return ()
+
+
+def _hang_up(
+    call_sid: str | None, account_sid: str | None, auth_token: str | None, region: str | None, edge: str | None
+) -> HangUp:
+    """The request that ends the call. ValueError: something that it needs is missing."""
+    needed = {"call_sid": call_sid, "account_sid": account_sid, "auth_token": auth_token}
+    missing = [name for name, value in needed.items() if not value]
+    if missing:
+        raise ValueError(f"auto_hang_up is on, but these are missing: {', '.join(missing)}")
+    if bool(region) != bool(edge):
+        raise ValueError(f"region and edge go together (api.<edge>.<region>.twilio.com): {region=}, {edge=}")
+    return HangUp(
+        carrier="twilio",
+        call_id=call_sid or "",
+        account_id=account_sid or "",
+        secret=auth_token or "",
+        region=region or "",
+        edge=edge or "",
+    )
+
+
+def _number(value: Any) -> int | None:
+    """A number that came as one or as a string; None for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10 else None
