@@ -24,7 +24,6 @@ from media.frames import (
     InputAudioRawFrame,
     InputDTMFFrame,
     InterruptionFrame,
-    KeypadEntry,
     MarkFrame,
     OutputAudioRawFrame,
     OutputTransportMessageFrame,
@@ -32,6 +31,7 @@ from media.frames import (
     PlayedFrame,
 )
 from serializers.base import Ending, FrameSerializer, HangUp, Message, Messages, WireOptions
+from serializers.fields import Json, keypad_entry, number, outline
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 ENCODINGS = ("audio/x-mulaw", "audio/mulaw", "audio/pcmu")
 RATES = (8000, 16000, 24000)
 
-_KEYS: Mapping[str, KeypadEntry] = {key.value: key for key in KeypadEntry}
 # What of `start` has a place of its own in CallInfo.
 _START_KEYS = frozenset(("streamSid", "callSid", "accountSid", "customParameters", "mediaFormat"))
 
@@ -107,7 +106,7 @@ class TwilioFrameSerializer(FrameSerializer):
         self._started = False
         self.dropped_digits = 0  # keys that no telephone has
         self._set_stream(stream_sid)
-        self._on: Mapping[str, Callable[[dict[str, Any]], Sequence[Frame]]] = {
+        self._on: Mapping[str, Callable[[Json], Sequence[Frame]]] = {
             "media": self._on_odd_media,
             "start": self._on_start,
             "dtmf": self._on_dtmf,
@@ -154,7 +153,7 @@ class TwilioFrameSerializer(FrameSerializer):
         return self._caller_audio(media.payload, seq, media.timestamp, media.track, data)
 
     def _caller_audio(
-        self, payload: str, seq: int | None, timestamp_ms: int | None, track: str, message: Message | dict[str, Any]
+        self, payload: str, seq: int | None, timestamp_ms: int | None, track: str, message: Message | Json
     ) -> Sequence[Frame]:
         if track != "inbound":
             return ()
@@ -179,16 +178,16 @@ class TwilioFrameSerializer(FrameSerializer):
         handle = self._on.get(message["event"])
         return handle(message) if handle else ()  # `connected`, and whatever Twilio may add
 
-    def _on_odd_media(self, message: dict[str, Any]) -> Sequence[Frame]:
+    def _on_odd_media(self, message: Json) -> Sequence[Frame]:
         """Media whose numbers have a type that nobody has seen: the audio is good all the same."""
         media = message.get("media")
         if not isinstance(media, dict) or not isinstance(payload := media.get("payload"), str):
             raise self._bad("media without payload", message)
-        seq = _number(media.get("chunk"))
+        seq = number(media.get("chunk"))
         track = media.get("track", "inbound")
-        return self._caller_audio(payload, seq, _number(media.get("timestamp")), track, message)
+        return self._caller_audio(payload, seq, number(media.get("timestamp")), track, message)
 
-    def _on_start(self, message: dict[str, Any]) -> Sequence[Frame]:
+    def _on_start(self, message: Json) -> Sequence[Frame]:
         start = message.get("start")
         if not isinstance(start, dict):
             raise self._bad("start without its object", message)
@@ -224,46 +223,44 @@ class TwilioFrameSerializer(FrameSerializer):
         )
         return (CallStartedFrame(call),)
 
-    def _media_format(self, fields: Any, message: dict[str, Any]) -> MediaFormat:
+    def _media_format(self, fields: Any, message: Json) -> MediaFormat:
         """What `start.mediaFormat` says; RemoteProtocolError for a format that we cannot decode."""
         if fields is None:
             return MediaFormat("PCMU", self._rate)
         if not isinstance(fields, dict):
             raise self._bad("start.mediaFormat is not an object", message)
         encoding = fields.get("encoding", ENCODINGS[0])
-        rate = _number(fields.get("sampleRate", self._rate))
-        channels = _number(fields.get("channels", 1))
+        rate = number(fields.get("sampleRate", self._rate))
+        channels = number(fields.get("channels", 1))
         if not isinstance(encoding, str) or encoding.lower() not in ENCODINGS or rate not in RATES or channels != 1:
             shown = f"{encoding!r:.40}, {rate} Hz, {channels} channels"
             raise self._bad(f"this media format cannot be decoded: {shown}; mono mu-law can", message)
         return MediaFormat("PCMU", rate)
 
-    def _on_dtmf(self, message: dict[str, Any]) -> Sequence[Frame]:
+    def _on_dtmf(self, message: Json) -> Sequence[Frame]:
         dtmf = message.get("dtmf")
         digit = dtmf.get("digit") if isinstance(dtmf, dict) else None
         if isinstance(digit, bool) or not isinstance(digit, str | int):
             raise self._bad("dtmf without digit", message)
-        key = _KEYS.get(str(digit).upper())
+        key = keypad_entry(str(digit))
         if key is None:
             self.dropped_digits += 1
             return ()
         return (InputDTMFFrame(key),)
 
-    def _on_mark(self, message: dict[str, Any]) -> Sequence[Frame]:
+    def _on_mark(self, message: Json) -> Sequence[Frame]:
         mark = message.get("mark")
         if not isinstance(mark, dict) or not isinstance(name := mark.get("name"), str):
             raise self._bad("mark without name", message)
         return (PlayedFrame(name),)
 
-    def _on_stop(self, message: dict[str, Any]) -> Sequence[Frame]:
+    def _on_stop(self, message: Json) -> Sequence[Frame]:
         # Whatever a stop lacks, the stream is over. It does not tell who ended the call; when it was us, the call
         # is already ending and nobody asks.
         return (CallEndedFrame("caller", "stop"),)
 
-    def _bad(self, problem: str, data: Message | dict[str, Any]) -> RemoteProtocolError:
-        if isinstance(data, dict):
-            return RemoteProtocolError(self.carrier, problem, f"keys {', '.join(sorted(data))}"[:120])
-        return RemoteProtocolError(self.carrier, problem, f"{type(data).__name__} of {len(data)}")
+    def _bad(self, problem: str, data: Message | Json) -> RemoteProtocolError:
+        return RemoteProtocolError(self.carrier, problem, outline(data))
 
     # ------------------------------------------------------------ out
 
@@ -326,10 +323,3 @@ def _hang_up(
         region=region or "",
         edge=edge or "",
     )
-
-
-def _number(value: Any) -> int | None:
-    """A number that came as one or as a string; None for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10 else None

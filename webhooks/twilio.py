@@ -11,10 +11,11 @@ from webhooks.base import CarrierSettings, Secret
 class TwilioSettings(CarrierSettings):
     """[carriers.twilio] in gateway.toml."""
 
-    account_sid: str  # "AC..."
-    auth_token: Secret  # the account's primary token: signs webhooks and handshakes, and ends calls
+    account_sid: str = ""  # "AC..."
+    auth_token: Secret | None = None  # the primary one: signs webhooks and handshakes, and ends calls
     region: str = ""  # "ie1", "au1": where the account's calls live; empty: US1
     edge: str = ""  # "dublin", "sydney": goes with region
+    auto_hang_up: bool = True
 
     def __post_init__(self) -> None:
         if bool(self.region) != bool(self.edge):

@@ -103,10 +103,11 @@ class FakeCarrier(ABC):
     max_buffered_s: ClassVar[float] = 60.0  # waiting for play-out; more is a violation
     max_message_bytes: ClassVar[int] = 65536
     normal_close_codes: ClassVar[Collection[int]] = (1000,)
-    close_code: ClassVar[int] = 1000  # with which the carrier itself closes
+    close_code: int = 1000  # with which the carrier itself closes; 1006: the socket breaks
 
     def __init__(self, plan: CallPlan | None = None, *, strict: bool = True, record: bool = True) -> None:
         self.plan = plan if plan is not None else CallPlan()
+        self.call_id = self.plan.call_id  # a subclass makes one up, in the carrier's format, where it is empty
         self.strict = strict
         self.audio_rate = 8000  # Hz of the caller's voice, as `audio` takes it
         self.packet_ms = 20  # how much of it makes one packet
@@ -117,6 +118,7 @@ class FakeCarrier(ABC):
         self.violations: list[ProtocolViolation] = []
         self.ready = False  # audio may flow
         self.closes_socket = False  # the driver sends what is due, then closes
+        self.close_code = 1000  # with which the carrier itself closes; 1006: it breaks the connection
         self.ended_by: str | None = None  # "caller", "bot" or "error"
         self.end_reason = ""  # the carrier's or the gateway's own word for it
         self.started_at = 0.0

@@ -36,7 +36,7 @@ class FakeTwilio(FakeCarrier):
 
     def __init__(self, plan: CallPlan | None = None, *, strict: bool = True, record: bool = True) -> None:
         super().__init__(plan, strict=strict, record=record)
-        self.call_sid = self.plan.call_id or "CA" + uuid.uuid4().hex
+        self.call_id = self.plan.call_id or "CA" + uuid.uuid4().hex
         self.account_sid = self.plan.credentials.get("account_sid") or "AC" + uuid.uuid4().hex
         self.stream_sid = "MZ" + uuid.uuid4().hex
         self._stops = bool(self.plan.options.get("stop", True))
@@ -68,7 +68,7 @@ class FakeTwilio(FakeCarrier):
         start = {
             "accountSid": self.account_sid,
             "streamSid": self.stream_sid,
-            "callSid": self.call_sid,
+            "callSid": self.call_id,
             "tracks": ["inbound"],
             "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
             "customParameters": dict(self.plan.parameters),
@@ -95,7 +95,7 @@ class FakeTwilio(FakeCarrier):
         self.closes_socket = True
         if not self._stops:
             return ()
-        return (self._message("stop", stop={"accountSid": self.account_sid, "callSid": self.call_sid}),)
+        return (self._message("stop", stop={"accountSid": self.account_sid, "callSid": self.call_id}),)
 
     def on_playout(self, event: PlayoutEvent, now: float) -> Messages:
         return (self._mark(event.name),) if event.what == "mark" else ()
