@@ -1,0 +1,237 @@
+"""What there is to choose from, and which bot answers a call.
+
+The module's name is the name: `twilio` is serializers/twilio.py with webhooks/twilio.py, `echo` is bots/echo.py.
+Listing looks at files only; a module is imported when somebody asks for it by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+import bots
+import serializers
+import webhooks
+from bots.base import Bot, Build, PrepareContext
+from media.errors import ConfigError, ConfigErrors
+from serializers.base import FrameSerializer, WireOptions
+
+if TYPE_CHECKING:
+    from gateway.settings import BotEntry, Settings
+
+Speak = Callable[[str, str, int], bytes]
+
+
+class UnknownName(LookupError):
+    """Nothing has that name; `remedy` says which names there are."""
+
+    def __init__(self, kind: str, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"there is no {kind} {name!r}")
+        self.name, self.known = name, tuple(known)
+
+    @property
+    def remedy(self) -> str:
+        return did_you_mean(self.name, self.known)
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The likely spelling, else all there are."""
+    close = get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known: {', '.join(sorted(known))}" if known else "there are none"
+
+
+# ---------------------------------------------------------------- carriers and bots by name
+
+
+def _modules(package: ModuleType) -> frozenset[str]:
+    return frozenset(info.name for info in pkgutil.iter_modules(package.__path__))
+
+
+@cache
+def carrier_names() -> tuple[str, ...]:
+    """The carriers: the names that have a module in serializers/ and one in webhooks/."""
+    return tuple(sorted((_modules(serializers) & _modules(webhooks)) - {"base"}))
+
+
+@cache
+def bot_names() -> tuple[str, ...]:
+    """The bots: the modules in bots/ that assign BOT."""
+    return tuple(sorted(name for name in _modules(bots) if _assigns(f"bots.{name}", "BOT")))
+
+
+def _assigns(module: str, name: str) -> bool:
+    """Whether the source of `module` assigns `name` at its top level. Read, not run: a bot may import a whole SDK."""
+    spec = importlib.util.find_spec(module)
+    loader = spec.loader if spec else None
+    source = loader.get_source(module) if isinstance(loader, importlib.abc.InspectLoader) else None
+    return bool(source and re.search(rf"^{name}\b[^=\n]*=", source, re.MULTILINE))
+
+
+@cache
+def serializer_class(carrier: str) -> type[FrameSerializer]:
+    """The class in serializers/<carrier>.py that speaks for that carrier. Raises UnknownName."""
+    module = _carrier_module("serializers", carrier)
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, FrameSerializer) and value.carrier == carrier:
+            return value
+    raise LookupError(f"{module.__name__} has no FrameSerializer whose carrier is {carrier!r}")
+
+
+@cache
+def carrier_settings_class(carrier: str) -> type[Any]:
+    """The `<Carrier>Settings` of webhooks/<carrier>.py, the keys of [carriers.<carrier>]. Raises UnknownName."""
+    module = _carrier_module("webhooks", carrier)
+    wanted = carrier.replace("_", "") + "settings"
+    for name, value in vars(module).items():
+        if isinstance(value, type) and name.lower() == wanted:
+            return value
+    raise LookupError(f"{module.__name__} has no class {carrier.capitalize()}Settings")
+
+
+def _carrier_module(package: str, carrier: str) -> ModuleType:
+    if carrier not in carrier_names():
+        raise UnknownName("carrier", carrier, carrier_names())
+    return importlib.import_module(f"{package}.{carrier}")
+
+
+@cache
+def bot(name: str) -> Bot:
+    """The `BOT` of bots/<name>.py. Raises UnknownName."""
+    if name not in bot_names():
+        raise UnknownName("bot module", name, bot_names())
+    return cast(Bot, importlib.import_module(f"bots.{name}").BOT)
+
+
+# ---------------------------------------------------------------- which bot answers
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The bot that answers, and why."""
+
+    bot_name: str  # of [bots.<bot_name>]
+    matched_by: str  # "exact", "prefix" or "default"
+    key: str  # of [numbers."<key>"], as the file has it
+
+    @property
+    def explanation(self) -> str:
+        what = {"exact": "is the number", "prefix": "is the longest prefix of the number"}
+        return f'[numbers."{self.key}"] {what.get(self.matched_by, "takes every other number")}: bot {self.bot_name}'
+
+
+def resolve(settings: Settings, carrier: str, to_number: str) -> Route | None:
+    """The bot for a call to `to_number`: the exact number, else the longest prefix, else the default, else None.
+
+    Carriers write the same number in different ways; each reasonable reading is tried (`readings`). `carrier` does
+    not matter yet: numbers of one carrier only will.
+    """
+    numbers = settings.numbers
+    candidates = tuple(readings(to_number))
+    for number in candidates:
+        if entry := numbers.get(number):
+            return Route(entry.bot, "exact", entry.key)
+    for number in candidates:
+        for length in range(len(number), -1, -1):
+            if entry := numbers.get(number[:length] + "*"):
+                return Route(entry.bot, "prefix", entry.key)
+    if entry := numbers.get("default"):
+        return Route(entry.bot, "default", entry.key)
+    return None
+
+
+_SEPARATORS = re.compile(r"[\s().\-]+")
+_PHONE = re.compile(r"[+*#0-9a-dA-D\s().\-]*\d[+*#0-9a-dA-D\s().\-]*\*?")
+_E164_WITHOUT_PLUS = re.compile(r"[1-9]\d{7,14}")
+
+
+def normalise(number: str) -> str:
+    """A phone number without what only people need: spaces, dashes, dots, brackets, `tel:` and its parameters.
+
+    A leading 00 stays (it means something else in some countries), and so does whatever is no phone number: a SIP
+    URI, a client's name.
+    """
+    number = number.strip()
+    if number[:4].lower() == "tel:":
+        number = number[4:].partition(";")[0]
+    return _SEPARATORS.sub("", number) if _PHONE.fullmatch(number) else number
+
+
+def readings(number: str) -> Iterator[str]:
+    """What `number` may be called in the configuration, the most literal first.
+
+    Vonage, Plivo and others send E.164 without the plus; SIP trunks send `sip:+15550100@host`.
+    """
+    if not (plain := normalise(number)):
+        return
+    yield plain
+    scheme, colon, rest = plain.partition(":")
+    if colon and scheme.lower() in ("sip", "sips"):
+        plain = normalise(rest.partition("@")[0].partition(";")[0])
+        if plain:
+            yield plain
+    if _E164_WITHOUT_PLUS.fullmatch(plain):
+        yield f"+{plain}"
+    elif plain.startswith("+"):
+        yield plain[1:]
+
+
+# ---------------------------------------------------------------- preparing
+
+
+def prepare_bots(
+    settings: Settings, *, speak: Speak | None = None, wait: Callable[[Awaitable[Build]], Build] | None = None
+) -> dict[str, Build]:
+    """Prepare each bot of the configuration once: name in [bots] -> build.
+
+    May take seconds (speech is made here): call it in a thread. `speak` makes speech of text; None looks for the
+    installed synthesiser. `wait` finishes what a `prepare` that is `async def` began; by default in a loop of its
+    own, which is right unless the bot keeps a connection.
+
+    Raises ConfigErrors: all that the bots complain of, each with its TOML path.
+    """
+    if speak is None:
+        from bots.speech import speak as installed  # the speech library is looked for when somebody speaks
+
+        speak = installed
+    builds: dict[str, Build] = {}
+    errors: list[ConfigError] = []
+    for name, entry in settings.bots.items():
+        try:
+            context = PrepareContext(settings.base_dir, sample_rates(settings, entry), speak)
+            build = bot(entry.use).prepare(entry.options, context)
+            builds[name] = (wait or _wait)(build) if inspect.isawaitable(build) else build
+        except ConfigError as exc:
+            errors.append(exc.within(f"bots.{name}"))
+    if errors:
+        raise ConfigErrors(errors)
+    return builds
+
+
+def _wait(build: Awaitable[Build]) -> Build:
+    async def finish() -> Build:
+        return await build
+
+    return asyncio.run(finish())
+
+
+def sample_rates(settings: Settings, entry: BotEntry) -> tuple[int, ...]:
+    """Hz at which this bot will speak: its own pipeline rate, else those of the wires of the carriers in use."""
+    if entry.sample_rate:
+        return (entry.sample_rate,)
+    rates = {8000}
+    for carrier, carrier_settings in settings.carriers.items():
+        options = WireOptions(send_sample_rate=getattr(carrier_settings, "sample_rate", None) or 0)
+        rates.add(serializer_class(carrier).for_call(options).send_rate)
+    return tuple(sorted(rates))
