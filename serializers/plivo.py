@@ -1,0 +1,374 @@
+"""Plivo audio streaming: the socket side.
+
+Source: Plivo docs, "Audio streaming" (XML reference and guide, which differ in places) and Plivo's own stream SDKs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+from pybase64 import b64decode, b64encode_as_string
+
+from media.call import CallInfo, MediaFormat
+from media.codecs import pcm_to_ulaw, ulaw_to_pcm
+from media.errors import RemoteProtocolError
+from media.frames import (
+    CallEndedFrame,
+    CallStartedFrame,
+    CarrierErrorFrame,
+    Frame,
+    InputAudioRawFrame,
+    InputDTMFFrame,
+    InterruptionFrame,
+    MarkFrame,
+    OutputAudioRawFrame,
+    OutputDTMFFrame,
+    OutputDTMFUrgentFrame,
+    OutputTransportMessageFrame,
+    OutputTransportMessageUrgentFrame,
+    PlaybackClearedFrame,
+    PlayedFrame,
+)
+from serializers.base import Ending, FrameSerializer, HangUp, Message, Messages, WireOptions
+from serializers.fields import Json, keypad_entry, number, outline, text
+
+log = logging.getLogger(__name__)
+
+LARGEST_PAYLOAD = 16 * 1024  # characters of base64; Plivo recommends no more
+LARGEST_RAW = LARGEST_PAYLOAD // 4 * 3
+CONTENT_TYPES: Mapping[str, str] = {"PCMU": "audio/x-mulaw", "L16": "audio/x-l16"}
+ENCODINGS: Mapping[str, str] = {content_type: encoding for encoding, content_type in CONTENT_TYPES.items()}
+RATES: Mapping[str, Sequence[int]] = {"PCMU": (8000,), "L16": (8000, 16000, 24000)}
+
+
+class _Media(msgspec.Struct):
+    payload: bytes  # base64 on the wire
+    track: str = "inbound"
+    chunk: int | None = None
+    timestamp: int | None = None
+
+
+class _MediaMessage(msgspec.Struct, tag_field="event", tag="media"):
+    media: _Media
+
+
+_read_media = msgspec.json.Decoder(_MediaMessage, strict=False).decode  # not strict: numbers come as both
+_read_any = msgspec.json.Decoder().decode
+
+
+class PlivoFrameSerializer(FrameSerializer):
+    """Plivo's messages to frames and back, for one stream.
+
+    Both directions have one codec, which `start` names. Checkpoints that a clear drops are never answered. The end
+    of the call is the closing of the socket; `stop` is not documented, but understood.
+    """
+
+    carrier: ClassVar[str] = "plivo"
+    ending: ClassVar[Ending] = Ending.REST
+    lead_ms: ClassVar[int] = 200
+    sends_digits: ClassVar[bool] = True
+    close_is_normal_end: ClassVar[bool] = True
+
+    @dataclass(kw_only=True)
+    class InputParams(FrameSerializer.InputParams):
+        """
+        `plivo_sample_rate`: Hz on the wire, until `start` tells.
+        `sample_rate`: Hz of the audio that `decode` gives; None: the pipeline's.
+        `encoding`: "PCMU" or "L16" (little endian), until `start` tells.
+        `auto_hang_up`: the call ends with the pipeline.
+        """
+
+        plivo_sample_rate: int = 8000
+        sample_rate: int | None = None
+        encoding: str = "PCMU"
+        auto_hang_up: bool = True
+
+    def __init__(
+        self,
+        stream_id: str,
+        call_id: str | None = None,
+        auth_id: str | None = None,
+        auth_token: str | None = None,
+        params: InputParams | None = None,
+    ) -> None:
+        """ValueError: `auto_hang_up` without credentials, or an encoding that Plivo does not have."""
+        p = params or self.InputParams()
+        super().__init__(p)
+        self._hang_up: HangUp | None = None
+        if p.auto_hang_up:
+            credentials = (("call_id", call_id), ("auth_id", auth_id), ("auth_token", auth_token))
+            if lacking := [name for name, value in credentials if not value]:
+                raise ValueError(f"auto_hang_up needs {' and '.join(lacking)}; give them or set auto_hang_up=False")
+            self._hang_up = HangUp(
+                carrier="plivo", call_id=call_id or "", account_id=auth_id or "", secret=auth_token or ""
+            )
+        if p.encoding not in CONTENT_TYPES:
+            raise ValueError(f"encoding must be {' or '.join(CONTENT_TYPES)}, got {p.encoding!r}")
+        self._call_id = call_id or ""
+        self._started = False
+        self._odd = b""  # the first half of a sample, whose other half is in the next message
+        self.dropped_digits = 0  # keys that no telephone has
+        self._bind(stream_id, MediaFormat(p.encoding, p.plivo_sample_rate))
+
+    @classmethod
+    def for_call(cls, options: WireOptions) -> PlivoFrameSerializer:
+        codec = options.send_codec or "PCMU"
+        params = cls.InputParams(
+            plivo_sample_rate=options.send_sample_rate or (16000 if codec == "L16" else 8000),
+            encoding=codec,
+            auto_hang_up=False,
+        )
+        serializer = cls("", params=params)
+        serializer.begin(options.in_sample_rate)
+        return serializer
+
+    @property
+    def send_rate(self) -> int:
+        return self._rate
+
+    def _bind(self, stream_id: str, media_format: MediaFormat) -> None:
+        """What is the same in all messages of a stream."""
+        self._stream_id = stream_id
+        self._format = media_format
+        self._rate = media_format.sample_rate
+        self._mulaw = media_format.encoding == "PCMU"
+        # PCM bytes whose base64 is as long as Plivo likes a message to be
+        self._longest = LARGEST_RAW * 2 if self._mulaw else LARGEST_RAW
+        content_type = CONTENT_TYPES[media_format.encoding]
+        self._head = (
+            f'{{"event":"playAudio","media":{{"contentType":"{content_type}","sampleRate":{self._rate},"payload":"'
+        )
+        stream = f',"streamId":{json.dumps(stream_id)}'
+        self._tail = f'"}}{stream}}}'
+        self._clear: Messages = (f'{{"event":"clearAudio"{stream}}}',)
+        self._checkpoint_head = f'{{"event":"checkpoint"{stream},"name":'
+
+    def hang_up_request(self) -> HangUp | None:
+        return self._hang_up
+
+    # ------------------------------------------------------------ in
+
+    def decode(self, data: Message) -> Sequence[Frame]:
+        try:
+            media = _read_media(data).media
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return self._decode_any(data)
+        return self._caller_audio(media.payload, media.track, media.chunk, media.timestamp)
+
+    def _decode_any(self, data: Message) -> Sequence[Frame]:
+        """Everything but media as Plivo usually writes it."""
+        try:
+            message = _read_any(data)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            raise self._bad("not JSON", data) from None
+        if not isinstance(message, dict) or not isinstance(event := message.get("event"), str):
+            raise self._bad("not an object with an event", message)
+        handle = self._ON.get(event)
+        return handle(self, message) if handle is not None else ()
+
+    def _caller_audio(self, payload: bytes, track: str, chunk: int | None, timestamp: int | None) -> Sequence[Frame]:
+        """One message's audio. `timestamp` counts from the epoch or from the stream's start: use differences."""
+        if track != "inbound":
+            return ()
+        if self._mulaw:
+            pcm = ulaw_to_pcm(payload)
+        else:
+            pcm = self._odd + payload if self._odd else payload
+            if len(pcm) & 1:
+                self._odd, pcm = pcm[-1:], pcm[:-1]
+            elif self._odd:
+                self._odd = b""
+        rate = self._rate
+        wanted = self._in_sample_rate
+        if wanted is not None and wanted != rate:
+            return self.pipeline_audio(pcm, rate, seq=chunk, timestamp_ms=timestamp)
+        return (InputAudioRawFrame(pcm, rate, 1, chunk, timestamp),) if pcm else ()
+
+    def _on_media(self, message: Json) -> Sequence[Frame]:
+        """Media of which the fast path cannot make sense: a broken payload, or numbers of another kind."""
+        media = message.get("media")
+        if not isinstance(media, dict) or not isinstance(payload := media.get("payload"), str):
+            raise self._bad("media without payload", message)
+        try:
+            audio = b64decode(payload, validate=True)
+        except ValueError:
+            raise self._bad("media.payload is not base64", payload) from None
+        track = media.get("track")
+        return self._caller_audio(
+            audio,
+            "inbound" if track is None else text(track),
+            number(media.get("chunk")),
+            number(media.get("timestamp")),
+        )
+
+    def _on_start(self, message: Json) -> Sequence[Frame]:
+        start = message.get("start")
+        if not isinstance(start, dict):
+            raise self._bad("start without its object", message)
+        call_id = text(start.get("callId")) or self._call_id
+        stream_id = text(start.get("streamId")) or self._stream_id
+        if not call_id or not stream_id:
+            raise self._bad("start without callId or streamId", start)
+        media_format = self._format_of(start)
+        if self._started:
+            log.warning("plivo: a second start was ignored")
+            return ()
+        self._started = True
+        if media_format != self._format:
+            log.warning("plivo: start says %s, %s was asked for; start is followed", media_format, self._format)
+        self._out_resamplers.clear()
+        self._bind(stream_id, media_format)
+        call = CallInfo(
+            carrier=self.carrier,
+            call_id=call_id,
+            stream_id=stream_id,
+            account_id=text(start.get("accountId")),
+            from_number=text(start.get("from")),  # not documented, here for the day it comes
+            to_number=text(start.get("to")),
+            parameters=parse_extra_headers(message.get("extra_headers")),
+            receive=self._format,
+            send=self._format,
+            extra={name: value for name, value in start.items() if name not in _START_KEYS},
+        )
+        return (CallStartedFrame(call),)
+
+    def _format_of(self, start: Json) -> MediaFormat:
+        """What `start` says of the codec; what was asked for where it says nothing."""
+        media_format = start.get("mediaFormat")
+        if not isinstance(media_format, dict):
+            return self._format
+        content_type = text(media_format.get("encoding")).partition(";")[0].strip().lower()
+        encoding = ENCODINGS.get(content_type)
+        if encoding is None:
+            raise self._bad(f"start.mediaFormat.encoding is none of {', '.join(ENCODINGS)}", media_format)
+        rate = number(media_format.get("sampleRate", self._rate))
+        if rate is None or rate not in RATES[encoding]:
+            raise self._bad(f"start.mediaFormat.sampleRate is not one of {content_type}", media_format)
+        return MediaFormat(encoding, rate)
+
+    def _on_dtmf(self, message: Json) -> Sequence[Frame]:
+        dtmf = message.get("dtmf")
+        digit = text(dtmf.get("digit")) if isinstance(dtmf, dict) else ""
+        if not digit:
+            raise self._bad("dtmf without digit", message)
+        key = keypad_entry(digit)
+        if key is None:
+            self.dropped_digits += 1
+            return ()
+        return (InputDTMFFrame(key),)
+
+    def _on_played(self, message: Json) -> Sequence[Frame]:
+        name = message.get("name")
+        if not isinstance(name, str):
+            raise self._bad("playedStream without name", message)
+        return (PlayedFrame(name),)
+
+    def _on_cleared(self, message: Json) -> Sequence[Frame]:
+        return (PlaybackClearedFrame(),)
+
+    def _on_stop(self, message: Json) -> Sequence[Frame]:
+        return (CallEndedFrame("caller", "stop"),)
+
+    def _on_error(self, message: Json) -> Sequence[Frame]:
+        return (CarrierErrorFrame(message["event"], text(message.get("reason"))),)
+
+    def _bad(self, problem: str, data: Any) -> RemoteProtocolError:
+        return RemoteProtocolError(self.carrier, problem, outline(data))
+
+    _ON: ClassVar[Mapping[str, Callable[[Any, Json], Sequence[Frame]]]] = {
+        "start": _on_start,
+        "media": _on_media,
+        "dtmf": _on_dtmf,
+        "playedStream": _on_played,
+        "played": _on_played,  # so spelt on a support page
+        "clearedAudio": _on_cleared,
+        "stop": _on_stop,
+        "error": _on_error,
+        "playFailed": _on_error,
+    }
+
+    # ------------------------------------------------------------ out
+
+    def encode(self, frame: Frame) -> Messages:
+        if not self._stream_id:
+            return ()
+        handle = self._SAY.get(type(frame))
+        return handle(self, frame) if handle is not None else self._encode_subclass(frame)
+
+    def _encode_subclass(self, frame: Frame) -> Messages:
+        for cls, handle in self._SAY.items():
+            if isinstance(frame, cls):
+                return handle(self, frame)
+        return ()
+
+    def _audio(self, frame: OutputAudioRawFrame) -> Messages:
+        rate = frame.sample_rate
+        pcm = frame.audio if rate == self._rate else self.wire_pcm(frame.audio, rate)
+        return self._send_pcm(pcm) if pcm else ()
+
+    def _send_pcm(self, pcm: bytes) -> Messages:
+        longest = self._longest
+        if len(pcm) <= longest:
+            return (self._media(pcm),)
+        return [self._media(pcm[at : at + longest]) for at in range(0, len(pcm), longest)]
+
+    def _media(self, pcm: bytes) -> str:
+        return f"{self._head}{b64encode_as_string(pcm_to_ulaw(pcm) if self._mulaw else pcm)}{self._tail}"
+
+    def flush(self) -> Messages:
+        tail = self.flush_wire_pcm()
+        return self._send_pcm(tail) if tail else ()
+
+    def _interrupt(self, frame: InterruptionFrame) -> Messages:
+        self.reset_wire_pcm()
+        return self._clear
+
+    def _mark(self, frame: MarkFrame) -> Messages:
+        return (f"{self._checkpoint_head}{json.dumps(frame.name)}}}",)
+
+    def _digit(self, frame: OutputDTMFFrame | OutputDTMFUrgentFrame) -> Messages:
+        return (f'{{"event":"sendDTMF","dtmf":"{frame.button.value}"}}',)
+
+    _SAY: ClassVar[Mapping[type, Callable[[Any, Any], Messages]]] = {
+        OutputAudioRawFrame: _audio,
+        InterruptionFrame: _interrupt,
+        MarkFrame: _mark,
+        OutputDTMFFrame: _digit,
+        OutputDTMFUrgentFrame: _digit,
+        OutputTransportMessageFrame: FrameSerializer.application_message,
+        OutputTransportMessageUrgentFrame: FrameSerializer.application_message,
+    }
+
+
+_START_KEYS = frozenset(("callId", "streamId", "accountId", "from", "to", "mediaFormat"))
+
+
+def parse_extra_headers(value: Any) -> Mapping[str, Any]:
+    """The stream's extra headers as a mapping, in whichever of their forms they came.
+
+    Documented are `a=1,b=2` (XML reference) and `a=1;b=2` (guide); seen were JSON text, `{a=1, b=2}`,
+    `{'a': '1'}` and an object. What is neither is skipped: parameters never end a call.
+    """
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, str):
+        return {}
+    written = value.strip()
+    if written.startswith("{"):
+        try:
+            read = _read_any(written)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            written = written.strip("{}")
+        else:
+            return read if isinstance(read, dict) else {}
+    headers: dict[str, str] = {}
+    for pair in written.replace(";", ",").split(","):
+        name, separator, content = pair.partition("=") if "=" in pair else pair.partition(":")
+        if separator and (name := name.strip(" \t'\"")):
+            headers[name] = content.strip(" \t'\"")
+    return headers

@@ -1,0 +1,425 @@
+"""Telnyx media streaming: the socket side.
+
+Source: Telnyx docs, "Media Streaming over WebSockets" and "Bidirectional media streaming". Names are seen from the
+carrier, as in Pipecat: `inbound_encoding` is what we send, `outbound_encoding` is what we receive.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+from pybase64 import b64decode, b64encode_as_string
+
+from media.call import CallInfo, MediaFormat
+from media.codecs import alaw_to_pcm, pcm_to_alaw, pcm_to_ulaw, swap16, ulaw_to_pcm
+from media.errors import RemoteProtocolError
+from media.frames import (
+    CallEndedFrame,
+    CallStartedFrame,
+    CarrierErrorFrame,
+    Frame,
+    InputAudioRawFrame,
+    InputDTMFFrame,
+    InterruptionFrame,
+    MarkFrame,
+    OutputAudioRawFrame,
+    OutputTransportMessageFrame,
+    OutputTransportMessageUrgentFrame,
+    PlayedFrame,
+)
+from serializers.base import Ending, FrameSerializer, HangUp, Message, Messages, WireOptions
+from serializers.fields import Json, keypad_entry, number, outline, text
+
+log = logging.getLogger(__name__)
+
+SHORTEST_MS = 20  # of audio in one message
+LONGEST_S = 30
+RATES = (8000, 16000, 22050, 24000, 48000)
+ENCODINGS = ("PCMU", "PCMA", "L16")
+KNOWN_TO_TELNYX = (*ENCODINGS, "G722", "OPUS", "AMR-WB")  # the last three need codecs that are not here
+BYTE_ORDERS = ("big", "little")
+
+_HEAD = '{"event":"media","media":{"payload":"'
+_TAIL = '"}}'
+_CLEAR: Messages = ('{"event":"clear"}',)
+
+Codec = Callable[[bytes], bytes]
+
+
+class UnsupportedEncodingError(RemoteProtocolError, ValueError):
+    """Audio in an encoding for which there is no codec here; a ValueError too, as Pipecat has it."""
+
+
+class _Media(msgspec.Struct):
+    payload: bytes  # base64 on the wire
+    track: str = "inbound"
+    chunk: int | None = None
+    timestamp: int | None = None
+
+
+class _MediaMessage(msgspec.Struct, tag_field="event", tag="media"):
+    media: _Media
+
+
+_read_media = msgspec.json.Decoder(_MediaMessage, strict=False).decode  # not strict: Telnyx's numbers are strings
+_read_any = msgspec.json.Decoder().decode
+
+
+def _whole_samples(pcm: bytes) -> bytes:
+    if len(pcm) & 1:
+        raise ValueError("half a sample")
+    return pcm
+
+
+class TelnyxFrameSerializer(FrameSerializer):
+    """Telnyx's messages to frames and back, for one stream.
+
+    What we receive is what `start` says; what we send was asked for when the stream was set up, and Telnyx never
+    repeats it. The two may differ: a call from a country of the A-law arrives as PCMA whatever we send.
+
+    With `auto_hang_up` and credentials, `hang_up_request` names the request that ends the call; without it, closing the
+    socket ends a TeXML call only, while a Call Control call stays up.
+    """
+
+    carrier: ClassVar[str] = "telnyx"
+    ending: ClassVar[Ending] = Ending.REST
+    lead_ms: ClassVar[int] = 200
+    echoes_marks_on_clear: ClassVar[bool] = True
+
+    @dataclass(kw_only=True)
+    class InputParams(FrameSerializer.InputParams):
+        """
+        `telnyx_sample_rate`: Hz of what we send; of what we receive too, until `start` tells.
+        `sample_rate`: Hz of the audio that `decode` gives; None: the pipeline's.
+        `inbound_encoding`, `outbound_encoding`: sent and received; the constructor's arguments win.
+        `auto_hang_up`: the call ends with the pipeline.
+        `l16_byte_order`: of L16, both ways; "big" is RFC 3551's, but streams in "little" have been reported.
+        """
+
+        telnyx_sample_rate: int = 8000
+        sample_rate: int | None = None
+        inbound_encoding: str = "PCMU"
+        outbound_encoding: str = "PCMU"
+        auto_hang_up: bool = True
+        l16_byte_order: str = "big"
+
+    def __init__(
+        self,
+        stream_id: str,
+        outbound_encoding: str,
+        inbound_encoding: str,
+        call_control_id: str | None = None,
+        api_key: str | None = None,
+        params: InputParams | None = None,
+    ) -> None:
+        """ValueError: `auto_hang_up` without credentials, or a byte order that does not exist.
+
+        An encoding other than PCMU, PCMA or L16 is a ValueError at the first audio in its direction.
+        """
+        p = params or self.InputParams()
+        p.inbound_encoding, p.outbound_encoding = inbound_encoding, outbound_encoding
+        super().__init__(p)
+        self._hang_up: HangUp | None = None
+        if p.auto_hang_up:
+            lacking = [
+                name for name, value in (("call_control_id", call_control_id), ("api_key", api_key)) if not value
+            ]
+            if lacking:
+                raise ValueError(f"auto_hang_up needs {' and '.join(lacking)}; give them or set auto_hang_up=False")
+            self._hang_up = HangUp(carrier="telnyx", call_id=call_control_id or "", secret=api_key or "")
+        if p.l16_byte_order not in BYTE_ORDERS:
+            raise ValueError(f"l16_byte_order must be big or little, got {p.l16_byte_order!r}")
+        self._stream_id = stream_id
+        self._call_control_id = call_control_id or ""
+        self._started = False
+        self._open = bool(stream_id)  # something may be said
+        self._connected: Json = {}  # what the message before `start` said, the stream's auth token above all
+        self.dropped_digits = 0  # keys that no telephone has
+
+        to_wire: Mapping[str, Codec] = {"PCMU": pcm_to_ulaw, "PCMA": pcm_to_alaw, "L16": _whole_samples}
+        from_wire: Mapping[str, Codec] = {"PCMU": ulaw_to_pcm, "PCMA": alaw_to_pcm, "L16": _whole_samples}
+        if p.l16_byte_order == "big":
+            to_wire, from_wire = {**to_wire, "L16": swap16}, {**from_wire, "L16": swap16}
+        self._from_wire = from_wire
+        self._receive = MediaFormat(outbound_encoding, p.telnyx_sample_rate)
+        self._receive_rate = p.telnyx_sample_rate
+        self._expand = from_wire.get(outbound_encoding)
+        self._send = MediaFormat(inbound_encoding, p.telnyx_sample_rate)
+        self._compress = to_wire.get(inbound_encoding)
+        self._send_rate = p.telnyx_sample_rate
+        self._shortest = self._send_rate * SHORTEST_MS // 1000 * 2  # bytes of PCM
+        self._longest = self._send_rate * LONGEST_S * 2
+        self._rest = b""  # PCM at the wire's rate, too short for a message
+
+    @classmethod
+    def for_call(cls, options: WireOptions) -> TelnyxFrameSerializer:
+        """What we send is what the answer document asked for; what we receive, `start` tells."""
+        own = options.options or {}
+        codec = options.send_codec or "PCMU"
+        params = cls.InputParams(
+            telnyx_sample_rate=options.send_sample_rate or (16000 if codec == "L16" else 8000),
+            auto_hang_up=False,
+            l16_byte_order=own.get("l16_byte_order") or "big",
+        )
+        serializer = cls("", options.receive_codec, codec, params=params)
+        serializer.begin(options.in_sample_rate)
+        return serializer
+
+    @property
+    def send_rate(self) -> int:
+        return self._send_rate
+
+    def hang_up_request(self) -> HangUp | None:
+        return self._hang_up
+
+    # ------------------------------------------------------------ in
+
+    def decode(self, data: Message) -> Sequence[Frame]:
+        try:
+            media = _read_media(data).media
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return self._decode_any(data)
+        return self._caller_audio(media.payload, media.track, media.chunk, media.timestamp)
+
+    async def deserialize(self, data: Message) -> Frame | None:
+        """As the base's; ValueError at the first audio of an encoding for which there is no codec."""
+        if self._expand is None:
+            try:
+                self.decode(data)
+            except UnsupportedEncodingError:
+                raise
+            except RemoteProtocolError:
+                pass  # the base's to tell
+        return await super().deserialize(data)
+
+    def _decode_any(self, data: Message) -> Sequence[Frame]:
+        """Everything but media as Telnyx usually writes it."""
+        try:
+            message = _read_any(data)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            raise self._bad("not JSON", data) from None
+        if not isinstance(message, dict) or not isinstance(event := message.get("event"), str):
+            raise self._bad("not an object with an event", message)
+        handle = self._ON.get(event)
+        return handle(self, message) if handle is not None else ()
+
+    def _caller_audio(self, payload: bytes, track: str, chunk: int | None, timestamp: int | None) -> Sequence[Frame]:
+        """One message's audio. `chunk` counts per track and tells the order: Telnyx does not promise to keep it."""
+        if track != "inbound":
+            return ()
+        expand = self._expand
+        if expand is None:
+            raise UnsupportedEncodingError(
+                self.carrier,
+                f"audio in {_encoding_name(self._receive.encoding)}; only {', '.join(ENCODINGS)} are read here",
+            )
+        try:
+            pcm = expand(payload)
+        except ValueError:
+            raise self._bad("media.payload has half a sample", payload) from None
+        rate = self._receive_rate
+        wanted = self._in_sample_rate
+        if wanted is not None and wanted != rate:
+            return self.pipeline_audio(pcm, rate, seq=chunk, timestamp_ms=timestamp)
+        return (InputAudioRawFrame(pcm, rate, 1, chunk, timestamp),) if pcm else ()
+
+    def _on_media(self, message: Json) -> Sequence[Frame]:
+        """Media of which the fast path cannot make sense: a broken payload, or numbers of another kind."""
+        media = message.get("media")
+        if not isinstance(media, dict) or not isinstance(payload := media.get("payload"), str):
+            raise self._bad("media without payload", message)
+        try:
+            audio = b64decode(payload, validate=True)
+        except ValueError:
+            raise self._bad("media.payload is not base64", payload) from None
+        track = media.get("track")
+        return self._caller_audio(
+            audio,
+            "inbound" if track is None else text(track),
+            number(media.get("chunk")),
+            number(media.get("timestamp")),
+        )
+
+    def _on_connected(self, message: Json) -> Sequence[Frame]:
+        inner = message.get("connected")
+        self._connected = dict(inner) if isinstance(inner, dict) else {}
+        return ()
+
+    def _on_start(self, message: Json) -> Sequence[Frame]:
+        start = message.get("start")
+        if not isinstance(start, dict):
+            raise self._bad("start without its object", message)
+        call_id = text(start.get("call_control_id")) or self._call_control_id
+        if not call_id:
+            raise self._bad("start without call_control_id", start)
+        if self._started:
+            log.warning("telnyx: a second start was ignored")
+            return ()
+        media_format = start.get("media_format")
+        if isinstance(media_format, dict):
+            self._set_receive(media_format)
+        elif self._expand is None:
+            self._set_receive({"encoding": "PCMU"})  # Telnyx's default
+        self._started = self._open = True
+        self._stream_id = text(message.get("stream_id")) or self._stream_id
+        call = CallInfo(
+            carrier=self.carrier,
+            call_id=call_id,
+            stream_id=self._stream_id,
+            account_id=text(start.get("user_id")),
+            from_number=text(start.get("from")),
+            to_number=text(start.get("to")),
+            parameters=_parameters(start.get("custom_parameters")),
+            receive=self._receive,
+            send=self._send,
+            extra={**self._connected, **{name: value for name, value in start.items() if name not in _START_KEYS}},
+        )
+        return (CallStartedFrame(call),)
+
+    def _set_receive(self, media_format: Json) -> None:
+        """The codec that `start` names. One we lack ends the matter: decoded as another it would be noise."""
+        encoding = text(media_format.get("encoding")).upper()
+        expand = self._from_wire.get(encoding)
+        rate = number(media_format.get("sample_rate", self._receive.sample_rate))
+        channels = number(media_format.get("channels", 1))
+        self._expand = None
+        self._receive = MediaFormat(encoding, rate or 0)
+        if expand is None:
+            raise self._bad(
+                f"start.media_format.encoding is {_encoding_name(encoding)}; ask for {' or '.join(ENCODINGS)}",
+                media_format,
+            )
+        if rate not in RATES:
+            raise self._bad(f"start.media_format.sample_rate is none of {', '.join(map(str, RATES))}", media_format)
+        if channels != 1:
+            raise self._bad("start.media_format.channels is not 1", media_format)
+        self._expand, self._receive_rate = expand, rate
+
+    def _on_dtmf(self, message: Json) -> Sequence[Frame]:
+        dtmf = message.get("dtmf")
+        digit = text(dtmf.get("digit")) if isinstance(dtmf, dict) else ""
+        if not digit:
+            raise self._bad("dtmf without digit", message)
+        key = keypad_entry(digit)
+        if key is None:
+            self.dropped_digits += 1
+            return ()
+        return (InputDTMFFrame(key),)
+
+    def _on_mark(self, message: Json) -> Sequence[Frame]:
+        mark = message.get("mark")
+        name = mark.get("name") if isinstance(mark, dict) else None
+        if not isinstance(name, str):
+            raise self._bad("mark without name", message)
+        return (PlayedFrame(name),)
+
+    def _on_stop(self, message: Json) -> Sequence[Frame]:
+        return (CallEndedFrame("caller", "stop"),)  # whatever else a stop lacks, the stream is over
+
+    def _on_error(self, message: Json) -> Sequence[Frame]:
+        payload = message.get("payload")
+        if not isinstance(payload, dict):
+            payload = {}
+        return (CarrierErrorFrame(text(payload.get("code")) or "unknown", text(payload.get("title"))),)
+
+    def _bad(self, problem: str, data: Any) -> RemoteProtocolError:
+        return RemoteProtocolError(self.carrier, problem, outline(data))
+
+    _ON: ClassVar[Mapping[str, Callable[[Any, Json], Sequence[Frame]]]] = {
+        "connected": _on_connected,
+        "start": _on_start,
+        "media": _on_media,
+        "dtmf": _on_dtmf,
+        "mark": _on_mark,
+        "stop": _on_stop,
+        "error": _on_error,
+    }
+
+    # ------------------------------------------------------------ out
+
+    def encode(self, frame: Frame) -> Messages:
+        if not self._open:
+            return ()
+        handle = self._SAY.get(type(frame))
+        return handle(self, frame) if handle is not None else self._encode_subclass(frame)
+
+    def _encode_subclass(self, frame: Frame) -> Messages:
+        for cls, handle in self._SAY.items():
+            if isinstance(frame, cls):
+                return handle(self, frame)
+        return ()
+
+    def _audio(self, frame: OutputAudioRawFrame) -> Messages:
+        rate = frame.sample_rate
+        return self._send_pcm(frame.audio if rate == self._send_rate else self.wire_pcm(frame.audio, rate))
+
+    def _send_pcm(self, pcm: bytes) -> Messages:
+        """Messages of a legal length; what is too short for one waits."""
+        if self._rest:
+            pcm = self._rest + pcm
+        if len(pcm) < self._shortest:
+            self._rest = pcm
+            return ()
+        self._rest = b""
+        if len(pcm) <= self._longest:
+            return (self._media(pcm),)
+        pieces = [pcm[at : at + self._longest] for at in range(0, len(pcm), self._longest)]
+        if len(pieces[-1]) < self._shortest:
+            self._rest = pieces.pop()
+        return [self._media(piece) for piece in pieces]
+
+    def _media(self, pcm: bytes) -> str:
+        compress = self._compress
+        if compress is None:
+            raise ValueError(f"inbound_encoding {self._send.encoding!r}: only {', '.join(ENCODINGS)} can be sent")
+        return f"{_HEAD}{b64encode_as_string(compress(pcm))}{_TAIL}"
+
+    def flush(self) -> Messages:
+        tail = self.flush_wire_pcm()
+        messages = self._send_pcm(tail) if tail else ()
+        if rest := self._rest:
+            self._rest = b""
+            messages = (*messages, self._media(rest.ljust(self._shortest, b"\0")))
+        return messages
+
+    def _interrupt(self, frame: InterruptionFrame) -> Messages:
+        self._rest = b""
+        self.reset_wire_pcm()
+        return _CLEAR
+
+    def _mark(self, frame: MarkFrame) -> Messages:
+        return (f'{{"event":"mark","mark":{{"name":{json.dumps(frame.name)}}}}}',)
+
+    _SAY: ClassVar[Mapping[type, Callable[[Any, Any], Messages]]] = {
+        OutputAudioRawFrame: _audio,
+        InterruptionFrame: _interrupt,
+        MarkFrame: _mark,
+        OutputTransportMessageFrame: FrameSerializer.application_message,
+        OutputTransportMessageUrgentFrame: FrameSerializer.application_message,
+    }
+
+
+_START_KEYS = frozenset(("call_control_id", "from", "to", "custom_parameters", "media_format"))
+
+
+def _parameters(value: Any) -> Mapping[str, Any]:
+    """Custom parameters as an object, or as the list of names and values in which they are asked for."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list):
+        return {item["name"]: item.get("value", "") for item in value if isinstance(item, dict) and _named(item)}
+    return {}
+
+
+def _named(item: Json) -> bool:
+    return isinstance(item.get("name"), str)
+
+
+def _encoding_name(encoding: str) -> str:
+    """An encoding for a log line, which shows no text of unknown origin."""
+    return encoding if encoding in KNOWN_TO_TELNYX else "an unknown encoding"
