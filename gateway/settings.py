@@ -16,7 +16,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -96,10 +96,10 @@ class Settings:
     """One snapshot. A call keeps the one with which it started."""
 
     gateway: GatewaySettings = GatewaySettings()
-    carriers: Mapping[str, Any] = MappingProxyType({})  # those that are on: name -> its settings class
-    carriers_off: Mapping[str, str] = MappingProxyType({})  # name -> why
-    bots: Mapping[str, BotEntry] = MappingProxyType({})
-    numbers: Mapping[str, NumberEntry] = MappingProxyType({})  # by normalised number, "<prefix>*" or "default"
+    carriers: Mapping[str, Any] = field(default_factory=dict)  # those that are on: name -> its settings class
+    carriers_off: Mapping[str, str] = field(default_factory=dict)  # name -> why
+    bots: Mapping[str, BotEntry] = field(default_factory=dict)
+    numbers: Mapping[str, NumberEntry] = field(default_factory=dict)  # by normalised number, "<prefix>*" or "default"
     base_dir: Path = Path(".")  # relative paths of the file start here
     warnings: tuple[str, ...] = ()
 
