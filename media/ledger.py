@@ -40,7 +40,8 @@ class PlayoutLedger:
 
     Args:
         echoes_marks_on_clear: the carrier answers the marks of dropped audio as if it had been played.
-        finishes_packet: after a clear the carrier still plays the packet that it is in (Exotel).
+        clear_grain_ms: after a clear the carrier still plays to the end of the message of this length that it is in
+            (Exotel), and a flush pads what is begun of one with silence. 0: a clear stops at once.
         latency_s: the way to the carrier, one way, until it has been measured. The owner may set `latency_s` later,
             where the carrier tells a round trip (Genesys `ping`).
     """
@@ -50,7 +51,7 @@ class PlayoutLedger:
         sample_rate: int,
         *,
         echoes_marks_on_clear: bool = False,
-        finishes_packet: bool = False,
+        clear_grain_ms: int = 0,
         latency_s: float = 0.02,
     ) -> None:
         self.sample_rate = sample_rate
@@ -72,7 +73,8 @@ class PlayoutLedger:
         self._runs: deque[_Run] = deque()
         self._marks: dict[str, tuple[int, _Run | None, float]] = {}  # name -> position, run, when it was idle or 0
         self._mark_count = 0
-        self._packets: deque[int] | None = deque() if finishes_packet else None  # ends of packets not played yet
+        self._grain = clear_grain_ms * sample_rate // 1000
+        self._aligned: deque[int] = deque((0,))  # positions at which a message began after a flush or a clear
         self._doubtful = False
 
     # ------------------------------------------------------------ what we do
@@ -91,15 +93,18 @@ class PlayoutLedger:
         elif self._padded:
             self._begin(first, self._end, self._runs[-1].sent_at if self._runs else now, now)
         self._end += samples * self._seconds_per_sample
-        if self._packets is not None:
-            self._packets.append(self._kept)
-            if len(self._packets) > 1000:
-                self._packets.popleft()
+
+    def flush(self) -> None:
+        """The serializer was flushed: with a `clear_grain_ms`, the last message was filled up with silence."""
+        if self._grain and self._kept > self._aligned[-1]:
+            self.pad(-(self._kept - self._aligned[-1]) % self._grain)
+            self._aligned.append(self._kept)
 
     def pad(self, samples: int) -> None:
-        """The serializer filled a packet up with this much silence: it takes time at the carrier, but is no speech."""
-        self._end += samples * self._seconds_per_sample
-        self._padded = True
+        """The carrier was sent this much silence of the gateway's own: it takes time, but is nothing to be heard."""
+        if samples > 0:
+            self._end += samples * self._seconds_per_sample
+            self._padded = True
 
     def mark(self, now: float | None = None) -> str:
         """A name for a mark that is put on the wire after what was sent so far."""
@@ -117,10 +122,9 @@ class PlayoutLedger:
         Returns:
             How much of all that was sent has been heard, or still will be. What was lost is added to `dropped`.
         """
-        heard = self._position(now + self._latency)
-        if self._packets is not None:
-            heard = next((end for end in self._packets if end >= heard), self._kept) if heard else 0
-        heard = max(heard, self._heard)
+        heard = max(self._position(now + self._latency), self._heard)
+        if self._grain:
+            heard = self._end_of_message(heard)
         self.dropped += self._kept - heard
         self._kept = heard
         runs = self._runs
@@ -129,8 +133,7 @@ class PlayoutLedger:
         self._end = self._time_of(heard) if runs else min(self._end, now)
         self._padded = False
         self._marks.clear()
-        if self._packets is not None:
-            self._packets.clear()
+        self._aligned = deque((heard,))
         self.generation += 1
         return heard
 
@@ -207,6 +210,8 @@ class PlayoutLedger:
         while len(runs) > 1 and runs[1].start < now - _FORGET_S:
             runs.popleft()
         runs.append(_Run(first, start, sent_at))
+        while len(self._aligned) > 1 and self._aligned[1] <= runs[0].first:
+            self._aligned.popleft()
         self._end = start
         self._padded = False
 
@@ -218,6 +223,15 @@ class PlayoutLedger:
                 return min(run.first + int((now - run.start) * self.sample_rate + 0.01), after)
             after = run.first
         return self._heard
+
+    def _end_of_message(self, position: int) -> int:
+        """Where the message ends that the sample before `position` is in."""
+        after = self._kept
+        for first in reversed(self._aligned):
+            if first < position:
+                return min(first + -(-(position - first) // self._grain) * self._grain, after)
+            after = first
+        return position
 
     def _time_of(self, position: int) -> float:
         for run in reversed(self._runs):

@@ -25,7 +25,7 @@ _NEVER: Final = float("-inf")
 _INFINITY: Final = float("inf")
 
 _STRETCH_MS: Final = 100.0  # how far the lead may stretch, at least
-_SHRINK: Final = 0.005  # seconds of stretch given back per second
+_SHRINK: Final = 0.002  # seconds of stretch given back per second
 _LONGEST_STALL_S: Final = 0.5  # nothing was waiting and nobody called for longer than this: a pause, not a stall
 
 
@@ -358,11 +358,11 @@ class PacedBuffer:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _grow(self, late: float) -> None:
-        """take() came `late` seconds after it should have."""
+        """take() came `late` seconds after it should have; the stall may have begun up to a tick earlier."""
         if self._dry and late > _LONGEST_STALL_S:
             return
         self.late += 1
-        self._stretch = max(self._stretch, min(late, self._max_stretch))
+        self._stretch = max(self._stretch, min(late + self._tick, self._max_stretch))
 
     def _expect_audio(self, now: float, horizon: float) -> None:
         """Nothing waits. If the carrier is still playing, live audio should come by the horizon; else nobody knows."""
@@ -383,7 +383,10 @@ class PacedBuffer:
                 self._history_bytes += len(entry)
         self._history.extend(out)
         while self._history_bytes > self._keep_bytes:
-            entry = self._history.popleft()
+            entry = self._history[0]
             if type(entry) is bytes:
+                if self._history_bytes - len(entry) < self._keep_bytes:
+                    break
                 self._history_bytes -= len(entry)
+            self._history.popleft()
         return out or _NOTHING
