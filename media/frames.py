@@ -30,7 +30,7 @@ class Frame:
     # Set by __init_subclass__: as plain class attributes they would be shadowed under multiple inheritance.
     is_system: ClassVar[bool] = False
     is_uninterruptible: ClassVar[bool] = False
-    # True for the few frames that a push must look at before they travel (InterruptionFrame).
+    # True for the few frames that a push must look at before they travel (interruption, pause).
     needs_announcement: ClassVar[bool] = False
 
     _id: int
@@ -276,6 +276,8 @@ class InterruptionFrame(SystemFrame):
 
 
 InterruptionFrame.needs_announcement = True
+# The processor that is to be paused must be told that its frame is coming.
+FrameProcessorPauseUrgentFrame.needs_announcement = True
 
 
 @dataclass(slots=True, eq=False)
@@ -539,6 +541,9 @@ class HeartbeatFrame(ControlFrame):
 @dataclass(slots=True, eq=False)
 class FrameProcessorPauseFrame(ControlFrame):
     processor: Any
+
+
+FrameProcessorPauseFrame.needs_announcement = True
 
 
 @dataclass(slots=True, eq=False)

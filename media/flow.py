@@ -1,0 +1,217 @@
+"""What the processors of one pipeline share: directions, the runtime they live on, and the push in progress."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from media.events import Drives, Handle
+from media.frames import ErrorFrame, Frame, InterruptionFrame
+
+if TYPE_CHECKING:
+    from media.processor import FrameProcessor
+
+log = logging.getLogger(__name__)
+
+BUDGET_S = 0.005  # what one push may take before it is counted and logged
+
+
+class FrameDirection(Enum):
+    DOWNSTREAM = 1  # from input to output
+    UPSTREAM = 2
+
+
+DOWNSTREAM, UPSTREAM = FrameDirection.DOWNSTREAM, FrameDirection.UPSTREAM
+
+Entry = Callable[[Frame, FrameDirection], Any]
+
+
+# ---------------------------------------------------------------- what a pipeline is given to live on
+
+
+class Lanes(Protocol):
+    """The two queues and tasks of an `async def` processor: system frames, and data with control."""
+
+    def receive(self, frame: Frame, direction: FrameDirection) -> None: ...
+    def purge(self) -> None:
+        """Drop what waits in the data lane, save uninterruptible frames; the frame in hand goes on."""
+        ...
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def guard(self, link: Entry) -> Entry:
+        """`link` as long as no cancelled coroutine runs; else one that refuses what that coroutine pushes."""
+        ...
+
+    def close(self) -> Awaitable[None]:
+        """Cancel both tasks; await it for their end."""
+        ...
+
+
+class Runtime(Drives, Protocol):
+    """Time and tasks, as the call core, a PipelineTask or a test provides them."""
+
+    def now(self) -> float: ...
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Handle: ...
+    def interrupting(self, frame: InterruptionFrame) -> None:
+        """Called once for each interruption (for both frames of a broadcast together), before it travels."""
+        ...
+
+    # From `Drives`: spawn(coro, name) gives a task; drive(coro, name) runs it to its first wait and gives None or the
+    # task that goes on; settle(handles) gives what waits for the end of all of them, however they end.
+
+    def end_task(self, handle: Handle, timeout_s: float | None) -> Awaitable[None]:
+        """Cancel and wait until it has ended, at most `timeout_s`."""
+        ...
+
+    def attach_async(self, processor: FrameProcessor) -> Lanes: ...
+
+
+class Clock:
+    """A pipeline's time in nanoseconds: `get_time()`."""
+
+    __slots__ = ("_runtime",)
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def get_time(self) -> int:
+        return int(self._runtime.now() * 1e9)
+
+    def start(self) -> None:
+        """Nothing to start: the runtime's clock runs."""
+
+
+@dataclass(eq=False)
+class FrameProcessorSetup:
+    """What `setup` is given. Without a runtime, `task_manager.runtime(clock)` gives one."""
+
+    clock: Any = None
+    task_manager: Any = None
+    observer: Any = None
+    runtime: Runtime | None = None
+
+
+class Flow:
+    """What the processors of one pipeline share: whether a push is in progress, and what waits for its end.
+
+    `watch(frame)` is called after each outermost push, `tap(source, destination, direction, entry)` gives the entry
+    that a link shall lead to: both only if set, tap before the processors open (or `relink()` after).
+    """
+
+    __slots__ = (
+        "_nested_s",
+        "_slowest",
+        "_slowest_s",
+        "_timed_until",
+        "budget_s",
+        "busy",
+        "overruns",
+        "processors",
+        "runtime",
+        "stray_error",
+        "tap",
+        "waiting",
+        "watch",
+    )
+
+    def __init__(self, runtime: Runtime | None) -> None:
+        self.runtime = runtime
+        self.busy = runtime is None  # nobody may begin a push without a runtime
+        self.waiting: deque[tuple[Callable[[Frame], None], Frame]] = deque()
+        self.watch: Callable[[Frame], None] | None = None
+        self.tap: Callable[[FrameProcessor, FrameProcessor, FrameDirection, Entry], Entry] | None = None
+        self.stray_error: Callable[[ErrorFrame], None] | None = None  # an error of a processor with closed links
+        self.processors: list[FrameProcessor] = []
+        self.budget_s = BUDGET_S
+        self.overruns = 0  # pushes over the budget
+        self._timed_until = 0.0  # processors are timed until then: from the first overrun on, for a minute
+        self._nested_s = 0.0
+        self._slowest_s = 0.0
+        self._slowest: FrameProcessor | None = None
+
+    def enter(self, owner: FrameProcessor, entry: Entry, frame: Frame, direction: FrameDirection) -> None:
+        """The outermost push: into `owner` by `entry`, then whatever waited for its end."""
+        self.busy = True
+        began = perf_counter()
+        try:
+            try:
+                entry(frame, direction)
+            except Exception as exc:
+                owner._failed(exc, frame)
+            waiting = self.waiting
+            while waiting:
+                push, waiter = waiting.popleft()
+                push(waiter)
+        finally:
+            self.busy = False
+            ended = perf_counter()
+            if ended - began > self.budget_s:
+                self._overrun(owner, frame, ended - began, ended)
+            elif self._timed_until and ended > self._timed_until:
+                self._timed_until = 0.0
+                self.relink()
+        if self.watch is not None:
+            self.watch(frame)
+
+    def relink(self) -> None:
+        """Work out all links anew: a tap came or went."""
+        for processor in self.processors:
+            processor._relink()
+
+    # ------------------------------------------------------------ who was slow
+
+    def timed(self, owner: FrameProcessor, entry: Entry) -> Entry:
+        """`entry`, with the time that `owner` itself takes measured while the flow looks for a culprit."""
+        if not self._timed_until:
+            return entry
+
+        def timed(frame: Frame, direction: FrameDirection) -> None:
+            above, self._nested_s = self._nested_s, 0.0
+            began = perf_counter()
+            try:
+                entry(frame, direction)
+            finally:
+                took = perf_counter() - began
+                own = took - self._nested_s
+                self._nested_s = above + took
+                if own > self._slowest_s:
+                    self._slowest_s, self._slowest = own, owner
+
+        return timed
+
+    def _overrun(self, owner: FrameProcessor, frame: Frame, took: float, now: float) -> None:
+        self.overruns += 1
+        culprit = self._slowest
+        log.warning(
+            "pipeline.slow_push processor=%s own_ms=%.1f push_ms=%.1f frame=%s entered=%s",
+            culprit or "not yet known: each is timed for the next minute",
+            self._slowest_s * 1e3,
+            took * 1e3,
+            type(frame).__name__,
+            owner,
+        )
+        self._slowest_s, self._slowest = 0.0, None
+        timing, self._timed_until = self._timed_until, now + 60.0
+        if not timing:
+            self.relink()
+
+
+UNBOUND = Flow(None)  # of a processor that is in no pipeline yet
+
+ANNOUNCED = 0  # key of a frame's marks; the others are the numbers of parallel pipelines
+
+
+def marks_of(frame: Frame) -> dict[int, int]:
+    """The marks that pipelines leave on a frame."""
+    try:
+        return frame._stamp  # type: ignore[no-any-return]
+    except AttributeError:
+        marks: dict[int, int] = {}
+        frame._stamp = marks
+        return marks
