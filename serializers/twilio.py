@@ -233,8 +233,8 @@ class TwilioFrameSerializer(FrameSerializer):
         rate = number(fields.get("sampleRate", self._rate))
         channels = number(fields.get("channels", 1))
         if not isinstance(encoding, str) or encoding.lower() not in ENCODINGS or rate not in RATES or channels != 1:
-            shown = f"{encoding!r:.40}, {rate} Hz, {channels} channels"
-            raise self._bad(f"this media format cannot be decoded: {shown}; mono mu-law can", message)
+            shown = encoding[:32] if isinstance(encoding, str) and encoding.startswith("audio/") else "no audio type"
+            raise self._bad(f"{shown} at {rate} Hz, {channels} channels, cannot be decoded; mono mu-law can", message)
         return MediaFormat("PCMU", rate)
 
     def _on_dtmf(self, message: Json) -> Sequence[Frame]:
