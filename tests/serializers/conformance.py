@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -286,6 +286,21 @@ class SerializerConformance:
         assert allowed <= before - line.carrier.started_at + 0.2
         assert not np.abs(heard[int(allowed * rate) + 1 :]).max(initial=0) > 16
 
+    @pytest.mark.parametrize("rate", [8000, 16000, 24000])
+    def test_after_an_interruption_the_next_reply_starts_clean(self, rate: int) -> None:
+        """Nothing of the cancelled reply is left in a resampler or half a packet."""
+        line = self.line()
+        line.send(OutputAudioRawFrame(tone(rate, 0.5031, 16000.0), rate, 1))
+        line.wait(0.2)
+        line.send(InterruptionFrame())
+        line.wait(2.0)
+        before = len(line.carrier.playout.heard)
+        line.send(OutputAudioRawFrame(bytes(rate), rate, 1))
+        line.flush()
+        line.wait(2.0)
+        assert line.carrier.playout.utterances == 2
+        assert np.abs(samples(line.carrier.playout.heard[before:])).max() <= 16
+
     def test_marks_come_back_when_played(self) -> None:
         line = self.line()
         if not self.marks_come_back:
@@ -425,10 +440,12 @@ class SerializerConformance:
             parsed = json.loads(message)
             for path in _paths(parsed):
                 for value in (SECRET, [SECRET], {"a": SECRET}):
+                    shown = ""
                     try:
                         type(self).make().decode(json.dumps(_with(parsed, path, value)))
                     except RemoteProtocolError as error:
-                        assert SECRET not in f"{error}{error.excerpt}{error.problem}", path
+                        shown = f"{error}{error.excerpt}{error.problem}"
+                    assert SECRET not in shown, path
 
     @given(data=st.one_of(st.binary(max_size=300), st.text(max_size=300)))
     @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
@@ -470,7 +487,20 @@ def decode(serializer: FrameSerializer, message: Message) -> list[Frame]:
         frames = list(serializer.decode(message))
     except RemoteProtocolError:
         return []
-    assert all(isinstance(frame, Frame) for frame in frames)
+    for frame in frames:
+        assert isinstance(frame, Frame)
+        if isinstance(frame, CallStartedFrame):
+            call = frame.call
+            ids = (call.call_id, call.stream_id, call.account_id, call.from_number, call.to_number, call.language)
+            assert all(isinstance(text, str) for text in ids)
+            assert isinstance(call.parameters, Mapping)
+            assert isinstance(call.extra, Mapping)
+        elif isinstance(frame, PlayedFrame):
+            assert isinstance(frame.name, str)
+        elif isinstance(frame, InputAudioRawFrame):
+            assert isinstance(frame.audio, bytes)
+            assert frame.audio
+            assert not len(frame.audio) % 2
     return frames
 
 

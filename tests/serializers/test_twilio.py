@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 from gateway.simulator.twilio import FakeTwilio
 from serializers.base import WireOptions
 from serializers.twilio import TwilioFrameSerializer
@@ -7,7 +9,7 @@ from tests.serializers.conformance import SerializerConformance, machine
 class TestConformance(SerializerConformance):
     make = staticmethod(lambda: TwilioFrameSerializer.for_call(WireOptions()))
     fake = staticmethod(FakeTwilio)
-    plan = {"parameters": {"bot": "sales"}}
+    plan: ClassVar = {"parameters": {"bot": "sales"}}
     digits = "0123456789*#ABCD"
 
 
