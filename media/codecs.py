@@ -12,7 +12,7 @@ from typing import Literal
 with warnings.catch_warnings():
     # Deprecated in 3.12 and gone in 3.13, where the audioop-lts package brings the same module, without the warning.
     warnings.simplefilter("ignore", DeprecationWarning)
-    import audioop
+    import audioop as audioop  # again as its name: others of this package import it from here
 
 ULAW_SILENCE = b"\xff"
 ALAW_SILENCE = b"\xd5"
@@ -85,6 +85,11 @@ def interleave(channels: Sequence[bytes], width: int = 2) -> bytes:
     for index, channel in enumerate(channels):
         items[index :: len(channels)] = memoryview(channel).cast(_FORMATS[width])
     return bytes(joined)
+
+
+def peak(pcm: bytes) -> int:
+    """The largest absolute sample value, 0 to 32768."""
+    return int(audioop.max(pcm, 2))
 
 
 def _half_a_sample(samples: bytes) -> ValueError:

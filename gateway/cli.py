@@ -1,0 +1,188 @@
+"""The command line: `gateway serve | run | demo | call | check | version`.
+
+Exit codes: 0 fine, 1 the check or the call failed, 2 wrong usage or configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.metadata
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from media.errors import ConfigError, ConfigErrors
+
+Command = Callable[[argparse.Namespace], int]
+
+OK, FAILED, USAGE = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.command(args))
+    except ConfigErrors as exc:
+        for error in exc.errors:
+            print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    except ConfigError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+
+
+# ---------------------------------------------------------------- commands
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve calls until Ctrl-C or SIGTERM; live calls may finish first.
+
+    Example: gateway serve --config gateway.toml
+    """
+    from gateway.commands import serve as serving
+
+    return serving.serve(args.config, host=args.host, port=args.port)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Try the gateway on this machine: serve on loopback with a sample configuration, and say what to do next.
+
+    Makes gateway.toml and a secret beside it if there are none. Carriers whose credentials are missing answer the
+    simulator's calls only.
+
+    Example: gateway run
+    """
+    from gateway.commands import serve as serving
+
+    return serving.run(args.config, port=args.port)
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Place one call through each carrier's protocol and print what the caller heard.
+
+    Starts a gateway on a free loopback port, calls it through strict fake carriers over real WebSockets (speech,
+    digits, an interruption, a hang-up), writes the heard WAVs, and exits 0 only if every call was right.
+
+    Example: gateway demo --out heard
+    """
+    from gateway.commands import demo as demonstration
+
+    return demonstration.demo(out=args.out, only=args.carrier, as_json=args.json)
+
+
+def call(args: argparse.Namespace) -> int:
+    """Place a simulated call to a running gateway and print its timeline.
+
+    The gateway's own [gateway] secret lets the call in, so both must use the same configuration.
+
+    Example: gateway call --carrier twilio --to +15550100 --wav hello.wav --digits 1 --out heard.wav
+    """
+    from gateway.commands import call as calling
+
+    return asyncio.run(calling.call(args))
+
+
+def check(args: argparse.Namespace) -> int:
+    """Read a configuration and name every mistake in it, with its place and its remedy.
+
+    Example: gateway check --config gateway.toml
+    """
+    from gateway.commands import serve as serving
+
+    return serving.check(args.config, as_json=args.json)
+
+
+def version(args: argparse.Namespace) -> int:
+    """Print the version of the gateway, of Python and of what matters to calls.
+
+    Example: gateway version --json
+    """
+    names = ("telephony-gateway", "starlette", "uvicorn", "websockets", "numpy", "soxr", "onnxruntime")
+    found = {"python": sys.version.split()[0]}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    if args.json:
+        print(json.dumps(found))
+    else:
+        print("\n".join(f"{name} {number}" for name, number in found.items()))
+    return OK
+
+
+# ---------------------------------------------------------------- the parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gateway",
+        description="Carriers' calls in, voice bots out. Start with `gateway demo`, then `gateway run`.",
+        epilog="`gateway COMMAND --help` explains a command. Exit codes: 0 fine, 1 failed, 2 wrong usage.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(command: Command, *options: tuple[Sequence[str], dict[str, Any]], as_json: bool = False) -> None:
+        text = (command.__doc__ or "").strip()
+        sub = commands.add_parser(
+            command.__name__,
+            help=text.splitlines()[0],
+            description=_unindented(text),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        for flags, keywords in options:
+            sub.add_argument(*flags, **keywords)
+        if as_json:
+            sub.add_argument("--json", action="store_true", help="one JSON object on standard output, for machines")
+        sub.set_defaults(command=command)
+
+    config = (("--config",), {"type": Path, "default": Path("gateway.toml"), "metavar": "FILE", "help": "default: gateway.toml"})
+    port = (("--port",), {"type": int, "metavar": "N", "help": "over the configuration's; 0: any free one"})
+    add(demo, *_demo_options(), as_json=True)
+    add(run, config, port)
+    add(serve, config, (("--host",), {"metavar": "ADDRESS", "help": "over the configuration's"}), port)
+    add(call, config, *_call_options(), as_json=True)
+    add(check, config, as_json=True)
+    add(version, as_json=True)
+    return parser
+
+
+def _unindented(text: str) -> str:
+    return "\n".join(line.strip() for line in text.splitlines())
+
+
+def _demo_options() -> list[tuple[Sequence[str], dict[str, Any]]]:
+    return [
+        (("--out",), {"type": Path, "default": Path("heard"), "metavar": "DIR", "help": "for the WAVs; default: heard/"}),
+        (("--carrier",), {"action": "append", "metavar": "NAME", "help": "only this one; may be repeated"}),
+    ]
+
+
+def _call_options() -> list[tuple[Sequence[str], dict[str, Any]]]:
+    return [
+        (("--carrier",), {"required": True, "metavar": "NAME", "help": "twilio, telnyx, plivo, exotel, vonage, genesys"}),
+        (("--to",), {"required": True, "metavar": "NUMBER", "help": "the number called: it selects the bot"}),
+        (("--from",), {"dest": "from_number", "default": "+14155550101", "metavar": "NUMBER", "help": "the caller's"}),
+        (("--url",), {"metavar": "URL", "help": "of the gateway; default: ws://127.0.0.1:<port of the configuration>"}),
+        (("--wav",), {"type": Path, "metavar": "FILE", "help": "what the caller says; silence without it"}),
+        (("--say-at",), {"type": float, "default": 0.5, "metavar": "S", "help": "when the caller begins; default 0.5"}),
+        (("--digits",), {"default": "", "metavar": "DIGITS", "help": "keys pressed one after the other"}),
+        (("--digits-at",), {"type": float, "default": 1.5, "metavar": "S", "help": "first key; default 1.5 s"}),
+        (("--hang-up-at",), {"type": float, "metavar": "S", "help": "the caller hangs up then, if the bot has not"}),
+        (("--max-s",), {"type": float, "default": 60.0, "metavar": "S", "help": "longest call; default 60"}),
+        (("--param",), {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "a custom parameter"}),
+        (("--codec",), {"default": "", "metavar": "NAME", "help": "PCMU, PCMA or L16, where the carrier has a choice"}),
+        (("--rate",), {"type": int, "default": 0, "metavar": "HZ", "help": "of the wire, where there is a choice"}),
+        (("--out",), {"type": Path, "metavar": "FILE", "help": "write what the caller heard"}),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The commands that serve: `gateway serve`, `run` and `check`."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.resources
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+
+import structlog
+
+from gateway.app import Gateway, prepare
+from gateway.settings import Settings, load_settings
+from media.errors import ConfigError, ConfigErrors
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
+
+
+def serve(config: Path, *, host: str | None = None, port: int | None = None) -> int:
+    """`gateway serve`: until a signal. Gives the exit code."""
+    from gateway import log as logging
+
+    settings = load_settings(config)
+    logging.configure(settings.gateway.log_level, as_json=_as_json(settings))
+    return asyncio.run(_serve(settings, host=host, port=port))
+
+
+def _as_json(settings: Settings) -> bool | None:
+    return {"json": True, "text": False}.get(settings.gateway.log_format)
+
+
+async def _serve(settings: Settings, *, host: str | None = None, port: int | None = None, hello: str = "") -> int:
+    from gateway.server import server
+
+    for name, why in settings.carriers_off.items():
+        log.warning("carrier.off", carrier=name, why=why)
+    for warning in settings.warnings:
+        log.warning("settings.warning", text=warning)
+    builds = await prepare(settings)
+    gateway = Gateway(settings, builds)
+    running = server(gateway, host=host, port=port)
+    task = asyncio.get_running_loop().create_task(running.serve(), name="server")
+    while not running.started and not task.done():
+        await asyncio.sleep(0.02)
+    if running.started:
+        log.info(
+            "gateway.listening",
+            host=running.config.host,
+            port=running.port,
+            carriers=sorted(settings.carriers),
+            bots=sorted(settings.bots),
+            max_calls=settings.gateway.max_calls,
+        )
+        if hello:
+            print(hello.format(port=running.port), flush=True)
+    try:
+        await task
+    except SystemExit as exc:  # uvicorn could not listen, and has said why
+        return int(exc.code or 1)
+    return 0 if running.started else 1
+
+
+# ---------------------------------------------------------------- trying it out
+
+_HELLO = """
+The gateway listens on http://127.0.0.1:{{port}} (loopback only) with {config}.
+In another terminal, call it through a simulated carrier:
+
+    {command} call --carrier twilio --to +15550100 --wav hello.wav --out heard.wav    # echo: you hear yourself
+    {command} call --carrier plivo --to +15550101 --digits 1 --out heard.wav          # menu
+    {command} call --carrier genesys --to +15550102 --out heard.wav                   # announcement
+
+{carriers}
+Edit {config} (numbers, bots, carriers) and start again. Ctrl-C ends it.
+"""
+
+
+def run(config: Path, *, port: int | None = None) -> int:
+    """`gateway run`: serve on loopback, with whatever is missing made up for the simulator."""
+    from gateway import log as logging
+
+    if not config.exists():
+        write_sample(config)
+        print(f"wrote {config} and {config.parent / SECRET_FILE}: yours to edit")
+    settings = load_settings(config)
+    lacking = made_up_secrets(settings)
+    if lacking:
+        settings = load_settings(config)
+    logging.configure(settings.gateway.log_level, as_json=_as_json(settings))
+    lines = [f"Real calls of {name} need {variables}; until then only simulated ones come in." for name, variables in lacking.items()]
+    command = "gateway" if sys.prefix == sys.base_prefix else os.path.relpath(Path(sys.prefix, "bin", "gateway"))
+    hello = _HELLO.format(config=config, command=command, carriers="\n".join(lines))
+    return asyncio.run(_serve(settings, host="127.0.0.1", port=port, hello=hello))
+
+
+SECRET_FILE = "gateway.secret"
+
+
+def write_sample(config: Path) -> None:
+    """The sample configuration at `config`, with a token secret of its own beside it."""
+    sample = importlib.resources.files("gateway").joinpath("sample", "gateway.toml").read_text(encoding="utf-8")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(sample, encoding="utf-8")
+    secret = config.parent / SECRET_FILE
+    if not secret.exists():
+        with open(os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+
+
+def made_up_secrets(settings: Settings) -> dict[str, str]:
+    """Give every carrier that is off for lack of environment variables random ones; name them by carrier.
+
+    Nobody outside knows them, so nothing real gets in by them: they let the simulator's calls through.
+    """
+    lacking: dict[str, str] = {}
+    for name, variables in settings.carriers_lacking.items():
+        for variable in variables:
+            os.environ.setdefault(variable, secrets.token_hex(16))
+        lacking[name] = ", ".join(variables)
+    return lacking
+
+
+# ---------------------------------------------------------------- checking
+
+
+def check(config: Path, *, as_json: bool = False) -> int:
+    """`gateway check`: all mistakes at once. Gives 0 or 1."""
+    errors: tuple[ConfigError, ...] = ()
+    warnings: tuple[str, ...] = ()
+    try:
+        settings = load_settings(config, strict=True)
+        warnings = settings.warnings
+        asyncio.run(prepare(settings))
+    except ConfigErrors as exc:
+        errors = exc.errors
+    except ConfigError as exc:
+        errors = (exc,)
+    if as_json:
+        listed = [{"path": error.path, "problem": error.problem, "remedy": error.remedy} for error in errors]
+        print(json.dumps({"config": str(config), "errors": listed, "warnings": list(warnings)}))
+    else:
+        for error in errors:
+            print(f"error: {error}")
+        for warning in warnings:
+            print(f"warning: {warning}")
+        if not errors:
+            print(f"{config} is good")
+    return 1 if errors else 0

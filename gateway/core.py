@@ -1,0 +1,717 @@
+"""One call without I/O: messages and `now` go in, messages and effects come out.
+
+The core owns the serializer, the pipeline's two ends, the state and the timers of one call. It never waits: what
+must happen on the network is a message in the outbox or an effect, a value that the session hands to the finisher.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+import structlog
+
+from bots.base import Build, Call
+from media.call import CallInfo, Variables
+from media.errors import GatewayError, RemoteProtocolError
+from media.events import DONE, Drives, Handle
+from media.frames import (
+    AudioDiscardedFrame,
+    CallEndedFrame,
+    CallPausedFrame,
+    CallResumedFrame,
+    CallStartedFrame,
+    CallUpdatedFrame,
+    CancelFrame,
+    CancelTaskFrame,
+    CarrierErrorFrame,
+    EndFrame,
+    EndTaskFrame,
+    ErrorFrame,
+    Frame,
+    InputAudioRawFrame,
+    InputDTMFFrame,
+    InterruptionFrame,
+    InterruptionTaskFrame,
+    MarkFrame,
+    OutputAudioRawFrame,
+    OutputTransportMessageUrgentFrame,
+    PlaybackClearedFrame,
+    PlaybackCompletedFrame,
+    PlaybackStartedFrame,
+    PlayedFrame,
+    StartFrame,
+    StopTaskFrame,
+    TaskFrame,
+    TaskSystemFrame,
+)
+from media.output import OutputStage
+from media.pipeline import Pipeline
+from media.processor import FrameDirection, FrameProcessor, Lanes
+from serializers.base import Ending, FrameSerializer, Message
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.call")
+
+
+class CallState(Enum):
+    """Where a call stands."""
+
+    OPENING = "opening"  # socket accepted, the carrier has not said what call this is
+    LIVE = "live"
+    PAUSED = "paused"  # the carrier holds the caller's audio back
+    DRAINING = "draining"  # the last words are on their way to the caller's ear
+    ENDING = "ending"  # the carrier was told; socket and serializer are still alive
+    CLOSED = "closed"
+    FAILED = "failed"  # never came to life
+
+
+class CallEvent(Enum):
+    """What moves a call from one state to another."""
+
+    STARTED = "start message"
+    START_TIMEOUT = "no start message in time"
+    BOT_ENDED = "bot ends"
+    CANCELLED = "cancelled"
+    ERROR = "bot failed"
+    CALLER_ENDED = "carrier says it is over"
+    SOCKET_CLOSED = "socket closed"
+    PAUSED = "carrier pauses"
+    RESUMED = "carrier resumes"
+    SILENT = "carrier sends nothing"
+    TOO_LONG = "longest call"
+    SHUTDOWN = "shutdown"
+    PLAYED_OUT = "last sample heard"
+    DRAIN_LIMIT = "drain limit"
+    END_LIMIT = "carrier did not close"
+
+
+_S, _E = CallState, CallEvent
+
+# What is legal when. An event that is not listed for a state changes nothing. docs/call.md draws this table.
+TRANSITIONS: dict[tuple[CallState, CallEvent], CallState] = {
+    (_S.OPENING, _E.STARTED): _S.LIVE,
+    (_S.OPENING, _E.START_TIMEOUT): _S.FAILED,
+    (_S.OPENING, _E.CALLER_ENDED): _S.FAILED,
+    (_S.OPENING, _E.SOCKET_CLOSED): _S.FAILED,
+    (_S.OPENING, _E.SHUTDOWN): _S.FAILED,
+    (_S.OPENING, _E.CANCELLED): _S.FAILED,
+    (_S.OPENING, _E.ERROR): _S.FAILED,
+    **{
+        (state, event): target
+        for state in (_S.LIVE, _S.PAUSED)
+        for event, target in {
+            _E.BOT_ENDED: _S.DRAINING,
+            _E.ERROR: _S.DRAINING,
+            _E.TOO_LONG: _S.DRAINING,
+            _E.SHUTDOWN: _S.DRAINING,
+            _E.CANCELLED: _S.ENDING,
+            _E.SILENT: _S.ENDING,
+            _E.CALLER_ENDED: _S.CLOSED,
+            _E.SOCKET_CLOSED: _S.CLOSED,
+        }.items()
+    },
+    (_S.LIVE, _E.PAUSED): _S.PAUSED,
+    (_S.PAUSED, _E.RESUMED): _S.LIVE,
+    (_S.DRAINING, _E.PLAYED_OUT): _S.ENDING,
+    (_S.DRAINING, _E.DRAIN_LIMIT): _S.ENDING,
+    (_S.DRAINING, _E.CANCELLED): _S.ENDING,
+    (_S.DRAINING, _E.CALLER_ENDED): _S.CLOSED,
+    (_S.DRAINING, _E.SOCKET_CLOSED): _S.CLOSED,
+    (_S.ENDING, _E.CALLER_ENDED): _S.CLOSED,
+    (_S.ENDING, _E.SOCKET_CLOSED): _S.CLOSED,
+    (_S.ENDING, _E.END_LIMIT): _S.CLOSED,
+}
+OVER = frozenset({CallState.CLOSED, CallState.FAILED})
+
+MAX_HELD = 3000  # frames kept for a bot that is not ready: a minute of audio
+
+# Who ended the call, by the event that did.
+_ENDED_BY = {
+    _E.BOT_ENDED: "bot",
+    _E.CANCELLED: "bot",
+    _E.CALLER_ENDED: "caller",
+    _E.SOCKET_CLOSED: "caller",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallLimits:
+    """Times in seconds, sizes in messages."""
+
+    start_s: float = 10.0  # from the socket to the carrier's start message
+    bot_start_s: float = 10.0  # for StartFrame to come through the bot's pipeline
+    silence_s: float = 30.0  # without any message from the carrier: the socket is half open
+    longest_s: float = 4 * 3600.0
+    drain_s: float = 30.0  # for the last words, beyond the time they need by the clock
+    outbox: int = 1000  # messages waiting for a peer that does not read; then the oldest media is dropped
+    blocked_s: float = 10.0  # a peer that reads nothing for so long is gone
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """What is known of a call when it is over."""
+
+    info: CallInfo
+    bot: str
+    state: str
+    ended_by: str
+    reason: str
+    duration_s: float
+    counters: dict[str, int] = field(default_factory=dict)
+    variables: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BotRoute:
+    """Which bot answers a call, and at which rate its pipeline runs (None: the wire's)."""
+
+    bot: str
+    build: Build
+    sample_rate: int | None = None
+
+
+class Shell(Drives, Protocol):
+    """What a core needs of the world: the session, or a test. The tasks are those of the call's processors."""
+
+    def now(self) -> float: ...
+    def wake(self) -> None:
+        """There is something in the outbox, or the call has changed its state."""
+
+    def end_task(self, handle: Handle, timeout_s: float | None) -> Awaitable[None]: ...
+    def attach_async(self, processor: FrameProcessor) -> Lanes: ...
+
+
+class _Timer:
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class CallInput(FrameProcessor):
+    """The first processor of a call's pipeline: what the carrier says is pushed from here."""
+
+    def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        self.push_frame(frame, direction)
+
+
+class CallCore:
+    """One call. Plain functions; `now` is seconds of the process's monotonic clock."""
+
+    def __init__(
+        self,
+        serializer: FrameSerializer,
+        shell: Shell,
+        *,
+        limits: CallLimits | None = None,
+        claims: CallInfo | None = None,
+        route: Callable[[CallInfo], BotRoute | None] | None = None,
+        lead_ms: float | None = None,
+        now: float = 0.0,
+    ) -> None:
+        self.serializer = serializer
+        self.shell = shell
+        self.limits = limits or CallLimits()
+        self.bot = ""
+        self.state = CallState.OPENING
+        self.info = claims or CallInfo(carrier=serializer.carrier)
+        self.variables = Variables()
+        self.outbox: deque[tuple[Message, bool]] = deque()  # (message, it is media or a mark)
+        self.counters: Counter[str] = Counter()
+        self.reason = self.ended_by = ""
+        self.close_code = 1000
+        self.close_at: float | None = None  # when the socket should be closed by us, if the carrier has not
+        self.input, self.output = CallInput(name="CallInput"), OutputStage(self, name="CallOutput")
+        self.pipeline: Pipeline | None = None
+        self._claims = claims
+        self._route = route  # None: a task of the user's drives the pipeline that holds input and output
+        self._lead_ms = serializer.lead_ms if lead_ms is None else lead_ms
+        self._in_rate = 8000
+        self._opened = now
+        self._started = now
+        self._deadline = now + self.limits.start_s  # of the state: start, drain, end
+        self._last_heard = now  # when the carrier last sent anything
+        self.blocked_since: float | None = None  # the session waits for a peer that does not read
+        self._timers: list[tuple[float, int, _Timer]] = []
+        self._timer_ids = itertools.count()
+        self._bad = 0
+        self._held: list[Frame] | None = [] if route is not None else None  # until StartFrame has come through
+        self._farewell: Frame | None = None  # the End or Stop frame that has come out of the pipeline
+        self._wire_handlers: dict[type, Callable[[Any, float], None]] = {
+            InputAudioRawFrame: self._on_audio,
+            InputDTMFFrame: self._on_digit,
+            OutputTransportMessageUrgentFrame: self._on_answer,
+            CallStartedFrame: self._on_started,
+            CallEndedFrame: self._on_ended,
+            PlayedFrame: self.output.on_wire,
+            PlaybackStartedFrame: self.output.on_wire,
+            PlaybackCompletedFrame: self.output.on_wire,
+            PlaybackClearedFrame: self._on_cleared,
+            CallPausedFrame: self._on_paused,
+            CallResumedFrame: self._on_resumed,
+            CallUpdatedFrame: self._on_updated,
+            CarrierErrorFrame: self._on_carrier_error,
+            AudioDiscardedFrame: self._on_discarded,
+        }
+
+    # ------------------------------------------------------------ what comes in
+
+    def receive(self, data: Message, now: float) -> None:
+        """Take one message from the carrier."""
+        self._last_heard = now
+        if self.state in OVER:
+            return
+        try:
+            frames = self.serializer.decode(data)
+        except RemoteProtocolError as exc:
+            self._bad_message(exc.problem, exc.excerpt)
+            return
+        except Exception:
+            log.exception("call.decode_failed", carrier=self.info.carrier, size=len(data))
+            self._bad_message("the serializer failed", "")
+            return
+        for frame in frames:
+            handle = self._wire_handlers.get(type(frame))
+            if handle is not None:
+                handle(frame, now)
+            else:
+                self._push(frame)
+        if self.outbox:
+            self.shell.wake()
+
+    def disconnected(self, code: int, now: float) -> None:
+        """The socket is gone."""
+        self.counters["close_code"] = code
+        if self.state in OVER:
+            return
+        reason = "caller" if self.serializer.close_is_normal_end or code == 1000 else "socket-lost"
+        self._move(CallEvent.SOCKET_CLOSED, reason, now)
+
+    def tick(self, now: float) -> None:
+        """Send what is due by `now`; look at the deadlines."""
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            callback = heapq.heappop(timers)[2].callback
+            if callback is not None:
+                try:
+                    callback()
+                except Exception as exc:
+                    self.fail(f"a timer failed: {exc!r}", exc)
+        state = self.state
+        if state is CallState.LIVE or state is CallState.DRAINING or state is CallState.PAUSED:
+            self.output.tick(now)
+            if state is CallState.DRAINING:
+                if self._farewell is not None and self.output.all_heard(now):
+                    self._move(CallEvent.PLAYED_OUT, self.reason, now)
+                elif now >= self._deadline:
+                    self.counters["drain_limit"] += 1
+                    self._move(CallEvent.DRAIN_LIMIT, self.reason, now)
+            elif now - self._last_heard > self.limits.silence_s and state is CallState.LIVE:
+                self._move(CallEvent.SILENT, "carrier-silent", now)
+            elif now - self._started > self.limits.longest_s:
+                self._end(CallEvent.TOO_LONG, "longest-call", now)
+        elif state is CallState.OPENING and now >= self._deadline:
+            self._move(CallEvent.START_TIMEOUT, "no-start", now)
+        elif state is CallState.ENDING and now >= self._deadline:
+            self._move(CallEvent.END_LIMIT, self.reason, now)
+        if self.outbox:
+            if self.blocked_since is not None and now - self.blocked_since > self.limits.blocked_s:
+                self.counters["peer_blocked"] += 1
+                self.close_code = 1011
+                self._move(CallEvent.SOCKET_CLOSED, "peer-not-reading", now)
+            self.shell.wake()
+
+    # ------------------------------------------------------------ what a bot, a task or the process asks
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the pipeline's audio as the bot hears it."""
+        return self._in_rate
+
+    def now(self) -> float:
+        return self.shell.now()
+
+    def inject(self, frame: Frame) -> None:
+        """Push `frame` from the top of the pipeline, then send what is due."""
+        if self.pipeline is not None and self.state not in OVER:
+            self.pipeline.push(frame)
+            self._after_push()
+
+    def interrupt(self) -> None:
+        """The caller has the floor."""
+        self.counters["interrupted_by_bot"] += 1
+        self.inject(InterruptionFrame())
+
+    def end(self, reason: str = "completed") -> None:
+        """End when what is queued was heard."""
+        self._end(CallEvent.BOT_ENDED, reason, self.now())
+
+    def transfer(self, target: str) -> None:
+        """Hand the caller over. There is no call control yet that could: the call ends with that reason."""
+        log.warning("call.transfer_unavailable", call=self.info.call_id, carrier=self.info.carrier)
+        self.end("transfer-unavailable")
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """End at once."""
+        if self.pipeline is not None and self.state not in OVER:
+            self.pipeline.push(CancelFrame(reason))
+        self._move(CallEvent.CANCELLED, reason, self.now())
+
+    def shutdown(self) -> None:
+        """The process goes down: say what is queued, then end."""
+        if self.state is CallState.OPENING:
+            self._move(CallEvent.SHUTDOWN, "shutdown", self.now())
+        else:
+            self._end(CallEvent.SHUTDOWN, "shutdown", self.now())
+
+    def fail(self, problem: str, exception: BaseException | None = None) -> None:
+        """The bot cannot go on: end the call in good order."""
+        self.counters["errors"] += 1
+        log.error("call.failed", call=self.info.call_id, bot=self.bot, problem=problem, exc_info=exception)
+        if self.state is CallState.OPENING:
+            self._move(CallEvent.ERROR, "error", self.now())
+        else:
+            self._end(CallEvent.ERROR, "error", self.now())
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> _Timer:
+        """`callback` at the first tick after `delay_s`; its exceptions end the call, not the process."""
+        timer = _Timer(callback)
+        heapq.heappush(self._timers, (self.shell.now() + delay_s, next(self._timer_ids), timer))
+        return timer
+
+    # ------------------------------------------------------------ the runtime of the pipeline
+
+    def spawn(self, coro: Coroutine[Any, Any, Any], name: str) -> Handle:
+        return self.shell.spawn(coro, name)
+
+    def drive(self, coro: Coroutine[Any, Any, Any], name: str) -> Handle | None:
+        return self.shell.drive(coro, name)
+
+    def settle(self, handles: Iterable[Handle]) -> Awaitable[None]:
+        return self.shell.settle(handles)
+
+    def end_task(self, handle: Handle, timeout_s: float | None) -> Awaitable[None]:
+        return self.shell.end_task(handle, timeout_s)
+
+    def attach_async(self, processor: FrameProcessor) -> Lanes:
+        return self.shell.attach_async(processor)
+
+    def interrupting(self, frame: InterruptionFrame) -> None:
+        """An interruption was pushed somewhere: it takes effect here before it travels."""
+        self.counters["interruptions"] += 1
+        self.output.interrupt(frame)
+
+    # ------------------------------------------------------------ the wire, as the output stage sees it
+
+    @property
+    def send_rate(self) -> int:
+        return self.serializer.send_rate
+
+    @property
+    def packet_ms(self) -> int:
+        return self.serializer.packet_ms
+
+    @property
+    def lead_ms(self) -> float:
+        return self._lead_ms
+
+    @property
+    def has_marks(self) -> bool:
+        return self.serializer.has_marks
+
+    @property
+    def echoes_marks_on_clear(self) -> bool:
+        return self.serializer.echoes_marks_on_clear
+
+    @property
+    def sends_digits(self) -> bool:
+        return self.serializer.sends_digits
+
+    @property
+    def clear_grain_ms(self) -> int:
+        return self.serializer.clear_grain_ms
+
+    def send_audio(self, pcm: bytes) -> None:
+        if not self.info.receives_audio:
+            self.counters["audio_to_monitor"] += 1
+            return
+        outbox = self.outbox
+        for message in self.serializer.encode(OutputAudioRawFrame(pcm, self.serializer.send_rate, 1)):
+            outbox.append((message, True))
+        if len(outbox) > self.limits.outbox:
+            self._drop_oldest_media()
+
+    def send(self, frame: Frame) -> None:
+        media = isinstance(frame, MarkFrame)
+        for message in self.serializer.encode(frame):
+            self.outbox.append((message, media))
+
+    def flush(self) -> None:
+        for message in self.serializer.flush():
+            self.outbox.append((message, True))
+
+    def clear(self, frame: InterruptionFrame) -> None:
+        """Media that has not left yet never does; then the carrier's own clear, ahead of all later media."""
+        if self.outbox:
+            kept = [entry for entry in self.outbox if not entry[1]]
+            self.outbox.clear()
+            self.outbox.extend(kept)
+        self.send(frame)
+        self.shell.wake()
+
+    def released(self, frame: Frame) -> None:
+        """End, Stop or Cancel has come to its turn behind all audio."""
+        self._farewell = frame
+        if isinstance(frame, EndFrame) and self.state in (CallState.LIVE, CallState.PAUSED):
+            self._move(CallEvent.BOT_ENDED, str(frame.reason or "completed"), self.now())
+        elif isinstance(frame, CancelFrame):
+            self._move(CallEvent.CANCELLED, str(frame.reason or "cancelled"), self.now())
+
+    def _drop_oldest_media(self) -> None:
+        for position, (_, media) in enumerate(self.outbox):
+            if media:
+                del self.outbox[position]
+                self.counters["late_dropped"] += 1
+                return
+
+    # ------------------------------------------------------------ the outbox, as the session sees it
+
+    def take(self) -> Message | None:
+        """The next message for the socket."""
+        if self.outbox:
+            return self.outbox.popleft()[0]
+        return None
+
+    def record(self, now: float) -> CallRecord:
+        """What is known of this call."""
+        ledger = self.output.ledger
+        counters = dict(self.counters)
+        if ledger is not None:
+            rate = max(1, ledger.sample_rate)
+            counters["generated_ms"] = ledger.generated * 1000 // rate
+            counters["sent_ms"] = ledger.sent * 1000 // rate
+            counters["heard_ms"] = ledger.heard(now) * 1000 // rate
+        if self.output.paced is not None:
+            counters["underruns"] = self.output.paced.underruns
+        return CallRecord(
+            info=self.info,
+            bot=self.bot,
+            state=self.state.value,
+            ended_by=self.ended_by,
+            reason=self.reason,
+            duration_s=round(now - self._opened, 3),
+            counters=counters,
+            variables=dict(self.variables.changed),
+        )
+
+    # ------------------------------------------------------------ frames off the wire
+
+    def _on_audio(self, frame: InputAudioRawFrame, now: float) -> None:
+        if self.state is CallState.LIVE or self.state is CallState.DRAINING:
+            self._push(frame)
+
+    def _on_digit(self, frame: InputDTMFFrame, now: float) -> None:
+        self.counters["digits"] += 1
+        self._push(frame)
+
+    def _on_answer(self, frame: OutputTransportMessageUrgentFrame, now: float) -> None:
+        """The protocol's own answer: never through the pipeline, which a bot may block."""
+        self.send(frame)
+
+    def _on_started(self, frame: CallStartedFrame, now: float) -> None:
+        if self.state is not CallState.OPENING:
+            self._bad_message("a second start", "")
+            return
+        self.info = frame.call.completed_by(self._claims) if self._claims is not None else frame.call
+        self.variables = Variables(self.info.parameters)
+        self._started = now
+        self._move(CallEvent.STARTED, "", now)
+        structlog.contextvars.bind_contextvars(call=self.info.call_id, carrier=self.info.carrier)
+        if self.info.probe:
+            return
+        self._start_pipeline()
+        log.info("call.started", bot=self.bot, receive=_format(self.info.receive), send=_format(self.info.send))
+
+    def _start_pipeline(self) -> None:
+        if self._route is None:
+            return
+        route = self._route(self.info)
+        if route is None:
+            log.warning("call.no_bot", carrier=self.info.carrier, to_digits=len(self.info.to_number))
+            self._end(CallEvent.ERROR, "no-bot", self.now())
+            return
+        self.bot = route.bot
+        self._in_rate = route.sample_rate or self.info.receive.sample_rate
+        self.serializer.begin(self._in_rate)
+        out_rate = route.sample_rate or self.serializer.send_rate
+        try:
+            middle: Sequence[FrameProcessor] = route.build(Call(self.info, self.variables, self))
+            pipeline = Pipeline([self.input, *middle, self.output])
+            set_up = pipeline.bind(self, on_source=self._on_source, on_sink=self._on_sink)
+        except Exception as exc:
+            self.fail(f"the bot could not be built: {exc!r}", exc)
+            return
+        self.pipeline = pipeline
+        start = StartFrame(audio_in_sample_rate=self._in_rate, audio_out_sample_rate=out_rate)
+        self.call_later(self.limits.bot_start_s, self._check_started)
+        if set_up is DONE:
+            pipeline.push(start)
+            self._after_push()
+        else:
+            self.spawn(self._start_after(set_up, start), "pipeline-setup")
+
+    def _check_started(self) -> None:
+        if self._held is not None:
+            self.fail("the bot's pipeline did not start: StartFrame has not come through it")
+
+    async def _start_after(self, set_up: Awaitable[None], start: StartFrame) -> None:
+        await set_up
+        self.inject(start)
+
+    def _on_sink(self, frame: Frame) -> None:
+        """What has come through the whole pipeline."""
+        if isinstance(frame, StartFrame):
+            held, self._held = self._held or (), None
+            for early in held:
+                self.input.push_frame(early)
+        elif isinstance(frame, TaskFrame | TaskSystemFrame) and self.pipeline is not None:
+            self.pipeline.push(frame, FrameDirection.UPSTREAM)  # pushed the wrong way: it is meant for the top
+
+    def _on_source(self, frame: Frame) -> None:
+        """What has come up to the top of the pipeline: requests and errors."""
+        if isinstance(frame, ErrorFrame):
+            self.counters["errors"] += 1
+            if frame.fatal:
+                self.fail(f"{frame.processor}: {frame.error}", frame.exception)
+        elif isinstance(frame, EndTaskFrame):
+            self._end(CallEvent.BOT_ENDED, str(frame.reason or "completed"), self.now())
+        elif isinstance(frame, StopTaskFrame):
+            self._end(CallEvent.BOT_ENDED, "stopped", self.now())
+        elif isinstance(frame, CancelTaskFrame):
+            self.cancel(str(frame.reason or "cancelled"))
+        elif isinstance(frame, InterruptionTaskFrame):
+            self.inject(InterruptionFrame())
+
+    def _on_ended(self, frame: CallEndedFrame, now: float) -> None:
+        self._move(CallEvent.CALLER_ENDED, frame.reason, now)
+
+    def _on_cleared(self, frame: PlaybackClearedFrame, now: float) -> None:
+        self.counters["cleared"] += 1
+
+    def _on_paused(self, frame: CallPausedFrame, now: float) -> None:
+        self._move(CallEvent.PAUSED, "", now)
+        self._push(frame)
+
+    def _on_resumed(self, frame: CallResumedFrame, now: float) -> None:
+        self._move(CallEvent.RESUMED, "", now)
+        self._push(frame)
+
+    def _on_updated(self, frame: CallUpdatedFrame, now: float) -> None:
+        self._push(frame)
+
+    def _on_discarded(self, frame: AudioDiscardedFrame, now: float) -> None:
+        self.counters["discarded_ms"] += round(frame.duration_s * 1000)
+        self._push(frame)
+
+    def _on_carrier_error(self, frame: CarrierErrorFrame, now: float) -> None:
+        self.counters["carrier_errors"] += 1
+        log.warning("call.carrier_error", call=self.info.call_id, code=frame.code, retry_after_s=frame.retry_after_s)
+
+    def _bad_message(self, problem: str, excerpt: str) -> None:
+        """Count every bad message; log the first and then each power of two."""
+        self._bad += 1
+        self.counters["bad_messages"] = self._bad
+        if self._bad & (self._bad - 1) == 0:
+            log.warning("call.bad_message", carrier=self.info.carrier, problem=problem, excerpt=excerpt, count=self._bad)
+
+    def _push(self, frame: Frame) -> None:
+        """A frame off the wire into the pipeline; nothing escapes."""
+        if self._held is not None:
+            # The bot is still being set up: what the caller says meanwhile is kept for it.
+            if len(self._held) < MAX_HELD:
+                self._held.append(frame)
+            else:
+                self.counters["early_dropped"] += 1
+            return
+        self.input.push_frame(frame)
+
+    def _after_push(self) -> None:
+        self.output.release(self.now())
+        if self.outbox:
+            self.shell.wake()
+
+    # ------------------------------------------------------------ states
+
+    def _end(self, event: CallEvent, reason: str, now: float) -> None:
+        """Begin to end in good order: EndFrame goes through the pipeline, behind all that is queued."""
+        if self.state not in (CallState.LIVE, CallState.PAUSED):
+            return
+        self._move(event, reason, now)
+        if self.pipeline is not None:
+            self.pipeline.push(EndFrame(reason))
+            self._after_push()
+        elif self._route is not None or self.info.probe:
+            self._farewell = EndFrame(reason)
+
+    def _move(self, event: CallEvent, reason: str, now: float) -> None:
+        target = TRANSITIONS.get((self.state, event))
+        if target is None:
+            return
+        before, self.state = self.state, target
+        if reason and not self.reason:
+            self.reason = reason
+            self.ended_by = _ENDED_BY.get(event, "gateway")
+        log.debug("call.state", before=before.value, event_name=event.name, state=target.value)
+        if target is CallState.DRAINING:
+            ledger = self.output.ledger
+            left = (ledger.heard_by() - now) if ledger is not None else 0.0
+            paced = self.output.paced
+            if paced is not None and ledger is not None:
+                left = max(left, 0.0) + paced.buffered / ledger.sample_rate
+            self._deadline = now + left + self.limits.drain_s
+        elif target is CallState.ENDING:
+            self._tell_carrier(now)
+        elif target in OVER:
+            self._over(event, now)
+        self.shell.wake()
+
+    def _tell_carrier(self, now: float) -> None:
+        """The carrier's way of ending a call."""
+        set_variables = getattr(self.serializer, "set_output_variables", None)
+        if set_variables is not None and self.variables.changed:
+            set_variables(dict(self.variables.changed))
+        self._deadline = now + self.serializer.end_wait_s
+        farewell = self._farewell if isinstance(self._farewell, EndFrame) else EndFrame(self.reason)
+        try:
+            self.send(farewell)
+        except GatewayError as exc:
+            log.error("call.goodbye_failed", call=self.info.call_id, problem=str(exc))
+        if self.serializer.ending is not Ending.MESSAGE:
+            self.close_at = now  # the socket's rule: closing it hands the call back
+
+    def _over(self, event: CallEvent, now: float) -> None:
+        if self.state is CallState.FAILED:
+            self.close_code = 1008
+        # A carrier that has said goodbye closes the socket itself; it gets the time for that.
+        self.close_at = now + (self.serializer.end_wait_s if event is CallEvent.CALLER_ENDED else 0.0)
+        if self.pipeline is not None:
+            # Whatever still runs for this call stops now; nothing can be heard any more.
+            self.pipeline.push(CancelFrame(self.reason))
+        self._timers.clear()
+
+    @property
+    def over(self) -> bool:
+        return self.state in OVER
+
+
+def _format(media: Any) -> str:
+    return f"{media.encoding}/{media.sample_rate}/{media.channels}"
+

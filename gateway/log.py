@@ -1,0 +1,47 @@
+"""structlog, for our own lines and for the standard library's."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import os
+import sys
+from typing import Any
+
+import structlog
+
+
+def configure(level: str = "info", *, as_json: bool | None = None) -> None:
+    """Log to standard error: lines for people on a terminal, JSON elsewhere (or as `as_json` says)."""
+    if as_json is None:
+        as_json = not sys.stderr.isatty()
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    colors = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    if as_json:
+        render: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        render = [structlog.dev.ConsoleRenderer(colors=colors)]
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("uvicorn.access", "httpx", "httpcore", "websockets"):
+        logging.getLogger(noisy).setLevel("WARNING")

@@ -1,0 +1,74 @@
+"""Plain integers, read when somebody scrapes `/metrics`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from gateway.core import CallRecord
+
+# Counters of a call that are summed over calls: metric name, help, key of CallRecord.counters.
+_SUMMED = (
+    ("gateway_bad_messages", "messages of carriers that were dropped as malformed", "bad_messages"),
+    ("gateway_interruptions", "times a caller interrupted a bot", "interruptions"),
+    ("gateway_digits", "keys pressed by callers", "digits"),
+    ("gateway_underruns", "times a bot's speech ran dry in mid-utterance", "underruns"),
+    ("gateway_late_dropped", "packets dropped because a carrier read too slowly", "late_dropped"),
+    ("gateway_bot_errors", "errors of bots", "errors"),
+    ("gateway_drain_limits", "calls whose last words took longer than the limit", "drain_limit"),
+    ("gateway_discarded_milliseconds", "caller audio that carriers dropped", "discarded_ms"),
+)
+
+
+class Metrics:
+    """Counts of this process; gauges are functions that are asked at the scrape."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self.started: Counter[str] = Counter()  # by carrier
+        self.refused: Counter[tuple[str, str]] = Counter()  # by carrier and reason
+        self.ended: Counter[tuple[str, str, str]] = Counter()  # by carrier, who ended it, reason
+        self.summed: Counter[str] = Counter()
+        self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def count(self, record: CallRecord) -> None:
+        """Add a finished call."""
+        self.ended[record.info.carrier, record.ended_by, record.reason] += 1
+        for _, _, key in _SUMMED:
+            self.summed[key] += record.counters.get(key, 0)
+
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        self.gauges[name] = (text, read)
+
+    def render(self) -> bytes:
+        """The text exposition of Prometheus."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Any]:
+        started = CounterMetricFamily("gateway_calls_started", "media sockets let in", labels=["carrier"])
+        for carrier, value in sorted(self.started.items()):
+            started.add_metric([carrier], value)
+        yield started
+        refused = CounterMetricFamily("gateway_calls_refused", "media sockets refused", labels=["carrier", "reason"])
+        for labels, value in sorted(self.refused.items()):
+            refused.add_metric(list(labels), value)
+        yield refused
+        ended = CounterMetricFamily("gateway_calls_ended", "calls over", labels=["carrier", "ended_by", "reason"])
+        for who, value in sorted(self.ended.items()):
+            ended.add_metric(list(who), value)
+        yield ended
+        for name, text, key in _SUMMED:
+            family = CounterMetricFamily(name, text)
+            family.add_metric([], self.summed[key])
+            yield family
+        for name, (text, read) in self.gauges.items():
+            gauge = GaugeMetricFamily(name, text)
+            gauge.add_metric([], read())
+            yield gauge

@@ -1,0 +1,122 @@
+"""Media tokens: what lets a carrier's socket in, and what tells it which call it is.
+
+A token is encrypted and authenticated (AES-256-GCM), so its contents are neither readable nor forgeable: it may
+travel through a carrier's logs. It is valid for a short time and for one use; carriers that retry a handshake may
+present it again for the same call within a few seconds.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import secrets
+import time
+from collections import OrderedDict
+from typing import Any
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from media.call import CallInfo
+from media.errors import GatewayError
+
+MAX_LENGTH = 300  # characters; carriers cut or refuse longer URLs
+DEFAULT_TTL_S = 60.0
+REUSE_S = 10.0  # a carrier that retries its handshake does so within this time
+_REMEMBERED = 100_000
+
+
+class TokenError(GatewayError):
+    """The token does not let anybody in; `reason` is a word for counters and logs."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"media token refused: {reason}")
+        self.reason = reason
+
+
+class Claims(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True):
+    """What a token says, in the order in which it is packed."""
+
+    expires: int  # Unix seconds
+    nonce: bytes
+    carrier: str
+    call_id: str = ""
+    from_number: str = ""
+    to_number: str = ""
+    bot: str = ""
+    codec: str = ""  # what the answer document asked us to send: "PCMU", "PCMA", "L16"
+    sample_rate: int = 0
+    direction: str = "inbound"
+
+    def call(self) -> CallInfo:
+        """The call as far as the token knows it."""
+        return CallInfo(
+            carrier=self.carrier,
+            call_id=self.call_id,
+            from_number=self.from_number,
+            to_number=self.to_number,
+            direction=self.direction,
+        )
+
+
+class TokenMint:
+    """Makes and takes tokens with one key."""
+
+    def __init__(self, secret: str | bytes, *, now: Any = time.time) -> None:
+        key = hashlib.sha256(b"media-token/1" + (secret.encode() if isinstance(secret, str) else secret)).digest()
+        self._box = AESGCM(key)
+        self._now = now
+        self._used: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # nonce -> (first use, expiry)
+
+    def mint(self, carrier: str, *, ttl_s: float = DEFAULT_TTL_S, **claims: Any) -> str:
+        """A token for one call of `carrier`; `claims` are the fields of Claims.
+
+        Raises ValueError if it would be longer than carriers bear.
+        """
+        nonce = secrets.token_bytes(12)
+        packed = msgspec.msgpack.encode(
+            Claims(expires=int(self._now() + ttl_s), nonce=nonce[:4], carrier=carrier, **claims)
+        )
+        token = base64.urlsafe_b64encode(nonce + self._box.encrypt(nonce, packed, carrier.encode())).rstrip(b"=")
+        if len(token) > MAX_LENGTH:
+            raise ValueError(f"media token of {len(token)} characters; carriers take {MAX_LENGTH}")
+        return token.decode("ascii")
+
+    def take(self, carrier: str, token: str, *, may_repeat: bool = False) -> Claims:
+        """The claims of `token`, which is used up by this; `may_repeat` allows it again within REUSE_S.
+
+        Raises TokenError.
+        """
+        claims = self.read(carrier, token)
+        now = self._now()
+        key = token.encode()[:16]
+        first = self._used.get(key)
+        if first is not None:
+            if not may_repeat or now - first[0] > REUSE_S:
+                raise TokenError("used")
+            return claims
+        while self._used and (len(self._used) >= _REMEMBERED or next(iter(self._used.values()))[1] < now):
+            self._used.popitem(last=False)
+        self._used[key] = (now, claims.expires)
+        return claims
+
+    def read(self, carrier: str, token: str) -> Claims:
+        """The claims of `token` without using it up. Raises TokenError."""
+        if not token or len(token) > MAX_LENGTH:
+            raise TokenError("malformed")
+        try:
+            raw = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        except (ValueError, binascii.Error):
+            raise TokenError("malformed") from None
+        if base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != token or len(raw) < 12 + 16:
+            raise TokenError("malformed")  # one token has one spelling
+        try:
+            packed = self._box.decrypt(raw[:12], raw[12:], carrier.encode())
+            claims = msgspec.msgpack.decode(packed, type=Claims)
+        except (InvalidTag, msgspec.MsgspecError):
+            raise TokenError("forged") from None
+        if claims.expires < self._now():
+            raise TokenError("expired")
+        return claims

@@ -1,0 +1,428 @@
+"""The one output stage: pipeline audio in, packets on the wire's schedule out.
+
+It stands last in a pipeline. Audio is brought to the wire's rate and paced; frames that belong in order with the
+audio wait in the same queue; what is urgent goes at once. It tells both directions when the bot speaks, keeps the
+ledger of what was sent and heard, and is where an interruption takes effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from media.codecs import peak
+from media.dtmf import tone
+from media.errors import LocalProtocolError
+from media.frames import (
+    AudioRawFrame,
+    BotSpeakingFrame,
+    BotStartedSpeakingFrame,
+    BotStoppedSpeakingFrame,
+    CancelFrame,
+    DTMFFrame,
+    EndFrame,
+    Frame,
+    InterruptionFrame,
+    MarkFrame,
+    OutputAudioRawFrame,
+    OutputDTMFFrame,
+    OutputDTMFUrgentFrame,
+    OutputTransportMessageFrame,
+    OutputTransportMessageUrgentFrame,
+    PlaybackCompletedFrame,
+    PlaybackStartedFrame,
+    PlayedFrame,
+    SpeechOutputAudioRawFrame,
+    StartFrame,
+    StopFrame,
+    TTSAudioRawFrame,
+    TTSStoppedFrame,
+)
+from media.ledger import PlayoutLedger
+from media.pacing import FLUSH, PacedBuffer
+from media.processor import FrameDirection, FrameProcessor, TimerHandle
+from media.resample import Resampler, make_resampler
+
+SPEAKING_PERIOD_S = 0.2  # BotSpeakingFrame is repeated at least this often
+SPEECH_END_S = 3.0  # without TTSStoppedFrame the bot counts as silent after this long with nothing to send
+STREAM_SILENCE_S = 0.35  # so much silence ends the speech in an unbroken stream
+STREAM_SILENCE_PEAK = 20  # samples no louder than this are silence
+
+
+class Wire(Protocol):
+    """What the output stage needs of the call it speaks into."""
+
+    @property
+    def send_rate(self) -> int: ...
+    @property
+    def packet_ms(self) -> int: ...
+    @property
+    def lead_ms(self) -> float: ...
+    @property
+    def has_marks(self) -> bool: ...
+    @property
+    def echoes_marks_on_clear(self) -> bool: ...
+    @property
+    def sends_digits(self) -> bool: ...
+    @property
+    def clear_grain_ms(self) -> int: ...
+    def now(self) -> float: ...
+    def send_audio(self, pcm: bytes) -> None:
+        """One packet, mono, at `send_rate`."""
+
+    def send(self, frame: Frame) -> None:
+        """Whatever messages `frame` means to this carrier."""
+
+    def flush(self) -> None:
+        """The end of speech: the carrier's own padding."""
+
+    def clear(self, frame: InterruptionFrame) -> None:
+        """Queued media leaves the outbox, and the carrier drops what it holds."""
+
+    def released(self, frame: Frame) -> None:
+        """`frame` (End, Stop, Cancel) has come to its turn behind all audio."""
+
+
+class _Boundary:
+    """Where speech begins or ends among the packets."""
+
+    __slots__ = ("starts",)
+
+    def __init__(self, starts: bool) -> None:
+        self.starts = starts
+
+
+_SPEECH_STARTS, _SPEECH_ENDS = _Boundary(True), _Boundary(False)
+
+
+class OutputStage(FrameProcessor):
+    """The last processor of a call's pipeline."""
+
+    def __init__(self, wire: Wire, *, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self._wire = wire
+        self.paced: PacedBuffer | None = None  # made at StartFrame: the wire's rate is known then
+        self.ledger: PlayoutLedger | None = None
+        self.epoch = 0  # one more for each interruption
+        self.interruptions = 0
+        self._resampler: Resampler | None = None
+        self._rate = 0
+        self._in_speech = False  # between the boundaries, as audio arrives
+        self._speaking = False  # between the boundaries, as audio leaves
+        self._stream_silence_s = 0.0
+        self._next_speaking = 0.0
+        self._last_push = 0.0
+        self._stop_timer: TimerHandle | None = None
+        self._ended = False  # EndFrame is queued or gone: what comes behind it is not heard
+        self._releasing = False
+        self._unflushed = False  # audio was pushed since the last flush
+        self._handlers: Mapping[type, Callable[[Any], None]] = {
+            StartFrame: self._on_start,
+            CancelFrame: self._on_cancel,
+            InterruptionFrame: self._on_interruption,
+            OutputAudioRawFrame: self._on_audio,
+            TTSAudioRawFrame: self._on_speech,
+            SpeechOutputAudioRawFrame: self._on_stream,
+            TTSStoppedFrame: self._on_speech_end,
+            EndFrame: self._on_end,
+            StopFrame: self._on_end,
+            OutputDTMFFrame: self._on_digit,
+            OutputDTMFUrgentFrame: self._on_urgent_digit,
+            OutputTransportMessageUrgentFrame: self._on_urgent,
+        }
+
+    # ------------------------------------------------------------ frames in
+
+    def process_frame(self, frame: Frame, direction: FrameDirection) -> Any:
+        if direction is not FrameDirection.DOWNSTREAM:
+            return self.push_frame(frame, direction)
+        handle = self._handlers.get(type(frame))
+        if handle is None:
+            handle = self._handler_of(type(frame))
+        handle(frame)
+        return None
+
+    def _handler_of(self, cls: type) -> Callable[[Any], None]:
+        """The handler of a user's subclass; found once per class."""
+        for base in cls.__mro__[1:]:
+            if base in self._handlers:
+                found = self._handlers[base]
+                break
+        else:
+            found = self.push_frame if issubclass(cls, Frame) and cls.is_system else self._in_order  # type: ignore[assignment]
+        self._handlers = {**self._handlers, cls: found}
+        return found
+
+    def _on_start(self, frame: StartFrame) -> None:
+        wire = self._wire
+        self._rate = wire.send_rate
+        self.paced = PacedBuffer(wire.send_rate, wire.packet_ms, wire.lead_ms)
+        self.ledger = PlayoutLedger(
+            wire.send_rate,
+            echoes_marks_on_clear=wire.echoes_marks_on_clear,
+            clear_grain_ms=wire.clear_grain_ms,
+        )
+        self._flush_after_s = max(0.1, wire.packet_ms * 0.0015)
+        super().process_frame(frame, FrameDirection.DOWNSTREAM)
+        self.push_frame(frame)
+
+    def _on_audio(self, frame: OutputAudioRawFrame) -> None:
+        pcm = frame.audio
+        if frame.sample_rate != self._rate or frame.num_channels != 1:
+            pcm = self._to_wire(frame)
+        self._push_pcm(pcm)
+
+    def _push_pcm(self, pcm: bytes) -> None:
+        paced, ledger = self.paced, self.ledger
+        if paced is None or ledger is None:
+            raise LocalProtocolError("audio before StartFrame")
+        if self._ended:
+            return  # the last word has been said
+        ledger.generated += len(pcm) >> 1
+        paced.push(pcm)
+        self._unflushed = True
+        now = self._last_push = self._wire.now()
+        self.release(now)
+
+    def _on_speech(self, frame: TTSAudioRawFrame) -> None:
+        if not self._in_speech:
+            self._begin_speech()
+        self._on_audio(frame)
+
+    def _on_stream(self, frame: SpeechOutputAudioRawFrame) -> None:
+        if peak(frame.audio) > STREAM_SILENCE_PEAK:
+            self._stream_silence_s = 0.0
+            if not self._in_speech:
+                self._begin_speech()
+        elif self._in_speech:
+            self._stream_silence_s += len(frame.audio) / (2 * frame.num_channels * frame.sample_rate)
+            if self._stream_silence_s >= STREAM_SILENCE_S:
+                self._end_speech()
+        self._on_audio(frame)
+
+    def _begin_speech(self) -> None:
+        assert self.paced is not None
+        self._in_speech, self._stream_silence_s = True, 0.0
+        self.paced.put(_SPEECH_STARTS)
+
+    def _end_speech(self) -> None:
+        assert self.paced is not None
+        self._flush()
+        if self._in_speech:
+            self._in_speech = False
+            self.paced.put(_SPEECH_ENDS)
+
+    def _on_speech_end(self, frame: TTSStoppedFrame) -> None:
+        self._end_speech()
+        self._in_order(frame)
+
+    def _on_end(self, frame: Frame) -> None:
+        if self.paced is not None:
+            self._end_speech()
+        self._in_order(frame)
+        self._ended = isinstance(frame, EndFrame)
+
+    def _on_digit(self, frame: OutputDTMFFrame) -> None:
+        if self._wire.sends_digits:
+            self._in_order(frame)
+        else:
+            self._push_pcm(tone(frame.button.value, self._rate))
+
+    def _on_urgent_digit(self, frame: OutputDTMFUrgentFrame) -> None:
+        if self._wire.sends_digits:
+            self._wire.send(frame)
+        else:
+            self._push_pcm(tone(frame.button.value, self._rate))
+        self.push_frame(frame)
+
+    def _on_urgent(self, frame: Frame) -> None:
+        self._wire.send(frame)
+        self.push_frame(frame)
+
+    def _in_order(self, frame: Frame) -> None:
+        """Data and control frames keep their place behind the audio that came before them."""
+        paced = self.paced
+        if paced is None:
+            raise LocalProtocolError(f"{type(frame).__name__} before StartFrame")
+        if not paced:
+            self._act(frame, self._wire.now())
+            return
+        paced.put(frame)
+        self.release(self._wire.now())
+
+    def _on_cancel(self, frame: CancelFrame) -> None:
+        if self.paced is not None:
+            self.paced.clear()
+        self._silence()
+        self._wire.released(frame)
+        self.push_frame(frame)
+
+    def _on_interruption(self, frame: InterruptionFrame) -> None:
+        # The buffer and the carrier were cleared when the frame was first pushed (`interrupt`).
+        self._silence()
+        self.push_frame(frame)
+
+    # ------------------------------------------------------------ interruption
+
+    def interrupt(self, frame: InterruptionFrame) -> None:
+        """Take effect before `frame` travels: nothing queued is heard any more, `clear` is in the outbox."""
+        paced, ledger = self.paced, self.ledger
+        if paced is None or ledger is None:
+            return
+        self.epoch += 1
+        self.interruptions += 1
+        waiting = paced.clear()
+        if self._resampler is not None:
+            self._resampler.reset()
+        self._in_speech = self._unflushed = False
+        ledger.cleared(self._wire.now())
+        self._wire.clear(frame)
+        for item in waiting:
+            if isinstance(item, Frame) and item.is_uninterruptible:
+                paced.put(item)
+
+    # ------------------------------------------------------------ packets out
+
+    def release(self, now: float) -> None:
+        """Send what is due by `now`."""
+        paced = self.paced
+        if paced is None or self._releasing:  # a frame pushed below may come back here; the outer loop goes on
+            return
+        self._releasing = True
+        try:
+            while items := paced.take(now):
+                self._send(items, now)
+        finally:
+            self._releasing = False
+
+    def _send(self, items: Sequence[Any], now: float) -> None:
+        ledger, wire, epoch = self.ledger, self._wire, self.epoch
+        assert ledger is not None
+        for position, item in enumerate(items):
+            if type(item) is bytes:
+                ledger.send(len(item) >> 1, now)
+                wire.send_audio(item)
+                if self._speaking and now >= self._next_speaking:
+                    self._next_speaking = now + SPEAKING_PERIOD_S
+                    self.broadcast_frame(BotSpeakingFrame)
+            else:
+                self._act(item, now)
+            if self.epoch != epoch:  # interrupted from below: what was taken with it is dropped too
+                for late in items[position + 1 :]:
+                    if isinstance(late, Frame) and late.is_uninterruptible:
+                        self._act(late, now)
+                return
+
+    def _act(self, item: Any, now: float) -> None:
+        """Something whose turn has come among the packets."""
+        if item is FLUSH:
+            self._wire.flush()
+        elif item is _SPEECH_STARTS:
+            self._cancel_stop()
+            if not self._speaking:
+                self._speaking, self._next_speaking = True, now
+                self.broadcast_frame(BotStartedSpeakingFrame)
+        elif item is _SPEECH_ENDS:
+            self._mark()
+            self._stop_when_heard(now)
+        elif isinstance(item, EndFrame | StopFrame):
+            if self._speaking:
+                self._silence()
+            self._mark()
+            self._wire.released(item)
+            self.push_frame(item)
+        elif isinstance(item, Frame):
+            if isinstance(item, OutputTransportMessageFrame | DTMFFrame | MarkFrame):
+                self._wire.send(item)
+            self.push_frame(item)
+
+    def tick(self, now: float) -> None:
+        """Called every 20 ms or so."""
+        paced = self.paced
+        if paced is None:
+            return
+        if paced:
+            if self._unflushed and now - self._last_push > self._flush_after_s and not self._in_speech:
+                self._flush()  # a sound without TTSStoppedFrame has ended: its last packet must leave
+            self.release(now)
+        elif self._speaking and self._stop_timer is None and now - self._last_push > SPEECH_END_S:
+            self._in_speech = False
+            self._silence()
+
+    def _mark(self) -> None:
+        if self._wire.has_marks and self.ledger is not None and self.ledger.sent:
+            self._wire.send(MarkFrame(self.ledger.mark()))
+
+    # ------------------------------------------------------------ what the carrier says of the play-out
+
+    def on_wire(self, frame: Frame, now: float) -> None:
+        """PlayedFrame, PlaybackStartedFrame or PlaybackCompletedFrame, from the carrier."""
+        ledger = self.ledger
+        if ledger is None:
+            return
+        if isinstance(frame, PlayedFrame):
+            ledger.played(frame.name, now)
+        elif isinstance(frame, PlaybackStartedFrame):
+            ledger.playback_started(now)
+        elif isinstance(frame, PlaybackCompletedFrame):
+            ledger.playback_completed(now)
+
+    def all_heard(self, now: float) -> bool:
+        """Nothing waits here, and the carrier has played all that was sent."""
+        return not self.paced and (self.ledger is None or self.ledger.all_heard(now))
+
+    # ------------------------------------------------------------ who speaks
+
+    def _stop_when_heard(self, now: float) -> None:
+        """BotStoppedSpeaking belongs where the caller hears the end, not where the last packet left."""
+        assert self.ledger is not None
+        self._cancel_stop()
+        delay = self.ledger.heard_by() - now
+        if delay <= 0:
+            self._silence()
+        else:
+            self._stop_timer = self.runtime.call_later(delay, self._heard_the_end)
+
+    def _heard_the_end(self) -> None:
+        self._stop_timer = None
+        self._silence()
+
+    def _cancel_stop(self) -> None:
+        if self._stop_timer is not None:
+            self._stop_timer.cancel()
+            self._stop_timer = None
+
+    def _silence(self) -> None:
+        self._cancel_stop()
+        if self._speaking:
+            self._speaking = False
+            self.broadcast_frame(BotStoppedSpeakingFrame)
+
+    # ------------------------------------------------------------ rates
+
+    def _to_wire(self, frame: AudioRawFrame) -> bytes:
+        """`frame` in mono at the wire's rate."""
+        pcm = frame.audio
+        if frame.num_channels != 1:
+            raise LocalProtocolError(f"output audio must be mono, got {frame.num_channels} channels")
+        if frame.sample_rate == self._rate:
+            return pcm
+        resampler = self._resampler
+        if resampler is None or resampler.in_rate != frame.sample_rate:
+            self._flush_resampler()
+            resampler = self._resampler = make_resampler(frame.sample_rate, self._rate)
+        return resampler.process(pcm)
+
+    def _flush(self) -> None:
+        """The end of a sound: what the resampler and a begun packet hold may leave."""
+        if self.paced is None or self.ledger is None or not self._unflushed:
+            return
+        self._unflushed = False
+        self._flush_resampler()
+        self.paced.flush()
+
+    def _flush_resampler(self) -> None:
+        if self._resampler is not None and self.paced is not None and self.ledger is not None:
+            tail = self._resampler.flush()
+            self.ledger.generated += len(tail) >> 1
+            self.paced.push(tail)
