@@ -21,19 +21,21 @@ class Echo(FrameProcessor):
     def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         if isinstance(frame, InputAudioRawFrame):
             self.push_frame(OutputAudioRawFrame(frame.audio, frame.sample_rate, frame.num_channels))
-            return
-        super().process_frame(frame, direction)
-        self.push_frame(frame, direction)
+        else:
+            self.push_frame(frame, direction)
 
 
 class EchoBot:
+    """use = "echo"."""
+
     settings = EchoSettings
 
     def prepare(self, settings: EchoSettings, context: PrepareContext) -> Build:
-        def build(call: Call) -> Sequence[FrameProcessor]:
-            return (Echo(),)
+        return _build
 
-        return build
+
+def _build(call: Call) -> Sequence[FrameProcessor]:
+    return (Echo(),)
 
 
 BOT: Bot = EchoBot()
