@@ -1,0 +1,332 @@
+"""Exotel AgentStream (Voicebot and Stream applets, Connect Voice AI): the socket side.
+
+Source: Exotel's support article "Working with the Stream and Voicebot applet" and its developer portal's AgentStream
+pages. The two differ in places; what is read here is what both say, and what real calls were seen to send.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+from pybase64 import b64decode, b64encode_as_string
+
+from media.call import CallInfo, MediaFormat
+from media.codecs import pcm_to_ulaw, ulaw_to_pcm
+from media.errors import RemoteProtocolError
+from media.frames import (
+    CallEndedFrame,
+    CallStartedFrame,
+    Frame,
+    InputDTMFFrame,
+    InterruptionFrame,
+    MarkFrame,
+    OutputAudioRawFrame,
+    PlayedFrame,
+)
+from serializers.base import Ending, FrameSerializer, Message, Messages, WireOptions
+from serializers.fields import Json, keypad_entry, number, outline, text
+
+log = logging.getLogger(__name__)
+
+RATES = (8000, 16000, 24000)
+GRID = 320  # bytes: a message that is no multiple of it leaves a hole of 20 ms before the next
+MIN_BYTES = 3200  # "at least 3.2k" of linear PCM in a message
+MAX_BYTES = 100_000  # of linear PCM in a message
+# The page calls 3200 bytes "100 ms", which is true at 16 kHz only. These lengths satisfy both readings.
+PACKET_MS: Mapping[int, int] = {8000: 200, 16000: 100, 24000: 100}
+MULAW_NAMES = ("mulaw", "ulaw", "pcmu")
+
+# What of `start` has a place of its own in CallInfo, in both spellings.
+_START_KEYS = frozenset(
+    name
+    for names in (
+        "stream_sid call_sid account_sid from to custom_parameters",
+        "streamSid callSid accountSid customParameters",
+    )
+    for name in names.split()
+)
+
+
+class _Media(msgspec.Struct):
+    payload: str
+    chunk: int | None = None
+    timestamp: int | None = None
+    track: str = "inbound"
+
+
+class _MediaMessage(msgspec.Struct, tag_field="event", tag="media"):
+    media: _Media
+
+
+# Not strict: numbers come as strings or as numbers, the pages disagree and so do calls.
+_read_media = msgspec.json.Decoder(_MediaMessage, strict=False).decode
+_read_any = msgspec.json.Decoder().decode
+_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+
+class ExotelFrameSerializer(FrameSerializer):
+    """Exotel's messages to frames and back, for one stream.
+
+    Exotel has no request that ends a call: when the goodbye's mark has come back, closing the socket hands the call
+    to the next applet of the flow, or ends it where there is none.
+    """
+
+    carrier: ClassVar[str] = "exotel"
+    ending: ClassVar[Ending] = Ending.SOCKET
+    lead_ms: ClassVar[int] = 400
+    echoes_marks_on_clear: ClassVar[bool] = True
+
+    @dataclass(kw_only=True)
+    class InputParams(FrameSerializer.InputParams):
+        """
+        `exotel_sample_rate`: Hz on the wire until `start` tells, and where `start` tells none of Exotel's rates.
+        `sample_rate`: Hz of the audio that `decode` gives; None: the pipeline's.
+        `outbound_media_extras`: number our media messages as Exotel numbers its own.
+        `packet_ms`: length of what we send in one message, a multiple of 20; 0: what Exotel's pages ask for.
+        `one_way`: the socket of a Stream applet, which takes nothing back.
+        """
+
+        exotel_sample_rate: int = 8000
+        sample_rate: int | None = None
+        outbound_media_extras: bool = False
+        packet_ms: int = 0
+        one_way: bool = False
+
+    def __init__(self, stream_sid: str, call_sid: str | None = None, params: InputParams | None = None) -> None:
+        self._p = params or self.InputParams()
+        super().__init__(self._p)
+        if self._p.packet_ms % 20 or not 0 <= self._p.packet_ms <= 1000:
+            raise ValueError(f"packet_ms must be a multiple of 20 up to 1000, got {self._p.packet_ms}")
+        self._stream_sid = ""
+        self._call_sid = call_sid or ""
+        self._started = False
+        self._head = ""  # of a media message, up to the payload
+        self._held = b""  # linear PCM at the wire's rate that does not fill a packet yet
+        self._mulaw = False
+        self._chunks = 0
+        self._sent_ms = 0.0
+        self.dropped_digits = 0  # keys that no telephone has
+        self._set_rate(self._p.exotel_sample_rate)
+        self._set_stream(stream_sid)
+        self._on: Mapping[str, Callable[[Json], Sequence[Frame]]] = {
+            "start": self._on_start,
+            "media": self._on_media,
+            "dtmf": self._on_dtmf,
+            "mark": self._on_mark,
+            "stop": self._on_stop,
+        }
+
+    @classmethod
+    def for_call(cls, options: WireOptions) -> ExotelFrameSerializer:
+        own = options.options or {}
+        params = cls.InputParams(
+            exotel_sample_rate=options.send_sample_rate or 8000,
+            outbound_media_extras=bool(own.get("outbound_media_extras", False)),
+            packet_ms=own.get("packet_ms") or 0,
+            one_way=own.get("applet") == "stream",
+        )
+        serializer = cls("", params=params)
+        serializer.begin(options.in_sample_rate)
+        return serializer
+
+    @property
+    def send_rate(self) -> int:
+        return self._rate
+
+    @property
+    def packet_ms(self) -> int:
+        return self._packet_ms
+
+    def _set_rate(self, rate: int) -> None:
+        self._rate = rate
+        self._packet_ms = self._p.packet_ms or PACKET_MS.get(rate, 100)
+        self.clear_grain_ms = self._packet_ms  # `clear` drops what has not begun; the message in play is finished
+        self._packet = _grid(rate * self._packet_ms // 1000 * 2)  # bytes of linear PCM
+        self._least = min(MIN_BYTES, self._packet)
+        self._held = b""
+        self._out_resamplers.clear()
+
+    def _set_stream(self, stream_sid: str) -> None:
+        self._stream_sid = stream_sid
+        self._head = f'{{"event":"media","stream_sid":{json.dumps(stream_sid)},"media":{{"payload":"'
+
+    # ------------------------------------------------------------ in
+
+    def decode(self, data: Message) -> Sequence[Frame]:
+        try:
+            media = _read_media(data).media
+        except _UNREADABLE:
+            return self._decode_any(data)
+        return self._caller_audio(media.payload, media.chunk, media.timestamp, media.track, data)
+
+    def _decode_any(self, data: Message) -> Sequence[Frame]:
+        """Everything but well-formed media."""
+        try:
+            message = _read_any(data)
+        except _UNREADABLE:
+            raise self._bad("not JSON", data) from None
+        if not isinstance(message, dict) or not isinstance(message.get("event"), str):
+            raise self._bad("not an object with an event", data)
+        handle = self._on.get(message["event"])
+        if handle is None:  # connected, silence, an inbound clear, and whatever Exotel may add
+            return ()
+        return handle(message)
+
+    def _caller_audio(
+        self, payload: str, chunk: int | None, timestamp: int | None, track: Any, message: Message | Json
+    ) -> Sequence[Frame]:
+        if track == "outbound":
+            return ()
+        try:
+            audio = b64decode(payload, validate=True)
+        except ValueError:
+            raise self._bad("media.payload is not base64", message) from None
+        if self._mulaw:
+            audio = ulaw_to_pcm(audio)
+        elif len(audio) & 1:
+            raise self._bad("media.payload has half a sample", message)
+        return self.pipeline_audio(audio, self._rate, seq=chunk, timestamp_ms=timestamp)
+
+    def _on_media(self, message: Json) -> Sequence[Frame]:
+        """Media whose numbers have a type that nobody has seen: the audio is good all the same."""
+        media = message.get("media")
+        if not isinstance(media, dict) or not isinstance(payload := media.get("payload"), str):
+            raise self._bad("media without payload", message)
+        chunk, timestamp = number(media.get("chunk")), number(media.get("timestamp"))
+        return self._caller_audio(payload, chunk, timestamp, media.get("track"), message)
+
+    def _on_start(self, message: Json) -> Sequence[Frame]:
+        start = message.get("start")
+        if not isinstance(start, dict):
+            raise self._bad("start without its object", message)
+        stream_sid = _either(message, "stream_sid", "streamSid") or _either(start, "stream_sid", "streamSid")
+        if not isinstance(stream_sid, str):
+            stream_sid = self._stream_sid
+        if not stream_sid:
+            raise self._bad("start without stream_sid", message)
+        if self._started:
+            log.warning("exotel: a second start was ignored")
+            return ()
+        self._started = True
+        self._set_stream(stream_sid)
+        media_format = _either(start, "media_format", "mediaFormat")
+        if not isinstance(media_format, dict):
+            media_format = {}
+        rate = number(_either(media_format, "sample_rate", "sampleRate"))
+        if rate in RATES:
+            if rate != self._rate:
+                log.warning("exotel: start says %d Hz, %d were asked for; start is followed", rate, self._rate)
+            self._set_rate(rate)
+        encoding = str(media_format.get("encoding", "")).lower()
+        self._mulaw = any(name in encoding for name in MULAW_NAMES)
+        parameters = _either(start, "custom_parameters", "customParameters")
+        form = MediaFormat("PCMU" if self._mulaw else "L16", self._rate)
+        call = CallInfo(
+            carrier="exotel",
+            call_id=text(_either(start, "call_sid", "callSid")) or self._call_sid,
+            stream_id=stream_sid,
+            account_id=text(_either(start, "account_sid", "accountSid")),
+            from_number=text(start.get("from")),
+            to_number=text(start.get("to")),
+            parameters=parameters if isinstance(parameters, dict) else {},
+            receive=form,
+            send=form,
+            extra={name: value for name, value in start.items() if name not in _START_KEYS},
+            receives_audio=not self._p.one_way,
+        )
+        return (CallStartedFrame(call),)
+
+    def _on_dtmf(self, message: Json) -> Sequence[Frame]:
+        dtmf = message.get("dtmf")
+        digit = dtmf.get("digit") if isinstance(dtmf, dict) else message.get("digit")
+        if isinstance(digit, bool) or not isinstance(digit, str | int):
+            raise self._bad("dtmf without digit", message)
+        key = keypad_entry(str(digit))
+        if key is None:
+            self.dropped_digits += 1
+            return ()
+        return (InputDTMFFrame(key),)
+
+    def _on_mark(self, message: Json) -> Sequence[Frame]:
+        mark = message.get("mark")
+        if not isinstance(mark, dict) or not isinstance(name := mark.get("name"), str):
+            raise self._bad("mark without name", message)
+        return (PlayedFrame(name),)
+
+    def _on_stop(self, message: Json) -> Sequence[Frame]:
+        # Whatever else a stop lacks, the stream is over.
+        stop = message.get("stop")
+        detail = text(stop.get("reason")) if isinstance(stop, dict) else ""
+        hung_up = detail.lower().replace(" ", "").endswith("callended")  # "canceled or call ended" was seen too
+        return (CallEndedFrame("caller" if hung_up else "carrier", detail),)
+
+    def _bad(self, problem: str, data: Message | Json) -> RemoteProtocolError:
+        return RemoteProtocolError(self.carrier, problem, outline(data))
+
+    # ------------------------------------------------------------ out
+
+    def encode(self, frame: Frame) -> Messages:
+        if isinstance(frame, OutputAudioRawFrame):
+            return self._audio(frame.audio, frame.sample_rate)
+        if isinstance(frame, InterruptionFrame):
+            self._held = b""
+            self.reset_wire_pcm()
+            return self._command({"event": "clear", "stream_sid": self._stream_sid})
+        if isinstance(frame, MarkFrame):
+            return self._command({"event": "mark", "stream_sid": self._stream_sid, "mark": {"name": frame.name}})
+        return self.application_message(frame)
+
+    def _command(self, message: Json) -> Messages:
+        if not self._stream_sid or self._p.one_way:
+            return ()
+        return (json.dumps(message, separators=(",", ":")),)
+
+    def _audio(self, pcm: bytes, rate: int) -> Messages:
+        if not self._stream_sid or self._p.one_way:
+            return ()
+        if rate != self._rate:
+            pcm = self.wire_pcm(pcm, rate)
+        if self._held:
+            pcm = self._held + pcm
+        size = self._packet
+        if len(pcm) == size:
+            self._held = b""
+            return (self._media(pcm),)
+        end = len(pcm) - len(pcm) % size
+        self._held = pcm[end:]
+        return [self._media(pcm[at : at + size]) for at in range(0, end, size)]
+
+    def flush(self) -> Messages:
+        messages = list(self._audio(self.flush_wire_pcm(), self._rate))
+        if tail := self._held:
+            self._held = b""
+            size = max(self._least, _grid(len(tail)))
+            messages.append(self._media(tail.ljust(size, b"\0")))
+        return messages
+
+    def _media(self, pcm: bytes) -> str:
+        payload = b64encode_as_string(pcm_to_ulaw(pcm) if self._mulaw else pcm)
+        if not self._p.outbound_media_extras:
+            return f'{self._head}{payload}"}}}}'
+        self._chunks += 1
+        at = int(self._sent_ms)
+        self._sent_ms += len(pcm) * 500 / self._rate
+        return (
+            f'{self._head}{payload}","chunk":"{self._chunks}","timestamp":"{at}"}},"sequence_number":"{self._chunks}"}}'
+        )
+
+
+def _either(message: Mapping[str, Any], snake: str, camel: str) -> Any:
+    """Exotel writes snake_case; its own samples for the Connect path read and write camelCase."""
+    value = message.get(snake)
+    return message.get(camel) if value is None else value
+
+
+def _grid(size: int) -> int:
+    """The next legal size of a message."""
+    return -(-size // GRID) * GRID
