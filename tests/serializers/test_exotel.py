@@ -7,6 +7,7 @@ import hashlib
 import json
 import struct
 from base64 import b64decode, b64encode
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -589,6 +590,79 @@ def test_application_messages_go_out_and_rtvi_stays() -> None:
         assert serializer.encode(cls({"label": "rtvi-ai", "type": "bot-ready"})) == ()
     serializer = started(ignore_rtvi_messages=False)
     assert len(serializer.encode(OutputTransportMessageFrame({"label": "rtvi-ai"}))) == 1
+
+
+# ---------------------------------------------------------------- recorded calls
+
+TRANSCRIPTS = Path(__file__).parent.parent / "transcripts"
+
+
+def replay(name: str) -> list[Any]:
+    """The frames of a recorded call's inbound side; its outbound side must be what `encode` writes."""
+    serializer = ExotelFrameSerializer.for_call(WireOptions())
+    frames: list[Any] = []
+    for line in (TRANSCRIPTS / name).read_text().splitlines():
+        step = json.loads(line)
+        message = step["msg"]
+        if "_close" in message:
+            continue
+        if step["dir"] == "in":
+            frames += serializer.decode(json.dumps(message))
+        elif message["event"] == "media":
+            sent = b64decode(message["media"]["payload"])
+            pcm = ulaw_to_pcm(sent) if serializer._mulaw else sent
+            (again,) = serializer.encode(speech(pcm, serializer.send_rate))
+            assert json.loads(again).keys() == message.keys()
+            assert len(payload(again)) == len(sent)
+            assert serializer._mulaw or json.loads(again) == message
+        else:
+            frame = MarkFrame(message["mark"]["name"]) if message["event"] == "mark" else InterruptionFrame()
+            assert [json.loads(again) for again in serializer.encode(frame)] == [message]
+    assert list(serializer.flush()) == []
+    return frames
+
+
+def heard(frames: list[Any]) -> tuple[float, list[int | None]]:
+    audio = [frame for frame in frames if isinstance(frame, InputAudioRawFrame)]
+    return sum(frame.num_frames / frame.sample_rate for frame in audio), [frame.seq for frame in audio]
+
+
+def said(frames: list[Any]) -> list[Any]:
+    """Everything but audio, in short."""
+    short: dict[type, Any] = {
+        CallStartedFrame: lambda frame: ("started", frame.call.receive.encoding, frame.call.receive.sample_rate),
+        InputDTMFFrame: lambda frame: frame.button.value,
+        PlayedFrame: lambda frame: frame.name,
+        CallEndedFrame: lambda frame: ("ended", frame.reason),
+    }
+    return [short[type(frame)](frame) for frame in frames if not isinstance(frame, InputAudioRawFrame)]
+
+
+def test_a_whole_call() -> None:
+    frames = replay("exotel_call.jsonl")
+    assert said(frames) == [
+        ("started", "L16", 8000),
+        "turn-1-end",
+        "turn-2-end",
+        "5",
+        "#",
+        "bye",
+        ("ended", "carrier"),
+    ]
+    assert heard(frames) == (pytest.approx(3.2), list(range(1, 33)))
+
+
+def test_a_call_in_camel_case_that_just_breaks_off() -> None:
+    frames = replay("exotel_lost.jsonl")
+    assert said(frames) == [("started", "L16", 16000), "0"]
+    assert frames[0].call.to_number == "8047491899"
+    assert heard(frames) == (pytest.approx(0.8), list(range(1, 9)))
+
+
+def test_a_mu_law_call_in_packets_of_20_ms() -> None:
+    frames = replay("exotel_mulaw.jsonl")
+    assert said(frames) == [("started", "PCMU", 8000), ("ended", "caller")]
+    assert heard(frames) == (pytest.approx(0.6), list(range(1, 31)))
 
 
 # ---------------------------------------------------------------- against the strict fake

@@ -7,6 +7,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -421,6 +422,73 @@ def test_application_messages_go_out_and_rtvi_stays() -> None:
             '{"action": "notify", "payload": {"step": 1}}',
         )
         assert serializer.encode(cls({"label": "rtvi-ai"})) == ()
+
+
+# ---------------------------------------------------------------- recorded calls
+
+TRANSCRIPTS = Path(__file__).parent.parent / "transcripts"
+
+
+def replay(name: str, **options: Any) -> list[Any]:
+    """The frames of a recorded call's inbound side; its outbound side must be what `encode` writes."""
+    serializer = VonageFrameSerializer.for_call(WireOptions(**options))
+    frames: list[Any] = []
+    for line in (TRANSCRIPTS / name).read_text().splitlines():
+        step = json.loads(line)
+        message = step.get("msg", {})
+        if "_close" in message:
+            continue
+        if step["dir"] == "in":
+            frames += serializer.decode(
+                bytes.fromhex(step["binary_hex"]) if "binary_hex" in step else json.dumps(message)
+            )
+        elif "binary_hex" in step:
+            sent = bytes.fromhex(step["binary_hex"])
+            assert list(serializer.encode(speech(sent, serializer.send_rate))) == [sent]
+        else:
+            frame = MarkFrame(message["payload"]["id"]) if message["action"] == "notify" else InterruptionFrame()
+            assert [json.loads(again) for again in serializer.encode(frame)] == [message]
+    return frames
+
+
+def said(frames: list[Any]) -> list[Any]:
+    """Everything but audio, in short."""
+    short: dict[type, Any] = {
+        CallStartedFrame: lambda frame: ("started", frame.call.call_id, frame.call.receive.sample_rate),
+        InputDTMFFrame: lambda frame: frame.button.value,
+        PlayedFrame: lambda frame: frame.name,
+        PlaybackClearedFrame: lambda frame: "cleared",
+        CallEndedFrame: lambda frame: ("ended", frame.reason),
+    }
+    return [short[type(frame)](frame) for frame in frames if not isinstance(frame, InputAudioRawFrame)]
+
+
+def voice(frames: list[Any]) -> list[bytes]:
+    return [frame.audio for frame in frames if isinstance(frame, InputAudioRawFrame)]
+
+
+def test_a_whole_call_with_a_late_and_a_missing_notify() -> None:
+    frames = replay("vonage_call.jsonl", send_sample_rate=8000)
+    assert said(frames) == [("started", LEG, 8000), "turn-1", "turn-2", "cleared", "5", "0", "#"]
+    assert frames[0].call.parameters == {"gw_call": LEG, "tenant": "t1"}
+    assert [len(pcm) for pcm in voice(frames)] == [320] * 125
+
+
+def test_an_audio_connector_with_a_muted_participant() -> None:
+    frames = replay("vonage_audio_connector.jsonl", options={"product": "video"})
+    assert said(frames) == [("started", "", 16000), "cleared", ("ended", "carrier")]
+    spoken = [any(pcm) for pcm in voice(frames)]
+    assert len(spoken) == 60
+    assert not any(spoken[32:42])
+    assert all(spoken[18:32])
+    assert all(spoken[42:])
+
+
+def test_audio_before_connected_older_digits_and_a_broken_socket() -> None:
+    frames = replay("vonage_lost.jsonl")
+    assert said(frames) == [("started", "", 16000), "7", "0"]
+    assert len(b"".join(voice(frames))) == 30 * 640
+    assert {len(pcm) % 2 for pcm in voice(frames)} == {0}
 
 
 # ---------------------------------------------------------------- against the strict fake
