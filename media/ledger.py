@@ -12,12 +12,13 @@ that is taken to have a buffer against jitter. An echo moves the run that its ma
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from typing import Final, NamedTuple
 
 _LONGEST_WAY_S: Final = 0.25  # one way, at most; more than that is a slow start
 _LONGEST_START_S: Final = 2.0
 _JUMP_S: Final = 0.5  # an echo later than this is believed only if the next one is too
 _EARLY_S: Final = 0.1  # an echo that comes this much before the audio can have been played (drift, rounding)
+_SLACK_S: Final = 0.01
 _IDLE_S: Final = 0.3  # a mark this long after the last audio was played comes straight back
 _FORGET_S: Final = 2.0  # a run is forgotten this long after the next one began
 _MAX_MARKS: Final = 256  # waiting for their echo; a carrier that never answers must not cost memory
@@ -26,13 +27,22 @@ _MAX_MARKS: Final = 256  # waiting for their echo; a carrier that never answers 
 class _Run:
     """Audio that plays without a break, beginning with sample `first` at `start`; sent at `sent_at`."""
 
-    __slots__ = ("corrected", "first", "sent_at", "start")
+    __slots__ = ("cold", "corrected", "first", "gap", "sent_at", "start")
 
-    def __init__(self, first: int, start: float, sent_at: float) -> None:
+    def __init__(self, first: int, start: float, sent_at: float, gap: float, cold: bool) -> None:
         self.first = first
         self.start = start
-        self.sent_at = sent_at  # the earliest at which `first` can have been played
-        self.corrected = False
+        self.sent_at = sent_at  # when the carrier could play `first` if it were here: the earliest
+        self.gap = gap  # seconds of padding before it
+        self.cold = cold  # the carrier had been silent for long enough to be sure of it
+        self.corrected = False  # the carrier has told of it
+
+
+class _Mark(NamedTuple):
+    position: int
+    run: _Run | None  # that the sample before it is in
+    padding: float  # seconds of it between that sample and the mark
+    idle_since: float  # when it was sent to a carrier that had played all; else 0
 
 
 class PlayoutLedger:
@@ -61,17 +71,19 @@ class PlayoutLedger:
         self.generation = 0  # how often the carrier was cleared
         self._echoes_marks_on_clear = echoes_marks_on_clear
         self._latency = latency_s
-        self._shortest: float | None = None  # seconds of the shortest round trip seen
+        self._shortest = float("inf")  # seconds of the shortest round trip seen
         self._measured = False  # the latency is known, not guessed from echoes of played audio
         self._start_delay = latency_s  # from sending a packet to an idle carrier to its first sample being played
+        self._start_delay_guessed = True
         self._seconds_per_sample = 1 / sample_rate
         # Positions count what was sent and not dropped, so that a run goes on where the one before it was cut.
         self._kept = 0
         self._heard = 0
         self._end = 0.0  # when the last sample kept, and the padding after it, will have been played
-        self._padded = False
+        self._padding = 0.0  # seconds of it since the last sample
+        self._last_sent = 0.0
         self._runs: deque[_Run] = deque()
-        self._marks: dict[str, tuple[int, _Run | None, float]] = {}  # name -> position, run, when it was idle or 0
+        self._marks: dict[str, _Mark] = {}
         self._mark_count = 0
         self._grain = clear_grain_ms * sample_rate // 1000
         self._aligned: deque[int] = deque((0,))  # positions at which a message began after a flush or a clear
@@ -88,10 +100,13 @@ class PlayoutLedger:
         first = self._kept
         self.sent += samples
         self._kept = first + samples
-        if now + self._latency > self._end:
+        self._last_sent = now
+        if now + self._latency > self._end or not self._runs:
             self._begin(first, now + self._start_delay, now, now)
-        elif self._padded:
-            self._begin(first, self._end, self._runs[-1].sent_at if self._runs else now, now)
+        elif self._padding:
+            last = self._runs[-1]
+            earliest = last.sent_at + (first - last.first) * self._seconds_per_sample + self._padding
+            self._begin(first, self._end, earliest, now)
         self._end += samples * self._seconds_per_sample
 
     def flush(self) -> None:
@@ -103,17 +118,19 @@ class PlayoutLedger:
     def pad(self, samples: int) -> None:
         """The carrier was sent this much silence of the gateway's own: it takes time, but is nothing to be heard."""
         if samples > 0:
-            self._end += samples * self._seconds_per_sample
-            self._padded = True
+            seconds = samples * self._seconds_per_sample
+            self._end += seconds
+            self._padding += seconds
 
     def mark(self, now: float | None = None) -> str:
         """A name for a mark that is put on the wire after what was sent so far."""
         self._mark_count += 1
         name = f"g{self.generation}-{self._mark_count}"
         idle = now if now is not None and now > self._end + _IDLE_S else 0.0
+        run = self._runs[-1] if self._runs else None
         if len(self._marks) >= _MAX_MARKS:
             del self._marks[next(iter(self._marks))]
-        self._marks[name] = (self._kept, self._runs[-1] if self._runs else None, idle)
+        self._marks[name] = _Mark(self._kept, run, self._padding, idle)
         return name
 
     def cleared(self, now: float) -> int:
@@ -122,18 +139,19 @@ class PlayoutLedger:
         Returns:
             How much of all that was sent has been heard, or still will be. What was lost is added to `dropped`.
         """
-        heard = max(self._position(now + self._latency), self._heard)
-        if self._grain:
-            heard = self._end_of_message(heard)
+        heard = max(self._cut(now + self._latency), self._heard)
         self.dropped += self._kept - heard
         self._kept = heard
         runs = self._runs
         while runs and runs[-1].first >= heard:
             runs.pop()
         self._end = self._time_of(heard) if runs else min(self._end, now)
-        self._padded = False
+        self._padding = 0.0
         self._marks.clear()
-        self._aligned = deque((heard,))
+        while self._aligned[-1] > heard:
+            self._aligned.pop()
+        if self._aligned[-1] < heard:
+            self._aligned.append(heard)
         self.generation += 1
         return heard
 
@@ -144,30 +162,30 @@ class PlayoutLedger:
         mark = self._marks.get(name)
         if mark is None:
             return False
-        position, run, idle = mark
-        if idle:
-            self._measure((now - idle) / 2)
-        elif run is not None and not self._correct(run, position, now):
-            return False
+        if mark.idle_since:
+            self._measure((now - mark.idle_since) / 2)
+        elif mark.run is not None:
+            sure = not self._echoes_marks_on_clear
+            if not self._correct(mark.run, mark.position, now - mark.padding, sure=sure):
+                return False
         del self._marks[name]
-        if position > self._heard:
-            self._heard = position
+        if mark.position > self._heard:
+            self._heard = mark.position
         return True
 
     def playback_started(self, now: float) -> None:
         """The carrier began to play what it had been sent after a silence."""
-        run = self._talked_of(now, ended=False)
-        if run is not None:
+        started = [run for run in self._runs if run.cold and not run.corrected and run.sent_at <= now]
+        if started:
+            run = min(started, key=lambda run: abs(run.start + self._latency - now))
             self._correct(run, run.first, now)
 
     def playback_completed(self, now: float) -> None:
-        """The carrier has played what it had and is silent."""
-        run = self._talked_of(now, ended=True)
-        if run is None:
-            return
-        position = self._last_of(run)
-        if self._correct(run, position, now) and position > self._heard:
-            self._heard = position
+        """The carrier has played what it had and is silent. Nothing is learned where more may be on its way."""
+        if self._runs and self._last_sent + 2 * self._latency + _SLACK_S < now:
+            run = self._runs[-1]
+            if abs(self._end + self._latency - now) < _JUMP_S and self._correct(run, self._kept, now - self._padding):
+                self._heard = self._kept
 
     # ------------------------------------------------------------ what has become of it
 
@@ -209,11 +227,11 @@ class PlayoutLedger:
         runs = self._runs
         while len(runs) > 1 and runs[1].start < now - _FORGET_S:
             runs.popleft()
-        runs.append(_Run(first, start, sent_at))
+        runs.append(_Run(first, start, sent_at, self._padding, now > self._end + _IDLE_S))
         while len(self._aligned) > 1 and self._aligned[1] <= runs[0].first:
             self._aligned.popleft()
         self._end = start
-        self._padded = False
+        self._padding = 0.0
 
     def _position(self, now: float) -> int:
         after = self._kept
@@ -224,12 +242,15 @@ class PlayoutLedger:
             after = run.first
         return self._heard
 
-    def _end_of_message(self, position: int) -> int:
-        """Where the message ends that the sample before `position` is in."""
+    def _cut(self, when: float) -> int:
+        """Up to where the carrier plays if it is cleared at `when`."""
+        position = self._position(when)
+        if not self._grain:
+            return position
         after = self._kept
         for first in reversed(self._aligned):
-            if first < position:
-                return min(first + -(-(position - first) // self._grain) * self._grain, after)
+            if first <= position < after and when >= self._time_of(position):
+                return min(first + ((position - first) // self._grain + 1) * self._grain, after)
             after = first
         return position
 
@@ -239,35 +260,16 @@ class PlayoutLedger:
                 return run.start + (position - run.first) * self._seconds_per_sample
         return self._end
 
-    def _last_of(self, run: _Run) -> int:
-        after = self._kept
-        for other in reversed(self._runs):
-            if other is run:
-                break
-            after = other.first
-        return after
-
-    def _talked_of(self, now: float, *, ended: bool) -> _Run | None:
-        """The last run whose first (or last) sample the carrier can know of and have played."""
-        trip = self._shortest or 0.0
-        after = self._kept
-        for run in reversed(self._runs):
-            length = (after - run.first) * self._seconds_per_sample if ended else 0.0
-            if run.sent_at + length + trip <= now + _EARLY_S / 5:
-                return run
-            after = run.first
-        return None
-
-    def _correct(self, run: _Run, position: int, now: float) -> bool:
-        """The carrier says that `position` was played, a way before now. False if that cannot be."""
+    def _correct(self, run: _Run, position: int, now: float, *, sure: bool = False) -> bool:
+        """The carrier says that `position` was played, a way before now. False if that cannot be, unless it is sure."""
         offset = (position - run.first) * self._seconds_per_sample
         trip = now - run.sent_at - offset
-        if trip < -_EARLY_S and self._echoes_marks_on_clear:
+        if trip < -_EARLY_S and not sure:
             return False
-        if trip >= 0 and (self._shortest is None or trip < self._shortest):
-            self._shortest = trip
+        if trip < self._shortest and trip > -_EARLY_S:
+            self._shortest = max(trip, 0.0)
             if not self._measured:
-                self._latency = min(trip / 2, _LONGEST_WAY_S)
+                self._latency = min(self._shortest / 2, _LONGEST_WAY_S)
         start = now - self._latency - offset
         change = start - run.start
         if change > _JUMP_S and not self._doubtful:
@@ -277,7 +279,8 @@ class PlayoutLedger:
         if not run.corrected:
             run.corrected = True
             delay = min(max(start - run.sent_at, self._latency), _LONGEST_START_S)
-            self._start_delay = delay
+            self._start_delay = delay if self._start_delay_guessed else (self._start_delay + delay) / 2
+            self._start_delay_guessed = False
         runs = self._runs
         if run not in runs:
             return True
@@ -286,12 +289,13 @@ class PlayoutLedger:
         previous: _Run | None = None
         for other in runs:
             if previous is not None and other.first > run.first:
-                earliest = previous.start + (other.first - previous.first) * self._seconds_per_sample
+                length = (other.first - previous.first) * self._seconds_per_sample
+                earliest = previous.start + length + other.gap
                 other.start = max(other.sent_at + self._start_delay, earliest)
             previous = other
         last = runs[-1]
         if last is not run:
-            self._end = last.start + (self._kept - last.first) * self._seconds_per_sample
+            self._end = last.start + (self._kept - last.first) * self._seconds_per_sample + self._padding
         return True
 
     def _measure(self, latency_s: float) -> None:
