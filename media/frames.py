@@ -954,6 +954,18 @@ class CallStartedFrame(WireFrame):
 
 
 @dataclass(slots=True, eq=False)
+class AnswerLaterFrame(WireFrame):
+    """An answer that an application's handlers hold up: `make` gives it, and what follows from it.
+
+    `make` is called once, when `waiting` has been awaited or after `limit_s` seconds.
+    """
+
+    waiting: Awaitable[Any]
+    make: Callable[[], Sequence[Frame]]
+    limit_s: float
+
+
+@dataclass(slots=True, eq=False)
 class CallEndedFrame(WireFrame):
     """The carrier says that the stream is over. `reason` is one of ours: "caller", "carrier", "error", ..."""
 

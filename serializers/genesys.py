@@ -1,0 +1,463 @@
+"""Genesys Cloud AudioHook: the socket side of Audio Connector (a voice bot) and AudioHook Monitor (a one-way tap).
+
+Source: Genesys Cloud developer centre, "AudioHook protocol", version "2".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import msgspec
+
+from media.call import CallInfo, MediaFormat
+from media.codecs import pcm_to_ulaw
+from media.errors import RemoteProtocolError
+from media.events import DONE, BaseObject
+from media.frames import (
+    AnswerLaterFrame,
+    AudioDiscardedFrame,
+    CallEndedFrame,
+    CallPausedFrame,
+    CallResumedFrame,
+    CallStartedFrame,
+    CallUpdatedFrame,
+    CancelFrame,
+    CarrierErrorFrame,
+    EndFrame,
+    Frame,
+    InputDTMFFrame,
+    InterruptionFrame,
+    OutputAudioRawFrame,
+    OutputTransportMessageFrame,
+    OutputTransportMessageUrgentFrame,
+    PlaybackCompletedFrame,
+    PlaybackStartedFrame,
+    UserAudioRawFrame,
+)
+from media.resample import Resampler, make_resampler
+from serializers import audiohook
+from serializers.audiohook import MAX_MESSAGE_BYTES, TAKES, Session, SessionState
+from serializers.audiohook_media import Media, choose, tracks, understood
+from serializers.audiohook_server import CHANNELS, AudioHookChannel, AudioHookMediaFormat, AudioHookServer
+from serializers.base import Ending, FrameSerializer, Message, Messages, WireOptions
+from serializers.fields import keypad_entry, outline, text
+
+log = logging.getLogger(__name__)
+
+__all__ = ["AudioHookChannel", "AudioHookMediaFormat", "GenesysAudioHookSerializer"]
+
+Json = dict[str, Any]
+
+PACKET_MS = 200  # 1600 bytes of PCMU, 5 messages a second: Genesys counts messages and answers 429 to many
+CLOSED_WAITS_S = 3.0  # for the application's on_close handlers, of the 10 s in which Genesys wants it
+
+EVENTS = ("on_open", "on_close", "on_ping", "on_pause", "on_update", "on_error", "on_dtmf")
+
+_read_json = msgspec.json.Decoder().decode
+
+# Why the gateway ends a call, where Architect should take its failure path; everything else has completed.
+_FAILURES = {
+    "unauthorized": "unauthorized",
+    "error": "error",
+    "shutdown": "error",
+    "carrier-silent": "error",
+    "no-bot": "error",
+}
+# The client's reason of `close`, in our words.
+_ENDED = {"end": "caller", "error": "error"}
+
+
+class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
+    """AudioHook messages to frames and back, for one session.
+
+    `decode` gives the protocol's own answers (opened, pong, updated, closed, a disconnect where the client broke the
+    protocol) as urgent messages, ahead of everything else. They go out through `encode`, which gives each message its
+    number in the order of sending: what `encode` returns has to be sent, and in that order.
+
+    Audio goes out only between `opened` and the end, and never to a session that has an internal channel: that is a
+    Monitor, whose client ends the session at the first byte. A pause stops the caller's audio, not the bot's.
+
+    Events: on_open, on_close, on_ping, on_pause (at `paused`), on_update, on_error, on_dtmf, each with the decoded
+    message. Their handlers run before the answer is made, an `async def` one as far as its first wait; `closed`
+    waits for the rest, for a while.
+    """
+
+    carrier: ClassVar[str] = "genesys"
+    ending: ClassVar[Ending] = Ending.MESSAGE
+    lead_ms: ClassVar[int] = 600
+    end_wait_s: ClassVar[float] = 15.0
+    has_marks: ClassVar[bool] = False  # playback_started and playback_completed instead
+    PROTOCOL_VERSION: ClassVar[str] = audiohook.VERSION
+
+    @dataclass(kw_only=True)
+    class InputParams(FrameSerializer.InputParams):
+        """
+        `genesys_sample_rate`: Hz on the wire; AudioHook knows 8000.
+        `sample_rate`: Hz of the audio that `decode` gives; None: the pipeline's.
+        `channel`: what to take of the offered media, where there is a choice. With "both", `process_external` and
+            `process_internal` say which of the two reaches the pipeline; both arrive as UserAudioRawFrame, whose
+            `user_id` is the channel.
+        `media_format`: preferred format; what is offered wins.
+        `supported_languages`: told to Genesys when it asks.
+        `selected_language`: the call's language where `open` names none.
+        `start_paused`: Genesys sends no audio until it gets `resume`.
+        `monitor`: the session is one-way; None: it is if the internal channel is offered.
+        """
+
+        genesys_sample_rate: int = 8000
+        sample_rate: int | None = None
+        channel: AudioHookChannel = AudioHookChannel.EXTERNAL
+        media_format: AudioHookMediaFormat = AudioHookMediaFormat.PCMU
+        process_external: bool = True
+        process_internal: bool = False
+        supported_languages: list[str] | None = None
+        selected_language: str | None = None
+        start_paused: bool = False
+        monitor: bool | None = None
+
+    def __init__(self, params: InputParams | None = None) -> None:
+        """ValueError: a channel or media format that AudioHook does not have."""
+        self._p = params or self.InputParams()
+        FrameSerializer.__init__(self, self._p)
+        self._rate = self._p.genesys_sample_rate
+        session = Session(str(uuid4()), id_known=False, rate=self._rate)
+        channel, encoding = AudioHookChannel(self._p.channel), AudioHookMediaFormat(self._p.media_format)
+        AudioHookServer.__init__(self, session, channel, encoding.value)
+        self._organization_id = ""  # what `open` has to name, where the upgrade named one
+        self._heard: tuple[tuple[int, str], ...] = ()  # (place among the media's channels, name) of what is passed on
+        self._channel_resamplers: dict[str, Resampler] = {}
+        self._one_way = False
+        for event in EVENTS:
+            self._register_event_handler(event, sync=True)
+        self.dropped_digits = 0  # keys that no telephone has
+        self._on: Mapping[str, Callable[[Json, Json], Sequence[Frame]]] = {
+            "open": self._on_open,
+            "ping": self._on_ping,
+            "update": self._on_update,
+            "dtmf": self._on_dtmf,
+            "playback_started": lambda message, parameters: (PlaybackStartedFrame(),),
+            "playback_completed": lambda message, parameters: (PlaybackCompletedFrame(),),
+            "paused": self._on_paused,
+            "resumed": self._on_resumed,
+            "discarded": self._on_discarded,
+            "error": self._on_error,
+            "close": self._on_close,
+        }
+        self._out: dict[type[Frame], Callable[[Any], Messages]] = {
+            OutputAudioRawFrame: self._audio,
+            InterruptionFrame: self._barge_in,
+            EndFrame: self._end,
+            CancelFrame: self._end,
+            OutputTransportMessageFrame: self._message_of,
+            OutputTransportMessageUrgentFrame: self._message_of,
+        }
+
+    @classmethod
+    def for_call(cls, options: WireOptions) -> GenesysAudioHookSerializer:
+        """
+        `options.options`: any of InputParams' own names, and `organization_id` and `session_id` of the upgrade's
+        headers, which the messages have to repeat. Both channels of a Monitor reach the pipeline.
+        """
+        own = dict(options.options or {})
+        organization_id, session_id = own.pop("organization_id", ""), own.pop("session_id", "")
+        if own.get("monitor"):
+            own = {"channel": AudioHookChannel.BOTH, "process_internal": True, **own}
+        serializer = cls(cls.InputParams(**own))
+        serializer._organization_id = organization_id
+        if session_id:
+            serializer.session = Session(session_id, id_known=True, rate=serializer._rate)
+        serializer.begin(options.in_sample_rate)
+        return serializer
+
+    @property
+    def send_rate(self) -> int:
+        return self._rate
+
+    @property
+    def packet_ms(self) -> int:
+        return PACKET_MS
+
+    # ------------------------------------------------------------ in
+
+    def decode(self, data: Message) -> Sequence[Frame]:
+        if isinstance(data, str):
+            return self._decode_text(data)
+        session, media = self.session, self._media
+        if session.state is SessionState.PREPARING:
+            return self._broken("audio before open")
+        if media is None:
+            return ()
+        try:
+            channels = tracks(media, data)
+        except ValueError as exc:
+            raise self._bad(str(exc), data) from None
+        session.position += len(channels[0]) // 2
+        if session.state is not SessionState.ACTIVE or session.paused:
+            return ()  # it was on its way already
+        if len(self._heard) == 1:
+            return self.pipeline_audio(channels[self._heard[0][0]], media.rate)
+        return [
+            UserAudioRawFrame(pcm, rate, 1, user_id=channel)
+            for place, channel in self._heard
+            for pcm, rate in (self._at_pipeline_rate(channel, channels[place], media.rate),)
+            if pcm
+        ]
+
+    def _at_pipeline_rate(self, channel: str, pcm: bytes, rate: int) -> tuple[bytes, int]:
+        """One of several channels, each of which has a resampler of its own."""
+        wanted = self._in_sample_rate
+        if not wanted or wanted == rate:
+            return pcm, rate
+        resampler = self._channel_resamplers.get(channel)
+        if resampler is None:
+            resampler = self._channel_resamplers[channel] = make_resampler(rate, wanted)
+        return resampler.process(pcm), wanted
+
+    def _decode_text(self, data: str) -> Sequence[Frame]:
+        try:
+            message = _read_json(data)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return self._broken("not JSON")
+        session = self.session
+        if session.state is SessionState.CLOSED:
+            return ()
+        fault = session.fault(message)
+        if fault:
+            return self._broken(fault)
+        kind = message["type"]
+        states = TAKES.get(kind)
+        if states is None:
+            log.info("genesys: message of unknown type %.40r ignored", kind)
+            return ()
+        if session.state not in states:
+            return ()
+        return self._on[kind](message, message["parameters"])
+
+    def _on_open(self, message: Json, parameters: Json) -> Sequence[Frame]:
+        if self._organization_id and parameters.get("organizationId") != self._organization_id:
+            return self._broken("another organisation's id", "unauthorized")
+        conversation_id, participant = parameters.get("conversationId"), parameters.get("participant")
+        offers, variables = parameters.get("media"), parameters.get("inputVariables") or {}
+        if not isinstance(conversation_id, str) or not isinstance(participant, dict):
+            return self._broken("open without conversationId or participant")
+        if not isinstance(offers, list) or not isinstance(variables, dict):
+            return self._broken("open without media, or inputVariables that are not an object")
+        probe = conversation_id == audiohook.PROBE_CONVERSATION
+        known = understood(offers, self._rate)
+        media = None if probe else choose(known, CHANNELS[self._channel], self._encoding)
+        if media is None and offers and not probe:
+            return self._broken("no offered media that we understand")
+        self._take_media(media)
+        monitor = self._p.monitor
+        if monitor is None:  # an Audio Connector offers the external channel only
+            monitor = any("internal" in offer.channels for offer in known)
+        self._one_way = bool(monitor) or media is None
+        self._asked_languages = parameters.get("supportedLanguages") is True
+        self._conversation_id, self._participant, self._input_variables = conversation_id, participant, variables
+        session = self.session
+        session.position = session.client_position  # not zero where a session continues another
+        session.paused = self._p.start_paused
+        session.state = SessionState.OPENING
+        session.owe("opened")
+        self._call_event_handler("on_open", message)
+        answer = self.create_opened_response(
+            start_paused=session.paused,
+            supported_languages=(self._p.supported_languages or []) if self._asked_languages else None,
+        )
+        frames = [OutputTransportMessageUrgentFrame(answer), CallStartedFrame(self._call_info(parameters, probe))]
+        return [*frames, CallPausedFrame()] if session.paused else frames
+
+    def _take_media(self, media: Media | None) -> None:
+        """What is passed on of `media`: of two channels those that are wanted, of one that one."""
+        self._media = media
+        if media is None:
+            return
+        wanted = CHANNELS[self._channel]
+        if self._channel is AudioHookChannel.BOTH:
+            wanted = frozenset({"external"} if self._p.process_external else ())
+            wanted |= frozenset({"internal"} if self._p.process_internal else ())
+        channels = tuple(enumerate(media.channels))
+        self._heard = tuple(channel for channel in channels if channel[1] in wanted) or channels[:1]
+
+    def _call_info(self, parameters: Json, probe: bool) -> CallInfo:
+        media, participant = self._media, self._participant or {}
+        encoding = media.format if media else self._encoding
+        return CallInfo(
+            carrier=self.carrier,
+            call_id=self._conversation_id or "",
+            stream_id=self.session.id,
+            account_id=text(parameters.get("organizationId")),
+            from_number=text(participant.get("ani")),
+            to_number=text(participant.get("dnis")),
+            parameters=self._input_variables or {},
+            receive=MediaFormat(encoding, self._rate, len(media.channels) if media else 1),
+            send=MediaFormat(encoding, self._rate),
+            language=text(parameters.get("language")) or self._p.selected_language or "",
+            extra={
+                "organizationId": text(parameters.get("organizationId")),
+                "participant": participant,
+                "customConfig": _custom_config(parameters.get("customConfig")),
+                "continuedSessions": parameters.get("continuedSessions") or [],
+                "channels": [channel for _, channel in self._heard],
+            },
+            receives_audio=not self._one_way,
+            probe=probe,
+        )
+
+    def _on_ping(self, message: Json, parameters: Json) -> Sequence[Frame]:
+        self.session.owe("pong")
+        answer = OutputTransportMessageUrgentFrame(self.create_pong_response())
+        self._call_event_handler("on_ping", message)
+        return (answer,)
+
+    def _on_update(self, message: Json, parameters: Json) -> Sequence[Frame]:
+        participant, language = parameters.get("participant"), parameters.get("language")
+        if isinstance(participant, dict):
+            self._participant = participant
+        self.session.owe("updated")
+        answer = OutputTransportMessageUrgentFrame(self._draft("updated", {}))
+        self._call_event_handler("on_update", message)
+        return (answer, CallUpdatedFrame(language)) if language and isinstance(language, str) else (answer,)
+
+    def _on_dtmf(self, message: Json, parameters: Json) -> Sequence[Frame]:
+        digit = parameters.get("digit", "")
+        if not isinstance(digit, str):
+            raise self._bad("dtmf.digit is not a string", message)
+        self._call_event_handler("on_dtmf", message)
+        key = keypad_entry(digit)
+        if key is None:
+            self.dropped_digits += 1
+            return ()
+        return (InputDTMFFrame(key),)
+
+    def _on_paused(self, message: Json, parameters: Json) -> Sequence[Frame]:
+        before, self.session.paused = self.session.paused, True
+        self._call_event_handler("on_pause", message)
+        return () if before else (CallPausedFrame(),)
+
+    def _on_resumed(self, message: Json, parameters: Json) -> Sequence[Frame]:
+        # Whatever else it lacks, the audio flows again.
+        discarded = audiohook.parse_duration(parameters.get("discarded")) or Decimal(0)
+        self.session.skip(discarded)
+        self.session.paused = False
+        return (CallResumedFrame(float(discarded)),)
+
+    def _on_discarded(self, message: Json, parameters: Json) -> Sequence[Frame]:
+        start = audiohook.parse_duration(parameters.get("start"))
+        discarded = audiohook.parse_duration(parameters.get("discarded"))
+        if start is None or discarded is None:
+            raise self._bad("discarded without start or duration", message)
+        self.session.skip(discarded)
+        return (AudioDiscardedFrame(float(start), float(discarded)),)
+
+    def _on_error(self, message: Json, parameters: Json) -> Sequence[Frame]:
+        """Never answered; a fatal one is followed by `close`."""
+        retry_after = audiohook.parse_duration(parameters.get("retryAfter"))
+        self._call_event_handler("on_error", message)
+        code, said = text(parameters.get("code")), text(parameters.get("message"))
+        return (CarrierErrorFrame(code, said, None if retry_after is None else float(retry_after)),)
+
+    def _on_close(self, message: Json, parameters: Json) -> Sequence[Frame]:
+        reason = text(parameters.get("reason"))
+        self.session.take_leave()
+        ended = CallEndedFrame(_ENDED.get(reason, "carrier"), reason)
+        waiting = self._call_event_handler("on_close", message)
+        if waiting is DONE:
+            return (self._closed_answer(), ended)
+        return (AnswerLaterFrame(waiting, lambda: (self._closed_answer(), ended), CLOSED_WAITS_S),)
+
+    def _closed_answer(self) -> OutputTransportMessageUrgentFrame:
+        return OutputTransportMessageUrgentFrame(self.create_closed_response(self._output_variables))
+
+    def _broken(self, problem: str, reason: str = "error") -> Sequence[Frame]:
+        """The client broke the protocol: the session ends by `disconnect`, once; afterwards its faults are ignored."""
+        if self.session.state not in (SessionState.PREPARING, SessionState.OPENING, SessionState.ACTIVE):
+            return ()
+        self.session.break_off()
+        answer = self._draft("disconnect", {"reason": reason, "info": problem if reason == "error" else ""})
+        return (OutputTransportMessageUrgentFrame(answer), CarrierErrorFrame("protocol", problem))
+
+    def _bad(self, problem: str, data: Any) -> RemoteProtocolError:
+        return RemoteProtocolError(self.carrier, problem, outline(data))
+
+    # ------------------------------------------------------------ out
+
+    def encode(self, frame: Frame) -> Messages:
+        try:
+            handle = self._out[type(frame)]
+        except KeyError:
+            handle = self._learn(type(frame))
+        return handle(frame)
+
+    def _learn(self, kind: type[Frame]) -> Callable[[Any], Messages]:
+        """The handler of a class that is met for the first time: that of the class it derives from."""
+        known = next((base for base in kind.__mro__ if base in self._out), None)
+        handle = self._out[kind] = self._out[known] if known else _nothing
+        return handle
+
+    def _audio(self, frame: OutputAudioRawFrame) -> Messages:
+        if self._one_way or self.session.state is not SessionState.ACTIVE:
+            return ()
+        return self._binary(self.wire_pcm(frame.audio, frame.sample_rate))
+
+    def flush(self) -> Messages:
+        tail = self.flush_wire_pcm()
+        if self._one_way or self.session.state is not SessionState.ACTIVE:
+            return ()
+        return self._binary(tail)
+
+    def _binary(self, pcm: bytes) -> Messages:
+        """Any length is legal up to the limit, so nothing is held back and nothing is padded."""
+        if not pcm:
+            return ()
+        data = pcm_to_ulaw(pcm) if self._media is None or self._media.width == 1 else pcm
+        if len(data) <= MAX_MESSAGE_BYTES:
+            return (data,)
+        return [data[start : start + MAX_MESSAGE_BYTES] for start in range(0, len(data), MAX_MESSAGE_BYTES)]
+
+    def _barge_in(self, frame: InterruptionFrame) -> Messages:
+        self.reset_wire_pcm()
+        if self._one_way or self.session.state is not SessionState.ACTIVE:
+            return ()
+        return self._say("event", {"entities": [{"type": "barge_in", "data": {}}]})
+
+    def _end(self, frame: EndFrame | CancelFrame) -> Messages:
+        if not self.session.id_known:
+            return ()
+        word = str(frame.reason or "completed")
+        return self._say("disconnect", {"reason": _FAILURES.get(word.partition(":")[0], "completed")})
+
+    def _message_of(self, frame: OutputTransportMessageFrame | OutputTransportMessageUrgentFrame) -> Messages:
+        """An AudioHook message of the application's, or an answer of ours; nothing else may reach Genesys."""
+        message = frame.message
+        if not isinstance(message, Mapping) or "version" not in message or self.should_ignore_frame(frame):
+            return ()
+        kind, parameters = message.get("type"), message.get("parameters") or {}
+        if not isinstance(kind, str) or not isinstance(parameters, Mapping):
+            return self._unsaid("a message without type or with odd parameters")
+        if kind == "resumed":  # the client's word: ours is a request
+            return self._say("resume", {})
+        if kind == "error":
+            return self._say("disconnect", {"reason": "error", "info": str(parameters.get("message", ""))})
+        # A pong is matched with its ping by this number; in all else it says what was received when it left.
+        seen = message.get("clientseq") if kind == "pong" else None
+        return self._say(kind, parameters, seen if isinstance(seen, int) else None)
+
+
+def _nothing(frame: Frame) -> Messages:
+    return ()
+
+
+def _custom_config(value: Any) -> Any:
+    """Genesys sends the administrator's JSON as an object, or as the text of one."""
+    if isinstance(value, str):
+        try:
+            return _read_json(value)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return value
+    return value if value is not None else {}
