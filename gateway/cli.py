@@ -143,7 +143,10 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help="one JSON object on standard output, for machines")
         sub.set_defaults(command=command)
 
-    config = (("--config",), {"type": Path, "default": Path("gateway.toml"), "metavar": "FILE", "help": "default: gateway.toml"})
+    config = (
+        ("--config",),
+        {"type": Path, "default": Path("gateway.toml"), "metavar": "FILE", "help": "default: gateway.toml"},
+    )
     port = (("--port",), {"type": int, "metavar": "N", "help": "over the configuration's; 0: any free one"})
     add(demo, *_demo_options(), as_json=True)
     add(run, config, port)
@@ -160,14 +163,20 @@ def _unindented(text: str) -> str:
 
 def _demo_options() -> list[tuple[Sequence[str], dict[str, Any]]]:
     return [
-        (("--out",), {"type": Path, "default": Path("heard"), "metavar": "DIR", "help": "for the WAVs; default: heard/"}),
+        (
+            ("--out",),
+            {"type": Path, "default": Path("heard"), "metavar": "DIR", "help": "for the WAVs; default: heard/"},
+        ),
         (("--carrier",), {"action": "append", "metavar": "NAME", "help": "only this one; may be repeated"}),
     ]
 
 
 def _call_options() -> list[tuple[Sequence[str], dict[str, Any]]]:
     return [
-        (("--carrier",), {"required": True, "metavar": "NAME", "help": "twilio, telnyx, plivo, exotel, vonage, genesys"}),
+        (
+            ("--carrier",),
+            {"required": True, "metavar": "NAME", "help": "twilio, telnyx, plivo, exotel, vonage, genesys"},
+        ),
         (("--to",), {"required": True, "metavar": "NUMBER", "help": "the number called: it selects the bot"}),
         (("--from",), {"dest": "from_number", "default": "+14155550101", "metavar": "NUMBER", "help": "the caller's"}),
         (("--url",), {"metavar": "URL", "help": "of the gateway; default: ws://127.0.0.1:<port of the configuration>"}),

@@ -289,7 +289,7 @@ class CallCore:
 
     def disconnected(self, code: int, now: float) -> None:
         """The socket is gone."""
-        self.counters["close_code"] = code
+        self.counters.setdefault("close_code", code)
         if self.state in OVER:
             return
         reason = "caller" if self.serializer.close_is_normal_end or code == 1000 else "socket-lost"
@@ -630,7 +630,9 @@ class CallCore:
         self._bad += 1
         self.counters["bad_messages"] = self._bad
         if self._bad & (self._bad - 1) == 0:
-            log.warning("call.bad_message", carrier=self.info.carrier, problem=problem, excerpt=excerpt, count=self._bad)
+            log.warning(
+                "call.bad_message", carrier=self.info.carrier, problem=problem, excerpt=excerpt, count=self._bad
+            )
 
     def _push(self, frame: Frame) -> None:
         """A frame off the wire into the pipeline; nothing escapes."""
@@ -714,4 +716,3 @@ class CallCore:
 
 def _format(media: Any) -> str:
     return f"{media.encoding}/{media.sample_rate}/{media.channels}"
-

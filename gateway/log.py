@@ -43,5 +43,12 @@ def configure(level: str = "info", *, as_json: bool | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("uvicorn.access", "httpx", "httpcore", "websockets"):
+    # uvicorn's own lines at INFO name the path of every socket, which holds the media token.
+    for noisy in ("uvicorn", "uvicorn.error", "uvicorn.access", "httpx", "httpcore", "websockets"):
         logging.getLogger(noisy).setLevel("WARNING")
+    logging.getLogger("uvicorn.error").addFilter(_not_a_refused_socket)
+
+
+def _not_a_refused_socket(record: logging.LogRecord) -> bool:
+    """uvicorn takes a socket that was refused with an HTTP status for an application that forgot to answer."""
+    return "without completing handshake" not in record.getMessage()

@@ -23,7 +23,7 @@ import bots
 import serializers
 import webhooks
 from bots.base import Bot, Build, PrepareContext
-from media.errors import ConfigError, ConfigErrors
+from media.errors import ConfigError, ConfigErrors, toml_path
 from serializers.base import FrameSerializer, WireOptions
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def prepare_bots(
             build = bot(entry.use).prepare(entry.options, context)
             builds[name] = (wait or _wait)(build) if inspect.isawaitable(build) else build
         except ConfigError as exc:
-            errors.append(exc.within(f"bots.{name}"))
+            errors.append(exc.within(toml_path("bots", name)))
     if errors:
         raise ConfigErrors(errors)
     return builds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+import socket
 from types import FrameType
 from typing import Any
 
@@ -22,13 +22,24 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._gateway = gateway
         self._drain: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.up = asyncio.Event()  # listening, or unable to
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        self.up.set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain, then stop. Second: stop now."""
-        if self._drain is None and sig in (signal.SIGTERM, signal.SIGINT):
-            self.config.loaded_app  # the application is up, or there is nothing to drain
-            loop = asyncio.get_running_loop()
-            self._drain = loop.create_task(self._drain_then_stop(), name="drain")
+        if self._loop is None or self.should_exit:
+            self.should_exit = self.force_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._signalled)  # we may stand anywhere in the loop's own code
+
+    def _signalled(self) -> None:
+        if self._drain is None:
+            self._drain = asyncio.get_running_loop().create_task(self._drain_then_stop(), name="drain")
         else:
             self.should_exit = self.force_exit = True
 
@@ -44,8 +55,8 @@ class Server(uvicorn.Server):
     def port(self) -> int:
         """The port that is listened on; known once `started`."""
         for server in self.servers:
-            for socket in server.sockets:
-                return int(socket.getsockname()[1])
+            for listener in server.sockets:
+                return int(listener.getsockname()[1])
         return self.config.port
 
 

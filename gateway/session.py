@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import structlog
 
+from bots.lanes import LoopRuntime
 from gateway.clock import Clock
 from gateway.core import CallCore, CallRecord
 from serializers.base import Message
@@ -19,16 +20,16 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 CLOSE_WAIT_S = 3.0  # for the peer's half of the closing handshake
-TASKS_WAIT_S = 2.0  # for a bot's tasks after they were cancelled
+CLEANUP_S = 2.0  # for the clean-up of a bot's processors
 
 
-class CallSession:
+class CallSession(LoopRuntime):
     """One accepted socket and its call. `run` returns when both are over and every task has ended."""
 
     def __init__(self, receive: Receive, send: Send, clock: Clock) -> None:
+        super().__init__()
         self._receive, self._send, self._clock = receive, send, clock
         self._awake = asyncio.Event()
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Timeout | None = None
         self.core: CallCore  # set by whoever builds the core, which needs this shell
 
@@ -40,15 +41,9 @@ class CallSession:
     def wake(self) -> None:
         self._awake.set()
 
-    def spawn(self, coro: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """A task of the bot's: what it raises ends this call and no other."""
-        task = asyncio.get_running_loop().create_task(coro, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._reaped)
-        return task
-
-    def _reaped(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """A task of the bot's is over: what it raised ends this call and no other."""
+        super()._ended(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             self.core.fail(f"task {task.get_name()} failed: {exc!r}", exc)
 
@@ -78,11 +73,8 @@ class CallSession:
             clock.discard(self)
             core.disconnected(1006, clock.now())
             writer.cancel()
-            for task in self._tasks:
-                task.cancel()
-        await self._reap(writer)
-        if core.pipeline is not None:
-            await self._close_pipeline()
+        await asyncio.wait([writer])
+        await self._clean_up()
         return core.record(clock.now())
 
     async def _read(self) -> None:
@@ -117,21 +109,20 @@ class CallSession:
             log.debug("call.send_failed", problem=repr(exc))
             core.disconnected(1006, clock.now())
 
-    async def _reap(self, writer: asyncio.Task[None]) -> None:
-        left = {writer, *self._tasks}
-        _, pending = await asyncio.wait(left, timeout=TASKS_WAIT_S)
-        for task in pending:
-            log.error("call.task_will_not_end", task=task.get_name(), call=self.core.info.call_id)
-
-    async def _close_pipeline(self) -> None:
-        try:
-            async with asyncio.timeout(TASKS_WAIT_S):
-                for leftover in self.core.pipeline.close():  # type: ignore[union-attr]
-                    await leftover
-        except TimeoutError:
-            log.error("call.cleanup_too_slow", call=self.core.info.call_id)
-        except Exception:
-            log.exception("call.cleanup_failed", call=self.core.info.call_id)
+    async def _clean_up(self) -> None:
+        """Processors first, for their clean-up may need their tasks; then whatever task is left."""
+        core = self.core
+        if core.pipeline is not None:
+            try:
+                async with asyncio.timeout(CLEANUP_S):
+                    await core.pipeline.close()
+            except TimeoutError:
+                log.error("call.cleanup_too_slow", call=core.info.call_id, limit_s=CLEANUP_S)
+            except Exception:
+                log.exception("call.cleanup_failed", call=core.info.call_id)
+        await self.close()
+        for task in self.tasks:
+            log.error("call.task_will_not_end", call=core.info.call_id, task=task.get_name())
 
 
 def _outgoing(message: Message) -> Event:

@@ -25,7 +25,7 @@ from annotated_types import Ge, Gt, Interval, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gateway import registry
-from media.errors import ConfigError, ConfigErrors
+from media.errors import ConfigError, ConfigErrors, toml_path
 from media.secret import Secret
 
 PipelineRate = Literal[8000, 16000, 24000, 48000]
@@ -173,7 +173,7 @@ def _carriers(
     carriers: dict[str, Any] = {}
     off: dict[str, str] = {}
     for name, table in tables.items():
-        path = _join("carriers", name)
+        path = toml_path("carriers", name)
         try:
             cls = registry.carrier_settings_class(name)
         except registry.UnknownName as exc:
@@ -198,7 +198,7 @@ def _bots(tables: Table, base_dir: Path, found: list[ConfigError]) -> dict[str, 
     bots: dict[str, BotEntry] = {}
     common = {field.name for field in dataclasses.fields(BotEntry)} - {"name", "options"}
     for name, table in tables.items():
-        path = _join("bots", name)
+        path = toml_path("bots", name)
         use = table.get("use")
         if not isinstance(use, str) or not use:
             known = ", ".join(registry.bot_names())
@@ -224,7 +224,7 @@ def _bots(tables: Table, base_dir: Path, found: list[ConfigError]) -> dict[str, 
 def _numbers(tables: Table, bots: Table, base_dir: Path, found: list[ConfigError]) -> dict[str, NumberEntry]:
     numbers: dict[str, NumberEntry] = {}
     for key, table in tables.items():
-        path = _join("numbers", key)
+        path = toml_path("numbers", key)
         entry = _build(NumberEntry, table, path, base_dir, found, given={"key": key})
         normal = key if key == "default" else registry.normalise(key)
         if "*" in normal[:-1] or not normal:
@@ -259,7 +259,7 @@ def _tables(data: Table, name: str, found: list[ConfigError]) -> dict[str, Table
         if isinstance(value, Mapping):
             tables[key] = value
         else:
-            path = _join(name, key)
+            path = toml_path(name, key)
             found.append(ConfigError(path, f"must be a table, got {_kind(value)}", f"write [{path}]"))
     return tables
 
@@ -299,7 +299,7 @@ def _build(
     """
     known = ({field.name for field in dataclasses.fields(cls)} | set(also)) - given.keys()
     before = len(found)
-    found += [_unknown(_join(path, key), key, known) for key in table if key in given]
+    found += [_unknown(toml_path(path, key), key, known) for key in table if key in given]
     data = json.loads(json.dumps({**table, **given}, default=str))
     try:
         (value,) = _adapter(cls).validate_json(json.dumps([data]))
@@ -348,7 +348,7 @@ def _secrets(value: Any, path: str) -> Iterator[tuple[str, Secret]]:
             yield from _secrets(item, f"{path}[{index}]")
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _secrets(item, _join(path, key))
+            yield from _secrets(item, toml_path(path, key))
 
 
 # ---------------------------------------------------------------- saying what is wrong
@@ -408,7 +408,7 @@ def _explain(
     for one in located:
         where = path
         for key in one.at:
-            where = f"{where}[{key}]" if isinstance(key, int) else _join(where, key)
+            where = f"{where}[{key}]" if isinstance(key, int) else toml_path(where, key)
         if not one.wrong_kind:
             yield _say(one, where, cls, known)
         elif one.at in kinds:
@@ -447,7 +447,7 @@ def _say(one: _Found, where: str, cls: type[Any], known: Iterable[str]) -> Confi
         is_secret = Secret in _types_at(cls, one.at)
         return ConfigError(where, "is missing", _SECRET_REMEDY if is_secret else "")
     if kind == "dataclass_type" and context.get("class_name") == "Secret":
-        return ConfigError(where, f"must name the secret, got {_kind(value)}", _SECRET_REMEDY)
+        return ConfigError(where, "must say where the secret is", _SECRET_REMEDY)
     if kind in _KINDS:
         return ConfigError(where, f"must be {_KINDS[kind]}, got {_kind(value)}")
     if kind in _RULES:
@@ -511,12 +511,3 @@ def _kind(value: Any) -> str:
     if isinstance(value, str):
         return "a string"
     return "a table" if isinstance(value, Mapping) else "an array" if isinstance(value, Sequence) else "a date or time"
-
-
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-
-
-def _join(path: str, key: str | int) -> str:
-    """`path` with `key`, quoted where TOML wants it."""
-    key = str(key)
-    return f"{path}.{key}" if _BARE_KEY.fullmatch(key) else f'{path}."{key}"'

@@ -43,8 +43,9 @@ async def _serve(settings: Settings, *, host: str | None = None, port: int | Non
     gateway = Gateway(settings, builds)
     running = server(gateway, host=host, port=port)
     task = asyncio.get_running_loop().create_task(running.serve(), name="server")
-    while not running.started and not task.done():
-        await asyncio.sleep(0.02)
+    up = asyncio.get_running_loop().create_task(running.up.wait(), name="server-up")
+    await asyncio.wait({task, up}, return_when=asyncio.FIRST_COMPLETED)
+    up.cancel()
     if running.started:
         log.info(
             "gateway.listening",
@@ -90,7 +91,10 @@ def run(config: Path, *, port: int | None = None) -> int:
     if lacking:
         settings = load_settings(config)
     logging.configure(settings.gateway.log_level, as_json=_as_json(settings))
-    lines = [f"Real calls of {name} need {variables}; until then only simulated ones come in." for name, variables in lacking.items()]
+    lines = [
+        f"Real calls of {name} need {variables}; until then only simulated ones come in."
+        for name, variables in lacking.items()
+    ]
     command = "gateway" if sys.prefix == sys.base_prefix else os.path.relpath(Path(sys.prefix, "bin", "gateway"))
     hello = _HELLO.format(config=config, command=command, carriers="\n".join(lines))
     return asyncio.run(_serve(settings, host="127.0.0.1", port=port, hello=hello))

@@ -267,7 +267,15 @@ def test_a_socket_that_breaks_ends_the_call_once() -> None:
 def test_rubbish_is_counted_and_dropped() -> None:
     call = VirtualCall("twilio", lambda _: [Echo()])
     call.run(0.2)
-    for rubbish in ("", "[]", "{", b"\xff\xfe", '{"event":"media"}', '{"event":"dtmf","dtmf":{"digit":[]}}', "x" * 70000):
+    for rubbish in (
+        "",
+        "[]",
+        "{",
+        b"\xff\xfe",
+        '{"event":"media"}',
+        '{"event":"dtmf","dtmf":{"digit":[]}}',
+        "x" * 70000,
+    ):
         call.core.receive(rubbish, call.t)
     call.run(0.2)
     assert call.core.state is CallState.LIVE

@@ -1,0 +1,118 @@
+"""`gateway call`: one simulated call to a running gateway."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from media.wav import read_wav, write_wav
+
+from gateway.settings import Settings, load_settings
+from gateway.simulator.base import CallPlan, FakeCarrier, carrier_names, fake_carrier
+from gateway.simulator.caller import Limits, place_call
+from gateway.simulator.report import CallReport
+from gateway.simulator.script import HangUp, Press, Say, Script, Voice, at
+from gateway.tokens import TokenMint
+from media.errors import ConfigError
+
+
+async def call(args: argparse.Namespace) -> int:
+    """Place the call, print its timeline, write what was heard. Gives 0 if the call was right."""
+    settings = load_settings(args.config)
+    if settings.gateway.secret is None:
+        raise ConfigError("gateway.secret", "is not set", "the call needs a token that the running gateway accepts")
+    url = args.url or f"ws://127.0.0.1:{settings.gateway.port}"
+    plan = CallPlan(
+        from_number=args.from_number,
+        to_number=args.to,
+        parameters=_parameters(args.param),
+        send_codec=args.codec,
+        receive_codec=args.codec,
+        sample_rate=args.rate or _rate(settings, args.carrier),
+    )
+    try:
+        carrier = fake_carrier(args.carrier)(plan)
+    except KeyError:
+        raise ConfigError(
+            "--carrier", f"there is no {args.carrier!r}", f"one of {', '.join(carrier_names())}"
+        ) from None
+    mint = TokenMint(settings.gateway.secret.reveal())
+    report = await place_call(
+        carrier,
+        url.replace("http", "ws", 1) if url.startswith("http") else url,
+        _script(args),
+        token=mint_for(mint, carrier),
+        limits=Limits(longest_s=args.max_s),
+    )
+    print(report.to_json() if args.json else "\n".join(report.lines()))
+    if report.refused is not None:
+        print(_REFUSALS.get(report.refused, ""), file=sys.stderr)
+    if args.out is not None and report.heard:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_wav(args.out, report.heard, report.heard_rate)
+    return 0 if report.ok else 1
+
+
+_REFUSALS = {
+    403: "hint: the gateway's [gateway] secret is not the one in this configuration, or the clocks differ",
+    404: "hint: the carrier is off in the gateway's configuration; its log at start says why",
+    503: "hint: the gateway is full or stopping",
+}
+
+
+def mint_for(mint: TokenMint, carrier: FakeCarrier) -> str:
+    """A token such as the answer to this call's webhook would carry."""
+    plan = carrier.plan
+    return mint.mint(
+        carrier.name,
+        call_id=carrier.call_id,
+        from_number=plan.from_number,
+        to_number=plan.to_number,
+        codec=plan.send_codec,
+        sample_rate=plan.sample_rate,
+        direction=plan.direction,
+    )
+
+
+def _rate(settings: Settings, carrier: str) -> int:
+    return getattr(settings.carriers.get(carrier), "sample_rate", None) or 0
+
+
+def _script(args: argparse.Namespace) -> Script:
+    script = Script()
+    if args.wav is not None:
+        script = script.then(at(args.say_at), Say(voice(args.wav)))
+    if args.digits:
+        script = script.then(at(args.digits_at), Press(args.digits))
+    if args.hang_up_at is not None:
+        script = script.then(at(args.hang_up_at), HangUp())
+    elif args.wav is not None or not args.digits:
+        # Nobody else may end it: an echo would go on for ever.
+        said = voice(args.wav).duration_s if args.wav is not None else 0.0
+        script = script.then(at(min(args.max_s - 1, args.say_at + said + 20)), HangUp())
+    return script
+
+
+def voice(path: Path) -> Voice:
+    """A WAV file as something to say."""
+    try:
+        wav = read_wav(path)
+    except (OSError, ValueError) as exc:
+        raise ConfigError(str(path), f"cannot be read: {exc}", "give a mono WAV file") from None
+    if wav.channels != 1:
+        raise ConfigError(str(path), f"has {wav.channels} channels", "give a mono WAV file")
+    return Voice(wav.pcm, wav.sample_rate, path.name)
+
+
+def _parameters(pairs: list[str]) -> dict[str, str]:
+    parameters = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ConfigError("--param", f"{pair!r} is not NAME=VALUE", "write --param tier=gold")
+        parameters[name] = value
+    return parameters
+
+
+__all__ = ["CallReport", "call", "mint_for", "voice"]
