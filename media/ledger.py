@@ -18,9 +18,10 @@ _LONGEST_WAY_S: Final = 0.25  # one way, at most; more than that is a slow start
 _LONGEST_START_S: Final = 2.0
 _JUMP_S: Final = 0.5  # an echo later than this is believed only if the next one is too
 _EARLY_S: Final = 0.1  # an echo that comes this much before the audio can have been played (drift, rounding)
-_SLACK_S: Final = 0.01
+_SLACK_S: Final = 0.05  # by how much one round trip may take longer than another
+_ROUNDING_S: Final = 1e-4
 _IDLE_S: Final = 0.3  # a mark this long after the last audio was played comes straight back
-_FORGET_S: Final = 2.0  # a run is forgotten this long after the next one began
+_FORGET_S: Final = 1.0  # a run is forgotten this long after the next one began
 _MAX_MARKS: Final = 256  # waiting for their echo; a carrier that never answers must not cost memory
 
 
@@ -163,10 +164,11 @@ class PlayoutLedger:
         if mark is None:
             return False
         if mark.idle_since:
-            self._measure((now - mark.idle_since) / 2)
+            way = (now - mark.idle_since) / 2
+            self._measure(min(way, self._latency) if self._measured else way)
         elif mark.run is not None:
             sure = not self._echoes_marks_on_clear
-            if not self._correct(mark.run, mark.position, now - mark.padding, sure=sure):
+            if not self._correct(mark.run, mark.position, now - mark.padding, timed=True, sure=sure):
                 return False
         del self._marks[name]
         if mark.position > self._heard:
@@ -178,7 +180,7 @@ class PlayoutLedger:
         started = [run for run in self._runs if run.cold and not run.corrected and run.sent_at <= now]
         if started:
             run = min(started, key=lambda run: abs(run.start + self._latency - now))
-            self._correct(run, run.first, now)
+            self._correct(run, run.first, now, timed=True)
 
     def playback_completed(self, now: float) -> None:
         """The carrier has played what it had and is silent. Nothing is learned where more may be on its way."""
@@ -245,11 +247,14 @@ class PlayoutLedger:
     def _cut(self, when: float) -> int:
         """Up to where the carrier plays if it is cleared at `when`."""
         position = self._position(when)
-        if not self._grain:
+        run = next((run for run in reversed(self._runs) if run.first <= position), None)
+        if not self._grain or position == self._kept or run is None:
             return position
+        if when + _ROUNDING_S < run.start + (position - run.first) * self._seconds_per_sample:
+            return position  # in the padding before this sample
         after = self._kept
         for first in reversed(self._aligned):
-            if first <= position < after and when >= self._time_of(position):
+            if first <= position:
                 return min(first + ((position - first) // self._grain + 1) * self._grain, after)
             after = first
         return position
@@ -260,13 +265,17 @@ class PlayoutLedger:
                 return run.start + (position - run.first) * self._seconds_per_sample
         return self._end
 
-    def _correct(self, run: _Run, position: int, now: float, *, sure: bool = False) -> bool:
-        """The carrier says that `position` was played, a way before now. False if that cannot be, unless it is sure."""
+    def _correct(self, run: _Run, position: int, now: float, *, timed: bool = False, sure: bool = False) -> bool:
+        """The carrier says that `position` was played, one way before now.
+
+        `timed`: no doubt which event it speaks of, so that the round trip can be measured by it. `sure`: it does not
+        lie. Returns False if it cannot be true.
+        """
         offset = (position - run.first) * self._seconds_per_sample
         trip = now - run.sent_at - offset
         if trip < -_EARLY_S and not sure:
             return False
-        if trip < self._shortest and trip > -_EARLY_S:
+        if timed and -_EARLY_S < trip < self._shortest:
             self._shortest = max(trip, 0.0)
             if not self._measured:
                 self._latency = min(self._shortest / 2, _LONGEST_WAY_S)
