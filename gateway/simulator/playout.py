@@ -197,7 +197,7 @@ class Playout:
     def next_event_at(self) -> float | None:
         """When `advance` will have something to tell, if nothing more arrives."""
         if self._events:
-            return self._at(self._clock)
+            return self._events[0].at
         if self._marks:
             return self._at(self._clock + self._marks[0].position - self._consumed)
         return self._at(self._clock + self._queued) if self._queued else None

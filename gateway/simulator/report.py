@@ -1,0 +1,134 @@
+"""What became of one simulated call: as lines for people, as JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.simulator.base import Event
+from gateway.simulator.hearing import Echo
+from gateway.simulator.playout import Gap
+
+
+@dataclass(frozen=True, slots=True)
+class BargeIn:
+    """The caller cut in at `at`; the bot's last sample was heard `silence_ms` later."""
+
+    at: float
+    silence_ms: float
+    by: str  # "voice" or "digit"
+    cleared: bool  # the carrier was told to clear; without it the bot merely stopped
+
+
+@dataclass(slots=True, kw_only=True)
+class CallReport:
+    """One call as the caller knew it. Times are seconds since the connection stood."""
+
+    carrier: str
+    call_id: str = ""
+    ended_by: str = "error"  # "caller", "bot" or "error"
+    end_reason: str = ""
+    problems: list[str] = field(default_factory=list)  # why the call was not right; empty: it was
+    violations: list[str] = field(default_factory=list)  # what the carrier would have rejected; problems too
+    refused: int | None = None  # the HTTP status of a handshake that was refused
+    close_code: int | None = None
+    duration_s: float = 0.0
+    first_audio_s: float | None = None  # the first sample heard that is no silence
+    heard_s: float = 0.0  # of the bot's audio
+    replies: int = 0  # stretches of the bot's audio, as the carrier received them
+    gaps: list[Gap] = field(default_factory=list)  # audible ones, inside a reply
+    gap_total_s: float = 0.0  # with the inaudible ones
+    most_buffered_s: float = 0.0  # waiting at the carrier
+    barge_ins: list[BargeIn] = field(default_factory=list)
+    echoes: list[Echo] = field(default_factory=list)  # per second said, where the bot echoes
+    marks: int = 0
+    digits: int = 0  # pressed
+    digits_received: str = ""  # from the bot
+    output_variables: dict[str, Any] = field(default_factory=dict)
+    messages_in: int = 0  # seen from the gateway
+    messages_out: int = 0
+    packets_late: int = 0  # of the caller's own, sent more than 10 ms after their time
+    worst_lateness_ms: float = 0.0
+    timeline: list[Event] = field(default_factory=list)
+    heard: bytes = field(default=b"", repr=False)  # s16le mono at `heard_rate`, from the connection's start
+    heard_rate: int = 8000
+    said: bytes = field(default=b"", repr=False)
+    said_rate: int = 8000
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    @property
+    def echo_ms(self) -> float | None:
+        """The median."""
+        return 1000 * statistics.median(echo.latency_s for echo in self.echoes) if self.echoes else None
+
+    @property
+    def worst_barge_in_ms(self) -> float | None:
+        return max((barge_in.silence_ms for barge_in in self.barge_ins), default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "carrier": self.carrier,
+            "call_id": self.call_id,
+            "ok": self.ok,
+            "problems": self.problems,
+            "violations": self.violations,
+            "ended_by": self.ended_by,
+            "end_reason": self.end_reason,
+            "refused": self.refused,
+            "close_code": self.close_code,
+            "duration_s": round(self.duration_s, 3),
+            "first_audio_s": _rounded(self.first_audio_s, 3),
+            "heard_s": round(self.heard_s, 3),
+            "replies": self.replies,
+            "gaps": [{"t": round(gap.at, 3), "ms": round(1000 * gap.duration_s, 1)} for gap in self.gaps],
+            "gap_total_ms": round(1000 * self.gap_total_s, 2),
+            "most_buffered_s": round(self.most_buffered_s, 3),
+            "barge_ins": [
+                {"t": round(b.at, 3), "silence_ms": round(b.silence_ms, 1), "by": b.by, "cleared": b.cleared}
+                for b in self.barge_ins
+            ],
+            "echo_ms": _rounded(self.echo_ms, 1),
+            "echoes": len(self.echoes),
+            "marks": self.marks,
+            "digits": self.digits,
+            "digits_received": self.digits_received,
+            "output_variables": self.output_variables,
+            "messages_in": self.messages_in,
+            "messages_out": self.messages_out,
+            "packets_late": self.packets_late,
+            "worst_lateness_ms": round(self.worst_lateness_ms, 2),
+            "timeline": [
+                {"t": round(event.t, 3), "what": event.what} | ({"detail": event.detail} if event.detail else {})
+                for event in self.timeline
+            ],
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    def lines(self) -> list[str]:
+        """The timeline, then one line of figures, then what was wrong."""
+        lines = [f"{event.t:8.3f} s  {event.what:<10} {event.detail}".rstrip() for event in self.timeline]
+        lines.append(", ".join(self._figures()))
+        lines += [f"problem: {problem}" for problem in self.problems]
+        return lines
+
+    def _figures(self) -> Sequence[str]:
+        first = f"first audio after {self.first_audio_s:.3f} s" if self.first_audio_s is not None else "no audio"
+        figures = [first, f"heard {self.heard_s:.1f} s", f"{len(self.gaps)} gaps"]
+        if self.barge_ins:
+            figures.append("barge-in to silence " + "/".join(f"{b.silence_ms:.0f}" for b in self.barge_ins) + " ms")
+        if self.echo_ms is not None:
+            figures.append(f"echo after {self.echo_ms:.0f} ms")
+        figures.append(f"ended by {self.ended_by}" + (f" ({self.end_reason})" if self.end_reason else ""))
+        return figures
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
