@@ -11,6 +11,7 @@ import inspect
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,19 @@ class Finished(Coroutine[Any, Any, None]):
 
 _NOTHING = iter(())  # stays exhausted: every await of it ends at once
 DONE = Finished()
+
+
+class Each:
+    """Awaited: one after the other."""
+
+    __slots__ = ("awaitables",)
+
+    def __init__(self, awaitables: Iterable[Awaitable[Any]]) -> None:
+        self.awaitables = list(awaitables)
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        for awaitable in self.awaitables:
+            yield from awaitable.__await__()
 
 
 class Handle(Protocol):
@@ -89,10 +103,19 @@ class Event:
 
 
 def is_async(function: Any) -> bool:
-    """Whether calling `function` gives a coroutine: also for partials and objects with `async def __call__`."""
-    while hasattr(function, "func"):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    """Whether calling `function` gives a coroutine: also for partials, wrappers and objects with `async __call__`."""
+    while True:
+        if inspect.iscoroutinefunction(function):
+            return True
+        if isinstance(function, partial):
+            function = function.func
+        elif inspect.isfunction(function) or inspect.ismethod(function):
+            wrapped = getattr(function, "__wrapped__", None)
+            if wrapped is None:
+                return False
+            function = wrapped
+        else:
+            return callable(function) and inspect.iscoroutinefunction(type(function).__call__)
 
 
 class _Base:

@@ -37,6 +37,8 @@ Entry = Callable[[Frame, FrameDirection], Any]
 class Lanes(Protocol):
     """The two queues and tasks of an `async def` processor: system frames, and data with control."""
 
+    process: Callable[[Frame, FrameDirection], Any]  # what takes a frame, in either lane
+
     def receive(self, frame: Frame, direction: FrameDirection) -> None: ...
     def purge(self) -> None:
         """Drop what waits in the data lane, save uninterruptible frames; the frame in hand goes on."""
@@ -100,8 +102,9 @@ class FrameProcessorSetup:
 class Flow:
     """What the processors of one pipeline share: whether a push is in progress, and what waits for its end.
 
-    `watch(frame)` is called after each outermost push, `tap(source, destination, direction, entry)` gives the entry
-    that a link shall lead to: both only if set, tap before the processors open (or `relink()` after).
+    `watch(frame)` is called after each outermost push; `probe(processor, frame, direction)` before each frame that is
+    processed; `tap(source, destination, direction, entry)` gives the entry that a link shall lead to. They cost
+    nothing unless set; after setting or taking away a probe or a tap, call `relink()`.
     """
 
     __slots__ = (
@@ -112,6 +115,7 @@ class Flow:
         "budget_s",
         "busy",
         "overruns",
+        "probe",
         "processors",
         "runtime",
         "stray_error",
@@ -126,6 +130,7 @@ class Flow:
         self.waiting: deque[tuple[Callable[[Frame], None], Frame]] = deque()
         self.watch: Callable[[Frame], None] | None = None
         self.tap: Callable[[FrameProcessor, FrameProcessor, FrameDirection, Entry], Entry] | None = None
+        self.probe: Callable[[FrameProcessor, Frame, FrameDirection], None] | None = None
         self.stray_error: Callable[[ErrorFrame], None] | None = None  # an error of a processor with closed links
         self.processors: list[FrameProcessor] = []
         self.budget_s = BUDGET_S
@@ -160,8 +165,9 @@ class Flow:
             self.watch(frame)
 
     def relink(self) -> None:
-        """Work out all links anew: a tap came or went."""
+        """Work out all links anew: a tap or a probe came or went."""
         for processor in self.processors:
+            processor._reenter()
             processor._relink()
 
     # ------------------------------------------------------------ who was slow

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from copy import copy
 from typing import Any, TypeVar
 
-from media.events import DONE, BaseObject, Event, Finished, Handle, Handler, MaybeAwaitable, is_async
+from media.events import DONE, BaseObject, Each, Event, Finished, Handle, Handler, MaybeAwaitable, is_async
 from media.flow import (
     ANNOUNCED,
     DOWNSTREAM,
@@ -71,8 +71,8 @@ class _Wiring:
         "entry",
         "expected",
         "held",
-        "is_async",
         "lanes",
+        "may_wait",
         "metrics",
         "next",
         "open",
@@ -83,8 +83,8 @@ class _Wiring:
         "start",
     )
 
-    def __init__(self, is_async: bool, entry: Entry) -> None:
-        self.is_async = is_async
+    def __init__(self, entry: Entry) -> None:
+        self.may_wait = False  # `process_frame` gives something to await though it is not `async def`
         self.entry = entry  # where frames for this processor go
         self.previous: FrameProcessor | None = None
         self.next: FrameProcessor | None = None
@@ -113,8 +113,9 @@ class FrameProcessor(BaseObject):
     """Takes frames and pushes frames. Override `process_frame`: with `def` if it never waits, else `async def`.
 
     A plain processor need not call the base's `process_frame`; an `async def` one must, and first. It works without
-    `super().__init__()`. Names that begin with an underscore and are free for subclasses: all but `_base`, `_flow`,
-    `_downlink`, `_uplink`, `_wiring` and the methods here.
+    `super().__init__()`. A plain one whose `process_frame` may give something to await, because it was given a
+    coroutine function as callback, says so with `self._may_wait()` at construction. Names with an underscore are free
+    for subclasses, save `_base`, `_flow`, `_downlink`, `_uplink`, `_wiring` and those of the methods here.
 
     Events, all synchronous: on_error(ErrorFrame), on_before_process_frame(frame), on_after_process_frame(frame),
     on_before_push_frame(frame), on_after_push_frame(frame).
@@ -131,13 +132,17 @@ class FrameProcessor(BaseObject):
         self = super().__new__(cls)
         self._flow = UNBOUND
         self._downlink = self._uplink = self._refuse
-        self._wiring = _Wiring(is_async(self.process_frame), self._enter_first)
+        self._wiring = _Wiring(self._enter_first)
         return self
 
     def __init__(self, *, name: str | None = None, enable_direct_mode: bool = False, metrics: Any = None) -> None:
         super().__init__(name=name)
         self._wiring.direct_mode = enable_direct_mode
         self._wiring.metrics = metrics
+
+    def _may_wait(self) -> None:
+        """This processor needs lanes though its `process_frame` is `def`: it may return a coroutine."""
+        self._wiring.may_wait = True
 
     # ------------------------------------------------------------ to be overridden
 
@@ -156,7 +161,14 @@ class FrameProcessor(BaseObject):
             self._attach(Flow(runtime))
         return DONE
 
-    # cleanup() comes from BaseObject: called once, after the last frame.
+    def cleanup(self) -> MaybeAwaitable:
+        """Called after the last frame. Ends the lanes; awaiting it waits for them, and for handlers that still run."""
+        lanes = self._wiring.lanes
+        running = tuple(self._base.running)
+        if lanes is None:
+            return self._settle(running) if running else DONE
+        ended = lanes.close()
+        return Each((ended, self._settle(running))) if running else ended
 
     # ------------------------------------------------------------ pushing
 
@@ -369,9 +381,47 @@ class FrameProcessor(BaseObject):
         self._flow = flow
         flow.processors.append(self)
         self._base.drives = flow.runtime
-        if self._wiring.is_async and flow.runtime is not None:
-            self._wiring.lanes = flow.runtime.attach_async(self)
+        if self.is_async:
+            self._wiring.lanes = self.runtime.attach_async(self)
+        elif is_async(self.push_frame):
+            self._drive_pushes()
         self._reenter()
+
+    def _drive_pushes(self) -> None:
+        """A user's `async def push_frame` over a plain processor, which does not await it: run it by hand.
+
+        While one waits, those behind it wait in order; system frames overtake.
+        """
+        push = self.push_frame
+        waiting: deque[tuple[Frame, FrameDirection]] = deque()
+        running = False
+
+        async def push_all() -> None:
+            nonlocal running
+            running = True
+            try:
+                while waiting:
+                    await push_one(*waiting.popleft())
+            finally:
+                running = False
+
+        async def push_one(frame: Frame, direction: FrameDirection) -> None:
+            try:
+                await push(frame, direction)
+            except Exception as exc:
+                self._failed(exc, frame)
+
+        def push_frame(frame: Frame, direction: FrameDirection = DOWNSTREAM) -> Awaitable[None]:
+            if frame.is_system:
+                handle = self._drive(push_one(frame, direction), f"{self}::push_frame")
+            else:
+                waiting.append((frame, direction))
+                if running:
+                    return DONE
+                handle = self._drive(push_all(), f"{self}::push_frame")
+            return DONE if handle is None else self._settle((handle,))
+
+        self.push_frame = push_frame  # type: ignore[method-assign]
 
     def _open_links(self, start: StartFrame | None = None) -> None:
         wiring = self._wiring
@@ -387,7 +437,9 @@ class FrameProcessor(BaseObject):
         """Work out where frames for this processor go, and tell the neighbours."""
         wiring = self._wiring
         entry: Entry
+        hooked = self._flow.probe is not None or self._has_handlers("on_before_process_frame", "on_after_process_frame")
         if wiring.lanes is not None:
+            wiring.lanes.process = self._process_hooked if hooked else self.process_frame
             entry = wiring.lanes.receive
         elif wiring.held is not None:
             entry = self._enter_held
@@ -395,7 +447,7 @@ class FrameProcessor(BaseObject):
             entry = self._enter_expecting
         elif not wiring.open:
             entry = self._enter_first
-        elif self._has_handlers("on_before_process_frame", "on_after_process_frame"):
+        elif hooked:
             entry = self._enter_hooked
         else:
             entry = self.process_frame
@@ -436,13 +488,13 @@ class FrameProcessor(BaseObject):
 
     def _enter_first(self, frame: Frame, direction: FrameDirection) -> None:
         """Where frames arrive at a plain processor until StartFrame: it opens the links, base called or not."""
-        if isinstance(frame, StartFrame) and not self._wiring.is_async:
+        if isinstance(frame, StartFrame):
             self._open_links(frame)
         self._take(frame, direction)
 
     def _take(self, frame: Frame, direction: FrameDirection) -> None:
         """What an entry does in the end, hooks included."""
-        if self._base.events:
+        if self._base.events or self._flow.probe is not None:
             self._enter_hooked(frame, direction)
         else:
             self.process_frame(frame, direction)
@@ -462,9 +514,21 @@ class FrameProcessor(BaseObject):
         return any(name in events and events[name].handlers for name in event_names)
 
     def _enter_hooked(self, frame: Frame, direction: FrameDirection) -> None:
+        if self._flow.probe is not None:
+            self._flow.probe(self, frame, direction)
         self._call_event_handler("on_before_process_frame", frame)
         self.process_frame(frame, direction)
         self._call_event_handler("on_after_process_frame", frame)
+
+    async def _process_hooked(self, frame: Frame, direction: FrameDirection) -> None:
+        """The same in a lane, where a handler that waits may be waited for."""
+        if self._flow.probe is not None:
+            self._flow.probe(self, frame, direction)
+        await self._call_event_handler("on_before_process_frame", frame)
+        result = self.process_frame(frame, direction)
+        if result is not None:
+            await result
+        await self._call_event_handler("on_after_process_frame", frame)
 
     def _hooked_link(self, link: Entry) -> Entry:
         def hooked(frame: Frame, direction: FrameDirection) -> None:
@@ -539,7 +603,7 @@ class FrameProcessor(BaseObject):
     @property
     def is_async(self) -> bool:
         """Whether `process_frame` may wait, so that this processor has lanes."""
-        return self._wiring.is_async
+        return self._wiring.may_wait or is_async(self.process_frame)
 
     @property
     def enable_direct_mode(self) -> bool:
