@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.abc
 import importlib.util
 import inspect
 import pkgutil

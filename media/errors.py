@@ -11,7 +11,10 @@ GatewayError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class GatewayError(Exception):
@@ -45,6 +48,12 @@ class ConfigErrors(ConfigError):
 
     def within(self, table: str) -> ConfigErrors:
         return ConfigErrors(error.within(table) for error in self.errors)
+
+
+def toml_path(table: str, key: str) -> str:
+    """`key` in `table`, quoted where TOML wants it: numbers."+15550100"."""
+    key = key if _BARE_KEY.fullmatch(key) else f'"{key}"'
+    return f"{table}.{key}" if table else key
 
 
 class ProtocolError(GatewayError):

@@ -1,0 +1,95 @@
+"""Plays prompts in order, then ends the call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval, MinLen
+
+from bots.base import Bot, Build, Call, PrepareContext
+from bots.prompts import Prompt, PromptMaker, PromptSetting, say
+from media.errors import ConfigErrors
+from media.frames import (
+    BotStartedSpeakingFrame,
+    BotStoppedSpeakingFrame,
+    CancelFrame,
+    EndFrame,
+    Frame,
+    InputDTMFFrame,
+    StartFrame,
+)
+from media.processor import FrameDirection, FrameProcessor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnounceSettings:
+    """[bots.<name>] with use = "announce"."""
+
+    play: Annotated[tuple[PromptSetting, ...], MinLen(1)]  # WAV files and texts
+    repeat: Annotated[int, Interval(ge=1, le=1000)] = 1  # how often all of it is played
+    interruptible: bool = False  # a key skips to the next prompt
+    voice: str = ""
+
+
+class Announce(FrameProcessor):
+    """One call's announcement. The next prompt starts when the caller has heard the one before."""
+
+    def __init__(self, call: Call, prompts: Sequence[Prompt], *, repeat: int = 1, interruptible: bool = False) -> None:
+        super().__init__()
+        self._call = call
+        self._prompts = prompts
+        self._left = repeat * len(prompts)
+        self._interruptible = interruptible
+        self._sample_rate = 0
+        self._begun = False  # the prompt in play is being heard
+
+    def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        self.push_frame(frame, direction)
+        kind = type(frame)
+        if kind is StartFrame:
+            assert isinstance(frame, StartFrame)
+            self._sample_rate = frame.audio_out_sample_rate
+            self._next()
+        elif kind is BotStartedSpeakingFrame:
+            self._begun = True
+        elif kind is BotStoppedSpeakingFrame:
+            if self._begun:
+                self._next()
+        elif kind is InputDTMFFrame:
+            if self._interruptible and self._begun:
+                self._call.interrupt()
+                self._next()
+        elif kind is EndFrame or kind is CancelFrame:
+            self._left = 0
+
+    def _next(self) -> None:
+        self._begun = False
+        if self._left == 0:
+            return
+        prompt = self._prompts[-self._left % len(self._prompts)]
+        self._left -= 1
+        say(self, (prompt,), self._sample_rate)
+        if self._left == 0:
+            self._call.end("completed")  # when the caller has heard it
+
+
+class AnnounceBot:
+    """use = "announce"."""
+
+    settings = AnnounceSettings
+
+    def prepare(self, settings: AnnounceSettings, context: PrepareContext) -> Build:
+        maker = PromptMaker(context, settings.voice)
+        prompts = [maker.make(f"play[{index}]", setting) for index, setting in enumerate(settings.play)]
+        if maker.errors:
+            raise ConfigErrors(maker.errors)
+
+        def build(call: Call) -> Sequence[FrameProcessor]:
+            return (Announce(call, prompts, repeat=settings.repeat, interruptible=settings.interruptible),)
+
+        return build
+
+
+BOT: Bot = AnnounceBot()

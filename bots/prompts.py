@@ -1,0 +1,117 @@
+"""Prompts: sound that is made when the configuration loads and played in any number of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from media.wav import read_wav
+
+from bots.base import PrepareContext
+from media.errors import ConfigError
+from media.frames import TTSAudioRawFrame, TTSStartedFrame, TTSStoppedFrame
+from media.processor import FrameProcessor
+from media.resample import resample_all
+
+CHUNK_S = 0.1  # of sound in one frame; pacing cuts it to the carrier's packets
+
+NO_SPEECH = "pip install 'telephony-gateway[speech]', or use WAV files"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Say:
+    """A prompt as a table: `{ text = "...", voice = "de" }` or `{ file = "hello.wav" }`."""
+
+    text: str = ""
+    file: str = ""
+    voice: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.text) == bool(self.file):
+            raise ValueError('write { text = "..." } or { file = "....wav" }, exactly one of the two')
+
+
+PromptSetting = str | Say  # a string that ends in .wav is a file, any other is spoken
+
+
+class Prompt:
+    """One prompt at any sample rate: rendered when first asked for, then kept."""
+
+    __slots__ = ("_chunks", "_render")
+
+    def __init__(self, render: Callable[[int], bytes]) -> None:
+        self._render = render  # Hz -> PCM s16le mono
+        self._chunks: dict[int, tuple[bytes, ...]] = {}
+
+    def chunks(self, sample_rate: int) -> tuple[bytes, ...]:
+        """PCM s16le mono in pieces of CHUNK_S; the last may be shorter."""
+        chunks = self._chunks.get(sample_rate)
+        if chunks is None:
+            pcm = self._render(sample_rate)
+            size = 2 * int(CHUNK_S * sample_rate)
+            chunks = tuple(pcm[start : start + size] for start in range(0, len(pcm), size))
+            self._chunks[sample_rate] = chunks
+        return chunks
+
+
+class PromptMaker:
+    """Makes the prompts of one bot; what is wrong is kept in `errors`, so that all of it is found at once."""
+
+    def __init__(self, context: PrepareContext, voice: str = "") -> None:
+        self._context, self._voice = context, voice
+        self._made: dict[PromptSetting, Prompt] = {}
+        self.errors: list[ConfigError] = []
+
+    def make(self, path: str, setting: PromptSetting) -> Prompt:
+        """The prompt, ready at all rates of the context. `path` is where the setting is, in the bot's table."""
+        if setting in self._made:
+            return self._made[setting]
+        prompt = self._made[setting] = Prompt(self._renderer(path, setting))
+        try:
+            pieces = [prompt.chunks(rate) for rate in self._context.sample_rates]
+            if not all(pieces):
+                self.errors.append(ConfigError(path, "there is nothing to hear in it"))
+        except ConfigError as exc:
+            self._add(ConfigError(path, exc.problem, exc.remedy))
+        return prompt
+
+    def _renderer(self, path: str, setting: PromptSetting) -> Callable[[int], bytes]:
+        if isinstance(setting, str):
+            setting = Say(file=setting) if setting.lower().endswith(".wav") else Say(text=setting or " ")
+        if setting.file:
+            return self._file(path, self._context.base_dir / setting.file)
+        text, voice, speak = setting.text, setting.voice or self._voice, self._context.speak
+        if speak is None:
+            self._add(ConfigError(path, "there is no speech synthesiser for this text", NO_SPEECH))
+            return _silence
+        return lambda rate: speak(text, voice, rate)
+
+    def _file(self, path: str, file: Path) -> Callable[[int], bytes]:
+        try:
+            pcm, file_rate = read_wav(file)
+        except OSError as exc:
+            self.errors.append(ConfigError(path, f"{file}: {exc.strerror or exc}", "paths start at gateway.toml"))
+        except ValueError as exc:
+            self.errors.append(ConfigError(path, f"{file}: {exc}", "use a WAV file of 16-bit PCM"))
+        else:
+            return lambda rate: resample_all(pcm, file_rate, rate)
+        return _silence
+
+    def _add(self, error: ConfigError) -> None:
+        """A missing synthesiser would be said of each text: once is enough."""
+        if not any(error.problem == one.problem and error.remedy == one.remedy for one in self.errors):
+            self.errors.append(error)
+
+
+def _silence(sample_rate: int) -> bytes:
+    return bytes(2)
+
+
+def say(processor: FrameProcessor, prompts: Sequence[Prompt], sample_rate: int) -> None:
+    """Push `prompts` from `processor` as one utterance: the bot starts and stops speaking once."""
+    processor.push_frame(TTSStartedFrame())
+    for prompt in prompts:
+        for pcm in prompt.chunks(sample_rate):
+            processor.push_frame(TTSAudioRawFrame(pcm, sample_rate, 1))
+    processor.push_frame(TTSStoppedFrame())
