@@ -50,8 +50,8 @@ class FakePlivo(FakeCarrier):
         played (bool, False): `played` in place of `playedStream`, as a support page has it.
         rate_in_encoding (bool, False): `start` says `audio/x-mulaw;rate=8000`.
         swap_every, lose_every (int, 0): each n-th packet comes after the next one, or never.
-        unknown (bool, False): an event of the future before each packet.
-        error ("" ): complain once, with this reason, after the first packet.
+        unknown (bool, False): an event that is not documented after each packet.
+        error (""): complain once, with this reason, after the first packet.
         stop (bool, False): say `stop` before closing, which Plivo does not document.
         breaks (bool, False): the socket breaks instead of closing.
         handshake_scheme ("http"): of the URL that the handshake's signature covers; or "https".
@@ -159,8 +159,6 @@ class FakePlivo(FakeCarrier):
     def _misbehave(self, message: str) -> Messages:
         """The packet `message`, with what the plan's options make of it."""
         messages: list[Message] = []
-        if self.plan.options.get("unknown"):
-            messages.append(self._message("muteStream"))
         if _is_nth(self._chunk, self._lose_every):
             pass
         elif _is_nth(self._chunk, self._swap_every) and not self._held:
@@ -170,6 +168,8 @@ class FakePlivo(FakeCarrier):
             if self._held:
                 messages.append(self._held)
                 self._held = ""
+        if self.plan.options.get("unknown"):
+            messages.append(self._message("muteStream"))
         if self._complain:
             reason, self._complain = self._complain, ""
             messages.append(self._message("error", reason=reason))

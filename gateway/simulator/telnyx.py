@@ -45,7 +45,7 @@ class FakeTelnyx(FakeCarrier):
         both_tracks (bool, False): what is played to the caller comes back as the track "outbound".
         numbers (bool, False): write numbers as numbers instead of strings.
         swap_every, lose_every, repeat_every (int, 0): each n-th packet comes after the next one, never, or twice.
-        unknown (bool, False): an event of the future before each packet.
+        unknown (bool, False): an event of the future after each packet.
         error (int, 0): complain once with this code, after the first packet.
         stop (bool, True): say `stop` before closing; without it the socket breaks.
     Credentials: `stream_auth_token`, which arrives in the handshake's header and in `connected`.
@@ -156,8 +156,6 @@ class FakeTelnyx(FakeCarrier):
         """The packet `message`, with what the plan's options make of it."""
         options, chunk = self.plan.options, self._chunk
         messages: list[Message] = []
-        if options.get("unknown"):
-            messages.append(self._message("quality", quality={"mos": 4.2}))
         if _is_nth(chunk, self._lose_every):
             pass
         elif _is_nth(chunk, self._swap_every) and not self._held:
@@ -173,6 +171,8 @@ class FakeTelnyx(FakeCarrier):
             messages.append(
                 self._message("media", media={**media, "payload": base64.b64encode(b"\xd5" * 160).decode()})
             )
+        if options.get("unknown"):
+            messages.append(self._message("quality", quality={"mos": 4.2}))
         if self._complain:
             code, self._complain = self._complain, 0
             payload = {"code": code, "title": _ERRORS.get(code, "unknown_error"), "detail": "as the plan wants it"}
