@@ -60,6 +60,7 @@ EVENTS = ("on_open", "on_close", "on_ping", "on_pause", "on_update", "on_error",
 
 _read_json = msgspec.json.Decoder().decode
 
+_SETTINGS = ("channel", "media_format", "supported_languages", "selected_language", "start_paused", "monitor")
 # Why the gateway ends a call, where Architect should take its failure path; everything else has completed.
 _FAILURES = {
     "unauthorized": "unauthorized",
@@ -115,7 +116,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         media_format: AudioHookMediaFormat = AudioHookMediaFormat.PCMU
         process_external: bool = True
         process_internal: bool = False
-        supported_languages: list[str] | None = None
+        supported_languages: Sequence[str] | None = None
         selected_language: str | None = None
         start_paused: bool = False
         monitor: bool | None = None
@@ -160,17 +161,18 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
     @classmethod
     def for_call(cls, options: WireOptions) -> GenesysAudioHookSerializer:
         """
-        `options.options`: any of InputParams' own names, and `organization_id` and `session_id` of the upgrade's
-        headers, which the messages have to repeat. Both channels of a Monitor reach the pipeline.
+        Of `options.options`: those of InputParams that are settings (_SETTINGS), and `organization_id` and
+        `session_id` of the upgrade's headers, which the messages have to repeat. Both channels of a Monitor reach
+        the pipeline.
         """
-        own = dict(options.options or {})
-        organization_id, session_id = own.pop("organization_id", ""), own.pop("session_id", "")
-        if own.get("monitor"):
-            own = {"channel": AudioHookChannel.BOTH, "process_internal": True, **own}
-        serializer = cls(cls.InputParams(**own))
-        serializer._organization_id = organization_id
-        if session_id:
-            serializer.session = Session(session_id, id_known=True, rate=serializer._rate)
+        own = options.options or {}
+        chosen = {name: own[name] for name in _SETTINGS if own.get(name) is not None}
+        if chosen.get("monitor"):
+            chosen = {"channel": AudioHookChannel.BOTH, **chosen}
+        serializer = cls(cls.InputParams(process_internal=True, **chosen))
+        serializer._organization_id = own.get("organization_id") or ""
+        if own.get("session_id"):
+            serializer.session = Session(own["session_id"], id_known=True, rate=serializer._rate)
         serializer.begin(options.in_sample_rate)
         return serializer
 
@@ -267,7 +269,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         self._call_event_handler("on_open", message)
         answer = self.create_opened_response(
             start_paused=session.paused,
-            supported_languages=(self._p.supported_languages or []) if self._asked_languages else None,
+            supported_languages=list(self._p.supported_languages or ()) if self._asked_languages else None,
         )
         frames = [OutputTransportMessageUrgentFrame(answer), CallStartedFrame(self._call_info(parameters, probe))]
         return [*frames, CallPausedFrame()] if session.paused else frames
