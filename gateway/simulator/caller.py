@@ -384,7 +384,7 @@ class _Call:
         """How long the reply that was being heard at `at` went on: to the clear, or to the first real pause."""
         carrier, rate = self._carrier, self._carrier.playout.rate
         going_on = [end for begin, end in hearing.turns(heard, rate, 0.5) if begin <= at < end + 0.5]
-        until = max(at, going_on[0]) if going_on else at
+        until = max(at, going_on[0] + 2 * hearing.WINDOW_S) if going_on else at  # turns come in whole windows
         clear = next((c for c in carrier.playout.clears if c.at - carrier.started_at >= at), None)
         cleared = clear is not None and clear.silent_at - carrier.started_at <= until + 0.5
         if cleared and clear is not None:
