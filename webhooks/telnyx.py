@@ -28,6 +28,8 @@ class TelnyxSettings(CarrierSettings):
     auto_hang_up: bool = True
 
     def __post_init__(self) -> None:
+        if self.control == "call_control" and self.api_key is None:
+            raise ValueError("control = 'call_control' needs api_key: its calls are answered by the REST API")
         if self.sample_rate is not None and self.sample_rate not in STREAM_RATES:
             raise ValueError(f"sample_rate must be one of {', '.join(map(str, STREAM_RATES))}, got {self.sample_rate}")
         if self.send_codec != "L16" and self.sample_rate not in (None, 8000):
