@@ -81,10 +81,10 @@ class VonageFrameSerializer(FrameSerializer):
             "websocket:cleared": lambda message: (PlaybackClearedFrame(),),
             "websocket:notify": self._on_notify,
             "websocket:media:update": self._on_media_update,
-            # Announced only by the Audio Connector's pages (the first) and by programs that met them: a close follows.
-            "websocket:disconnected": lambda message: (CallEndedFrame("carrier", "websocket:disconnected"),),
-            "websocket:closed": lambda message: (CallEndedFrame("carrier", "websocket:closed"),),
-            "websocket:hangup": lambda message: (CallEndedFrame("caller", "websocket:hangup"),),
+            # A close follows. Vonage's pages have the first, for the Audio Connector; programs met the others.
+            "websocket:disconnected": self._on_end,
+            "websocket:closed": self._on_end,
+            "websocket:hangup": self._on_end,
         }
 
     @classmethod
@@ -194,6 +194,9 @@ class VonageFrameSerializer(FrameSerializer):
             raise self._bad("media:update without active", message)
         self._muted = not active
         return ()
+
+    def _on_end(self, message: Json) -> Sequence[Frame]:
+        return (CallEndedFrame("caller", str(message["event"])),)  # as for the close, which is all that a voice leg has
 
     def _bad(self, problem: str, data: Message | Json) -> RemoteProtocolError:
         return RemoteProtocolError(self.carrier, problem, outline(data))

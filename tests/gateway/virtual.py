@@ -118,8 +118,8 @@ class VirtualCall:
             core.tick(now)
         self._deliver()
         if fake.closes_socket and self.closed_with is None:
-            core.disconnected(1000, now)
-            self.closed_with = 1000
+            core.disconnected(fake.close_code, now)
+            self.closed_with = fake.close_code
         elif core.close_at is not None and now >= core.close_at:
             self.wake()
             self._deliver(flush=True)

@@ -624,7 +624,7 @@ def replay(name: str) -> list[Any]:
 
 def heard(frames: list[Any]) -> tuple[float, list[int | None]]:
     audio = [frame for frame in frames if isinstance(frame, InputAudioRawFrame)]
-    return sum(frame.num_frames / frame.sample_rate for frame in audio), [frame.seq for frame in audio]
+    return round(sum(frame.num_frames / frame.sample_rate for frame in audio), 6), [frame.seq for frame in audio]
 
 
 def said(frames: list[Any]) -> list[Any]:
@@ -649,20 +649,20 @@ def test_a_whole_call() -> None:
         "bye",
         ("ended", "carrier"),
     ]
-    assert heard(frames) == (pytest.approx(3.2), list(range(1, 33)))
+    assert heard(frames) == (3.2, list(range(1, 33)))
 
 
 def test_a_call_in_camel_case_that_just_breaks_off() -> None:
     frames = replay("exotel_lost.jsonl")
     assert said(frames) == [("started", "L16", 16000), "0"]
     assert frames[0].call.to_number == "8047491899"
-    assert heard(frames) == (pytest.approx(0.8), list(range(1, 9)))
+    assert heard(frames) == (0.8, list(range(1, 9)))
 
 
 def test_a_mu_law_call_in_packets_of_20_ms() -> None:
     frames = replay("exotel_mulaw.jsonl")
     assert said(frames) == [("started", "PCMU", 8000), ("ended", "caller")]
-    assert heard(frames) == (pytest.approx(0.6), list(range(1, 31)))
+    assert heard(frames) == (0.6, list(range(1, 31)))
 
 
 # ---------------------------------------------------------------- against the strict fake

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from bots.echo import Echo
 from gateway.simulator.base import CallPlan, ProtocolViolation, fake_carrier
 from gateway.simulator.exotel import FakeExotel
 from media.codecs import pcm_to_ulaw
+from tests.gateway.test_core import loud_s, speech, tone
+from tests.gateway.virtual import VirtualCall
 
 NOW = 100.0
 
@@ -319,3 +322,77 @@ def test_load_mode_counts_without_keeping() -> None:
     fake.receive(message, NOW)
     fake.tick(NOW + 1)
     assert (fake.audio_messages_out, fake.playout.played_s, len(fake.playout.heard)) == (1, 0.2, 0)
+
+
+# ---------------------------------------------------------------- the gateway at its other end
+
+
+def call(processors: Any = lambda call: (), **plan: Any) -> VirtualCall:
+    line = VirtualCall("exotel", processors, plan=CallPlan(**plan), latency_s=0.02)
+    line.run(0.5)
+    return line
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 24000])
+def test_the_echo_is_whole_and_in_time(rate: int) -> None:
+    line = call(lambda call: [Echo()], sample_rate=rate)
+    line.say(tone(1.0, rate=rate))
+    line.run(3)
+    heard = line.heard()
+    first = next(at for at in range(0, len(heard), 2) if abs(struct.unpack_from("<h", heard, at)[0]) > 500)
+    assert loud_s(heard, rate) == pytest.approx(1.0, abs=0.02)
+    assert first / 2 / rate - 0.5 <= 0.33
+    assert line.fake.playout.audible_gaps() == []
+
+
+def test_the_goodbye_is_heard_and_marked_before_the_socket_closes() -> None:
+    line = call()
+    for frame in speech(tone(1.05)):
+        line.core.inject(frame)
+    line.core.end("bye")
+    line.run(5)
+    assert loud_s(line.heard()) == pytest.approx(1.05, abs=0.02)
+    assert (line.closed_with, line.fake.ended_by, line.core.reason) == (1000, "bot", "bye")
+
+
+def test_an_interruption_and_what_the_caller_had_heard_by_then() -> None:
+    line = call()
+    for frame in speech(tone(3.0)):
+        line.core.inject(frame)
+    line.run(1.03)
+    line.core.interrupt()
+    line.run(1.0)
+    (cleared,) = line.fake.playout.clears
+    assert cleared.silent_at - cleared.at <= 0.2
+    ledger = line.core.output.ledger
+    assert ledger is not None
+    assert ledger.heard(line.t) / 8000 == pytest.approx(line.fake.playout.played_s, abs=0.02)
+    for frame in speech(tone(0.4, hz=600)):
+        line.core.inject(frame)
+    line.run(1.0)
+    assert line.fake.playout.utterances == 2
+
+
+@pytest.mark.parametrize(("stop", "reason"), [(True, "caller"), (False, "socket-lost")])
+def test_the_caller_leaves_or_the_socket_breaks(stop: bool, reason: str) -> None:
+    line = call(options={"stop": stop})
+    line.hang_up()
+    line.run(5)
+    assert (line.over, line.core.reason) == (True, reason)
+    assert line.fake.violations == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"camel": True, "numbers": True}, {"connected": False}, {"flat_dtmf": True}, {"silence": True}, {"lose_every": 4}],
+    ids=str,
+)
+def test_a_call_with_every_oddity(options: Any) -> None:
+    line = call(lambda call: [Echo()], options=options)
+    line.say(tone(1.0))
+    line.press("5")
+    line.run(2)
+    assert line.core.counters["digits"] == 1
+    assert line.core.counters["bad_messages"] == 0
+    assert loud_s(line.heard()) >= 0.7
+    assert line.fake.violations == []

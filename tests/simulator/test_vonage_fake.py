@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from bots.echo import Echo
 from gateway.simulator.base import CallPlan, ProtocolViolation, fake_carrier
 from gateway.simulator.vonage import MAX_MESSAGES, FakeVonage
+from tests.gateway.test_core import loud_s, speech, tone
+from tests.gateway.virtual import VirtualCall
 
 NOW = 100.0
 
@@ -239,3 +242,71 @@ def test_load_mode_counts_without_keeping() -> None:
     fake.receive(ramp(320), NOW)
     fake.tick(NOW + 1)
     assert (fake.audio_messages_out, fake.playout.played_s, len(fake.playout.heard)) == (1, 0.02, 0)
+
+
+# ---------------------------------------------------------------- the gateway at its other end
+
+
+def call(processors: Any = lambda call: (), **plan: Any) -> VirtualCall:
+    line = VirtualCall("vonage", processors, plan=CallPlan(**plan), latency_s=0.02)
+    line.run(0.5)
+    return line
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 24000])
+@pytest.mark.parametrize("product", ["voice", "video"])
+def test_the_echo_is_whole_and_in_time(rate: int, product: str) -> None:
+    line = call(lambda call: [Echo()], sample_rate=rate, options={"product": product})
+    line.say(tone(1.0, rate=rate))
+    line.run(3)
+    heard = line.heard()
+    first = next(at for at in range(0, len(heard), 2) if abs(struct.unpack_from("<h", heard, at)[0]) > 500)
+    assert loud_s(heard, rate) == pytest.approx(1.0, abs=0.02)
+    assert first / 2 / rate - 0.5 <= 0.1
+    assert line.fake.playout.audible_gaps() == []
+
+
+@pytest.mark.parametrize("notify", [True, False])
+def test_the_goodbye_is_heard_whether_or_not_notify_is_answered(notify: bool) -> None:
+    line = call(options={"notify": notify})
+    for frame in speech(tone(1.05, rate=16000), 16000):
+        line.core.inject(frame)
+    line.core.end("bye")
+    line.run(10)
+    assert loud_s(line.heard(), 16000) == pytest.approx(1.05, abs=0.02)
+    assert (line.over, line.core.reason, line.fake.ended_by) == (True, "bye", "bot")
+
+
+@pytest.mark.parametrize("options", [{}, {"notify_on_clear": False}, {"cleared_after_s": None}], ids=str)
+def test_an_interruption_and_what_the_caller_had_heard_by_then(options: Any) -> None:
+    line = call(options=options)
+    for frame in speech(tone(3.0, rate=16000), 16000):
+        line.core.inject(frame)
+    line.run(1.03)
+    line.core.interrupt()
+    line.run(1.0)
+    (cleared,) = line.fake.playout.clears
+    assert cleared.silent_at == cleared.at
+    ledger = line.core.output.ledger
+    assert ledger is not None
+    assert ledger.heard(line.t) / 16000 == pytest.approx(line.fake.playout.played_s, abs=0.02)
+
+
+@pytest.mark.parametrize(("code", "product"), [(1000, "voice"), (1006, "voice"), (1000, "video")])
+def test_a_closed_socket_is_the_callers_end(code: int, product: str) -> None:
+    line = call(options={"close_code": code, "product": product})
+    line.hang_up()
+    line.run(5)
+    assert (line.over, line.core.reason) == (True, "caller")
+
+
+@pytest.mark.parametrize("options", [{"connected": False}, {"audio_first": 5}, {"dtmf": "legacy"}], ids=str)
+def test_a_call_with_every_oddity(options: Any) -> None:
+    line = call(lambda call: [Echo()], options=options)
+    line.say(tone(1.0, rate=16000))
+    line.press("5")
+    line.run(2)
+    assert line.core.counters["digits"] == 1
+    assert line.core.counters["bad_messages"] == 0
+    assert loud_s(line.heard(), 16000) == pytest.approx(1.0, abs=0.02)
+    assert line.fake.violations == []
