@@ -15,6 +15,7 @@ from asyncio import CancelledError
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextvars import copy_context
+from types import CoroutineType
 from typing import Any
 
 from media.events import DONE, Handle
@@ -198,8 +199,10 @@ class _Lane(_Stepper):
         self.frame = frame
         try:
             result = self.lanes.process(frame, direction)
-            if result is not None and result is not DONE and not self.step(_coroutine(result)):
-                return
+            if result is not None and result is not DONE:
+                coro = result if type(result) is CoroutineType else _coroutine(result)
+                if not self.step(coro):
+                    return
         except CancelledError:
             pass  # the coroutine's own: it waited for something cancelled
         except Exception as exc:
@@ -324,7 +327,13 @@ class AsyncLanes:
             arrive = _ARRIVALS[type(frame)]
             if arrive is not None:
                 arrive(self)
-            self.system.put(frame, direction)
+            system = self.system
+            if system.frame is None and not system.queue:
+                system.begin(frame, direction)
+                if system.frame is None and (system.queue or self.data.queue):
+                    self.ended(system)
+            else:
+                system.put(frame, direction)
         else:
             if self.paused and not self.data.busy and isinstance(frame, FrameProcessorResumeFrame):
                 self.paused = frame.processor is not self.processor

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BUDGET_S = 0.005  # what one push may take before it is counted and logged
+TIMED_S = 60.0  # how long processors are timed after a push over the budget, to name the culprit of the next one
+QUIET_S = 10.0  # between a culprit's name and the next line: a crowded machine makes every processor look slow
 
 
 class FrameDirection(Enum):
@@ -109,6 +111,7 @@ class Flow:
 
     __slots__ = (
         "_nested_s",
+        "_quiet_until",
         "_slowest",
         "_slowest_s",
         "_timed_until",
@@ -135,7 +138,8 @@ class Flow:
         self.processors: list[FrameProcessor] = []
         self.budget_s = BUDGET_S
         self.overruns = 0  # pushes over the budget
-        self._timed_until = 0.0  # processors are timed until then: from the first overrun on, for a minute
+        self._timed_until = 0.0  # processors are timed until then
+        self._quiet_until = 0.0
         self._nested_s = 0.0
         self._slowest_s = 0.0
         self._slowest: FrameProcessor | None = None
@@ -192,20 +196,26 @@ class Flow:
         return timed
 
     def _overrun(self, owner: FrameProcessor, frame: Frame, took: float, now: float) -> None:
+        """Count it. The first one turns timing on, the next one names its culprit; then ten seconds of silence."""
         self.overruns += 1
-        culprit = self._slowest
+        if now < self._quiet_until:
+            return
+        timing = bool(self._timed_until)
         log.warning(
-            "pipeline.slow_push processor=%s own_ms=%.1f push_ms=%.1f frame=%s entered=%s",
-            culprit or "not yet known: each is timed for the next minute",
+            "pipeline.slow_push processor=%s own_ms=%.1f push_ms=%.1f frame=%s entered=%s overruns=%d",
+            (self._slowest if timing else None) or "(the next one will be named)",
             self._slowest_s * 1e3,
             took * 1e3,
             type(frame).__name__,
             owner,
+            self.overruns,
         )
         self._slowest_s, self._slowest = 0.0, None
-        timing, self._timed_until = self._timed_until, now + 60.0
-        if not timing:
-            self.relink()
+        if timing:
+            self._timed_until, self._quiet_until = 0.0, now + QUIET_S
+        else:
+            self._timed_until = now + TIMED_S
+        self.relink()
 
 
 UNBOUND = Flow(None)  # of a processor that is in no pipeline yet

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from media.events import DONE, Each
-from media.flow import marks_of
-from media.frames import CancelFrame, EndFrame, ErrorFrame, Frame, StartFrame
+from media.flow import Entry
+from media.frames import CancelFrame, EndFrame, Frame, StartFrame
 from media.processor import (
     DOWNSTREAM,
     UPSTREAM,
@@ -42,7 +42,8 @@ class Pipeline(FrameProcessor):
     ) -> None:
         super().__init__()
         self._processors = [*([source] if source else []), *processors, *([sink] if sink else [])]
-        self._row = _Row(self, self._processors, on_source, on_sink)
+        self._on_source, self._on_sink = on_source, on_sink
+        self._row = _Row(self, self._processors, self._at_source, self._at_sink)
         self._bound = False
 
     @property
@@ -71,14 +72,13 @@ class Pipeline(FrameProcessor):
         if self._bound:
             raise RuntimeError(f"{self} is bound already")
         self._bound = True
-        row = self._row
-        row.top.reached = on_source or row.top.reached
-        row.bottom.reached = on_sink or row.bottom.reached
+        self._on_source = on_source or self._on_source
+        self._on_sink = on_sink or self._on_sink
         flow = Flow(runtime)
-        flow.stray_error = self._stray_error
+        flow.stray_error = self._on_source  # of a processor that StartFrame has not reached: straight to the top
         self._join(flow)
-        row.join(flow)
-        return row.setup(setup or FrameProcessorSetup(runtime=runtime))
+        self._row.join(flow)
+        return self._row.setup(setup or FrameProcessorSetup(runtime=runtime))
 
     @property
     def flow(self) -> Flow:
@@ -118,10 +118,13 @@ class Pipeline(FrameProcessor):
         self.push(frame, direction)
         return DONE
 
-    def _stray_error(self, error: ErrorFrame) -> None:
-        """From a processor that StartFrame has not reached: straight to the top."""
-        if self._row.top.reached is not None:
-            self._row.top.reached(error)
+    def _at_source(self, frame: Frame, direction: FrameDirection) -> None:
+        if self._on_source is not None:
+            self._on_source(frame)
+
+    def _at_sink(self, frame: Frame, direction: FrameDirection) -> None:
+        if self._on_sink is not None:
+            self._on_sink(frame)
 
 
 class ParallelPipeline(FrameProcessor):
@@ -142,14 +145,13 @@ class ParallelPipeline(FrameProcessor):
                 raise TypeError(f"a branch is a list of processors, got {type(branch).__name__}")
         self._mark = next(_marks)
         self._rows = [
-            _Row(self, branch, self._leaving(index, UPSTREAM), self._leaving(index, DOWNSTREAM))
-            for index, branch in enumerate(branches)
+            _Row(self, branch, self._leaving(index), self._leaving(index)) for index, branch in enumerate(branches)
         ]
         self._awaited: Frame | None = None  # StartFrame, EndFrame or CancelFrame, inside the branches
         self._missing: set[int] = set()  # branches that have not let it out
         self._kept: list[Frame] = []  # let out by branches meanwhile
         self._held: deque[tuple[Frame, FrameDirection]] = deque()  # arrived meanwhile
-        self._releasing = False
+        self._calm = True  # nothing is awaited or held
 
     @property
     def processors(self) -> list[FrameProcessor]:
@@ -165,10 +167,10 @@ class ParallelPipeline(FrameProcessor):
     # ------------------------------------------------------------ frames in
 
     def process_frame(self, frame: Frame, direction: FrameDirection) -> MaybeAwaitable:
-        if (self._awaited is not None or self._held or self._releasing) and self._holds(frame):
-            self._held.append((frame, direction))
-        else:
+        if self._calm or not self._holds(frame):
             self._spread(frame, direction)
+        else:
+            self._held.append((frame, direction))
         return DONE
 
     def _holds(self, frame: Frame) -> bool:
@@ -177,41 +179,47 @@ class ParallelPipeline(FrameProcessor):
         return not (frame.is_system and isinstance(self._awaited, EndFrame))
 
     def _spread(self, frame: Frame, direction: FrameDirection) -> None:
-        if direction is DOWNSTREAM and isinstance(frame, _COUNTED):
+        marks = getattr(frame, "_stamp", None)
+        if marks is None:
+            frame._stamp = {}
+        elif self._mark in marks:  # it has been here before
+            del marks[self._mark]
+        if direction is UPSTREAM:
+            for row in self._rows:
+                row.bottom.push_frame(frame, UPSTREAM)
+            return
+        if _is_counted[type(frame)]:
+            self._calm = False
             self._awaited = frame
             self._missing = set(range(len(self._rows)))
-        marks = getattr(frame, "_stamp", None)
-        if marks:
-            marks.pop(self._mark, None)  # it has been here before
         for row in self._rows:
-            row.push(frame, direction)
+            row.top.push_frame(frame)
 
     # ------------------------------------------------------------ frames out
 
-    def _leaving(self, branch: int, direction: FrameDirection) -> Reached:
+    def _leaving(self, branch: int) -> Entry:
+        """What takes the frames that come out of `branch` at either end."""
         mark = self._mark
 
-        def leave(frame: Frame) -> None:
-            if direction is DOWNSTREAM and self._awaited is not None:
-                if frame is self._awaited:
-                    self._missing.discard(branch)
-                    if not self._missing:
-                        self._all_out(frame)
-                    return
-                if not isinstance(frame, _COUNTED) and first(frame):
-                    self._kept.append(frame)
-            elif first(frame):
+        def leave(frame: Frame, direction: FrameDirection) -> None:
+            if self._awaited is not None and direction is DOWNSTREAM and _is_counted[type(frame)]:
+                self._missing.discard(branch if frame is self._awaited else -1)
+                if not self._missing:
+                    self._all_out(frame)
+                return
+            marks = getattr(frame, "_stamp", None)
+            if marks is None:
+                frame._stamp = {mark: branch}
+            elif mark not in marks:
+                if len(marks) > _MARKS_KEPT:
+                    del marks[next(iter(marks))]
+                marks[mark] = branch
+            elif marks[mark] != branch:  # the same branch may let it out again: a sound that is reused
+                return
+            if self._awaited is not None and direction is DOWNSTREAM:
+                self._kept.append(frame)
+            else:
                 self.push_frame(frame, direction)
-
-        def first(frame: Frame) -> bool:
-            """Whether no other branch has let it out. The same branch may do so again: a sound that is reused."""
-            marks = marks_of(frame)
-            if mark in marks:
-                return marks[mark] == branch
-            if len(marks) > _MARKS_KEPT:
-                del marks[next(iter(marks))]
-            marks[mark] = branch
-            return True
 
         return leave
 
@@ -225,10 +233,9 @@ class ParallelPipeline(FrameProcessor):
             self.push_frame(earlier)
         if not isinstance(frame, StartFrame):
             self.push_frame(frame)
-        self._releasing = True
         while self._held and self._awaited is None:
             self._spread(*self._held.popleft())
-        self._releasing = False
+        self._calm = self._awaited is None
 
     # ------------------------------------------------------------ life
 
@@ -246,28 +253,19 @@ class ParallelPipeline(FrameProcessor):
 
 
 class _End(FrameProcessor):
-    """One end of a row: what comes out of the row is given to `reached`, what goes in passes."""
+    """One end of a row. Frames go in by its `push_frame`; what comes out of the row goes to `outlet`."""
 
-    def __init__(self, owner: FrameProcessor, name: str, outward: FrameDirection, reached: Reached | None) -> None:
+    def __init__(self, owner: FrameProcessor, name: str, outlet: Entry) -> None:
         super().__init__(name=f"{owner}::{name}")
-        self.outward = outward
-        self.reached = reached
-
-    def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        if direction is not self.outward:
-            self.push_frame(frame, direction)
-        elif self.reached is not None:
-            self.reached(frame)
+        self.process_frame = outlet  # type: ignore[assignment,method-assign]
 
 
 class _Row:
     """Processors with an end at the top and one at the bottom; nested pipelines are spliced in."""
 
-    def __init__(
-        self, owner: FrameProcessor, given: Sequence[FrameProcessor], on_top: Reached | None, on_bottom: Reached | None
-    ) -> None:
-        self.top = _End(owner, "Source", UPSTREAM, on_top)
-        self.bottom = _End(owner, "Sink", DOWNSTREAM, on_bottom)
+    def __init__(self, owner: FrameProcessor, given: Sequence[FrameProcessor], above: Entry, below: Entry) -> None:
+        self.top = _End(owner, "Source", above)
+        self.bottom = _End(owner, "Sink", below)
         self.processors: list[FrameProcessor] = []
         self.spliced: list[Pipeline] = []
         for processor in given:
@@ -322,6 +320,14 @@ def _together(results: Iterable[Awaitable[None] | None]) -> Awaitable[None]:
     return Each(pending) if pending else DONE
 
 
-_COUNTED = (StartFrame, EndFrame, CancelFrame)
+class _Counted(dict[type, bool]):
+    """Which frames leave a parallel pipeline only when all branches have let them out; found once per class."""
+
+    def __missing__(self, cls: type) -> bool:
+        self[cls] = issubclass(cls, StartFrame | EndFrame | CancelFrame)
+        return self[cls]
+
+
+_is_counted = _Counted()
 _MARKS_KEPT = 16  # marks a reused frame may carry: each parallel pipeline that it passes leaves one
 _marks = itertools.count(1)  # 0 is ANNOUNCED
