@@ -35,9 +35,8 @@ log = logging.getLogger(__name__)
 
 RATES = (8000, 16000, 24000)
 GRID = 320  # bytes: a message that is no multiple of it leaves a hole of 20 ms before the next
-MIN_BYTES = 3200  # "at least 3.2k" of linear PCM in a message
-MAX_BYTES = 100_000  # of linear PCM in a message
-# The page calls 3200 bytes "100 ms", which is true at 16 kHz only. These lengths satisfy both readings.
+# The page asks for "at least 3.2k [100 ms]" in a message, which is 100 ms at 16 kHz only. These lengths satisfy both
+# readings; what a setting may make of them stays under the 100,000 bytes that a message may have.
 PACKET_MS: Mapping[int, int] = {8000: 200, 16000: 100, 24000: 100}
 MULAW_NAMES = ("mulaw", "ulaw", "pcmu")
 
@@ -146,8 +145,7 @@ class ExotelFrameSerializer(FrameSerializer):
         self._rate = rate
         self._packet_ms = self._p.packet_ms or PACKET_MS.get(rate, 100)
         self.clear_grain_ms = self._packet_ms  # `clear` drops what has not begun; the message in play is finished
-        self._packet = _grid(rate * self._packet_ms // 1000 * 2)  # bytes of linear PCM
-        self._least = min(MIN_BYTES, self._packet)
+        self._packet = -(-rate * self._packet_ms // 500 // GRID) * GRID  # bytes of linear PCM
         self._held = b""
         self._out_resamplers.clear()
 
@@ -305,8 +303,7 @@ class ExotelFrameSerializer(FrameSerializer):
         messages = list(self._audio(self.flush_wire_pcm(), self._rate))
         if tail := self._held:
             self._held = b""
-            size = max(self._least, _grid(len(tail)))
-            messages.append(self._media(tail.ljust(size, b"\0")))
+            messages.append(self._media(tail.ljust(self._packet, b"\0")))
         return messages
 
     def _media(self, pcm: bytes) -> str:
@@ -325,8 +322,3 @@ def _either(message: Mapping[str, Any], snake: str, camel: str) -> Any:
     """Exotel writes snake_case; its own samples for the Connect path read and write camelCase."""
     value = message.get(snake)
     return message.get(camel) if value is None else value
-
-
-def _grid(size: int) -> int:
-    """The next legal size of a message."""
-    return -(-size // GRID) * GRID
