@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from gateway.simulator.base import Message
+from gateway.simulator.genesys import FakeGenesys
 from media.call import MediaFormat
 from media.codecs import interleave, pcm_to_ulaw, ulaw_to_pcm
 from media.errors import RemoteProtocolError
@@ -42,6 +44,7 @@ from media.frames import (
 )
 from serializers.base import Ending, WireOptions
 from serializers.genesys import AudioHookChannel, AudioHookMediaFormat, GenesysAudioHookSerializer
+from tests.serializers.conformance import SerializerConformance, machine
 
 SESSION = "0c9d4e7a-1f36-4c58-9a02-b7e3d5f6a801"
 ORGANIZATION = "5b1f0a52-9c3e-4b7a-8d21-6f0c2e9a7b14"
@@ -1382,3 +1385,27 @@ def test_a_participant_in_an_update_replaces_the_old_one() -> None:
 
 def test_events_without_handlers_cost_no_await() -> None:
     assert opened().server._call_event_handler("on_ping", {}) is DONE
+
+
+# ---------------------------------------------------------------- what every serializer must stand
+
+
+class TestConformance(SerializerConformance):
+    make = staticmethod(lambda: GenesysAudioHookSerializer.for_call(WireOptions()))
+    fake = FakeGenesys
+    plan: ClassVar[dict[str, Any]] = {
+        "parameters": {"customerId": "C-1077", "queue": "billing"},
+        "options": {"binary_rate": 0},  # the suite sends pieces of any length; the core sends 5 a second
+    }
+    digits = "0123456789*#ABCD"
+    marks_come_back = False
+
+    def binary_is_audio(self) -> bool:
+        return True
+
+    def harmless(self, message: Message) -> bool:
+        """Text that is no message of the session ends it: AudioHook's rule, and tested above."""
+        return isinstance(message, bytes)
+
+
+TestMachine = machine(TestConformance)
