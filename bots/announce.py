@@ -58,7 +58,7 @@ class Announce(FrameProcessor):
             if self._begun:
                 self._next()
         elif kind is InputDTMFFrame:
-            if self._interruptible and self._begun:
+            if self._interruptible:
                 self._call.interrupt()
                 self._next()
         elif kind is EndFrame or kind is CancelFrame:

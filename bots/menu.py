@@ -223,8 +223,7 @@ class MenuWalk(FrameProcessor):
         self._begun = False  # ... and the caller hears it
         self._paused = False
         self._timer: TimerHandle | None = None
-        self._mine: Mapping[type, Callable[[Any], None]] = {
-            InputDTMFFrame: self._on_digit,
+        self._after: Mapping[type, Callable[[Any], None]] = {
             BotStartedSpeakingFrame: self._on_started,
             BotStoppedSpeakingFrame: self._on_stopped,
             StartFrame: self._on_start,
@@ -236,8 +235,11 @@ class MenuWalk(FrameProcessor):
         }
 
     def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        if isinstance(frame, InputDTMFFrame):
+            self._on_digit(frame)
+            return
         self.push_frame(frame, direction)
-        if handle := self._mine.get(type(frame)):
+        if handle := self._after.get(type(frame)):
             handle(frame)
 
     # ------------------------------------------------------------ what happens

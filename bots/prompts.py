@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from media.wav import read_wav
+import numpy as np
 
 from bots.base import PrepareContext
 from media.errors import ConfigError
 from media.frames import TTSAudioRawFrame, TTSStartedFrame, TTSStoppedFrame
 from media.processor import FrameProcessor
 from media.resample import resample_all
+from media.wav import read_wav
 
 CHUNK_S = 0.1  # of sound in one frame; pacing cuts it to the carrier's packets
 
@@ -89,19 +90,28 @@ class PromptMaker:
 
     def _file(self, path: str, file: Path) -> Callable[[int], bytes]:
         try:
-            pcm, file_rate = read_wav(file)
+            wav = read_wav(file)
         except OSError as exc:
             self.errors.append(ConfigError(path, f"{file}: {exc.strerror or exc}", "paths start at gateway.toml"))
         except ValueError as exc:
             self.errors.append(ConfigError(path, f"{file}: {exc}", "use a WAV file of 16-bit PCM"))
         else:
-            return lambda rate: resample_all(pcm, file_rate, rate)
+            pcm = mono(wav.pcm, wav.channels)
+            return lambda rate: resample_all(pcm, wav.sample_rate, rate)
         return _silence
 
     def _add(self, error: ConfigError) -> None:
         """A missing synthesiser would be said of each text: once is enough."""
         if not any(error.problem == one.problem and error.remedy == one.remedy for one in self.errors):
             self.errors.append(error)
+
+
+def mono(pcm: bytes, channels: int) -> bytes:
+    """The mean of interleaved channels, s16le."""
+    if channels == 1:
+        return pcm
+    mean = np.frombuffer(pcm, "<i2").reshape(-1, channels).mean(axis=1)
+    return bytes(np.rint(mean).astype("<i2"))
 
 
 def _silence(sample_rate: int) -> bytes:

@@ -42,7 +42,25 @@ _RATE_RANGE = (80, 450)
 # Control characters: \x01 would begin one of espeak-ng's own commands in the text.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]+")
 
+_VOICE = re.compile(r"[A-Za-z0-9_+-]{1,40}")  # names only: a path would be opened
+
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+class _Voice(ctypes.Structure):
+    """espeak_VOICE."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("languages", ctypes.c_char_p),
+        ("identifier", ctypes.c_char_p),
+        ("gender", ctypes.c_ubyte),
+        ("age", ctypes.c_ubyte),
+        ("variant", ctypes.c_ubyte),
+        ("xx1", ctypes.c_ubyte),
+        ("score", ctypes.c_int),
+        ("spare", ctypes.c_void_p),
+    )
 
 
 class _Library:
@@ -58,6 +76,8 @@ class _Library:
             raise ConfigError("text", f"no speech synthesiser ({exc})", f"{INSTALL}, or use WAV files") from exc
         library.espeak_Initialize.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
         library.espeak_SetVoiceByName.argtypes = (ctypes.c_char_p,)
+        library.espeak_SetVoiceByProperties.argtypes = (ctypes.POINTER(_Voice),)
+        library.espeak_GetCurrentVoice.restype = ctypes.POINTER(_Voice)
         library.espeak_SetParameter.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int)
         library.espeak_SetSynthCallback.argtypes = (_Callback,)
         library.espeak_SetSynthCallback.restype = None
@@ -84,10 +104,22 @@ class _Library:
             self._pieces.append(ctypes.string_at(samples, count * 2))
         return 0  # go on
 
+    def _choose(self, voice: str) -> None:
+        """A voice by its name ("en-us"), else by a language it speaks ("en-gb"); "+f3" is a variant of either."""
+        library = self._library
+        language, plus, variant = voice.partition("+")
+        found = _VOICE.fullmatch(voice) and library.espeak_SetVoiceByName(voice.encode()) == 0
+        if not found and _VOICE.fullmatch(voice):
+            wanted = _Voice(languages=language.encode())
+            if library.espeak_SetVoiceByProperties(ctypes.byref(wanted)) == 0:
+                name: bytes = library.espeak_GetCurrentVoice().contents.identifier
+                found = not plus or library.espeak_SetVoiceByName(name + f"+{variant}".encode()) == 0
+        if not found:
+            raise ConfigError("voice", "espeak-ng has no such voice", 'for example "en-us", "en-gb", "en-us+f3", "de"')
+
     def synthesise(self, text: str, voice: str, rate_wpm: int) -> bytes:
         """PCM s16le at `sample_rate`."""
-        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise ConfigError("voice", "espeak-ng has no such voice", 'for example "en-us", "en-gb", "en-us+f3", "de"')
+        self._choose(voice)
         self._library.espeak_SetParameter(_RATE, rate_wpm, 0)
         data = text.encode()
         self._pieces.clear()
