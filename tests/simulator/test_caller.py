@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -47,10 +47,8 @@ def noise(seconds: float, level: float = 3000.0, rate: int = 8000) -> bytes:
 @asynccontextmanager
 async def gateway(handler: Handler, **options: Any) -> AsyncIterator[str]:
     async def quiet(ws: ServerConnection) -> None:
-        try:
+        with suppress(ConnectionClosed):
             await handler(ws)
-        except ConnectionClosed:
-            pass
 
     async with serve(quiet, "127.0.0.1", 0, max_queue=None, **options) as server:
         port = server.sockets[0].getsockname()[1]
