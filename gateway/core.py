@@ -19,8 +19,9 @@ import structlog
 from bots.base import Build, Call
 from media.call import CallInfo, Variables
 from media.errors import GatewayError, RemoteProtocolError
-from media.events import DONE, Drives, Handle
+from media.events import DONE, BaseObject, Drives, Handle
 from media.frames import (
+    AnswerLaterFrame,
     AudioDiscardedFrame,
     CallEndedFrame,
     CallPausedFrame,
@@ -218,6 +219,8 @@ class CallCore:
         now: float = 0.0,
     ) -> None:
         self.serializer = serializer
+        if isinstance(serializer, BaseObject):
+            serializer._base.drives = self  # handlers of its events that wait are tasks of this call
         self.shell = shell
         self.limits = limits or CallLimits()
         self.bot = ""
@@ -249,6 +252,7 @@ class CallCore:
             InputAudioRawFrame: self._on_audio,
             InputDTMFFrame: self._on_digit,
             OutputTransportMessageUrgentFrame: self._on_answer,
+            AnswerLaterFrame: self._on_answer_later,
             CallStartedFrame: self._on_started,
             CallEndedFrame: self._on_ended,
             PlayedFrame: self.output.on_wire,
@@ -278,6 +282,9 @@ class CallCore:
             log.exception("call.decode_failed", carrier=self.info.carrier, size=len(data))
             self._bad_message("the serializer failed", "")
             return
+        self._take_frames(frames, now)
+
+    def _take_frames(self, frames: Sequence[Frame], now: float) -> None:
         for frame in frames:
             handle = self._wire_handlers.get(type(frame))
             if handle is not None:
@@ -526,6 +533,23 @@ class CallCore:
         """The protocol's own answer: never through the pipeline, which a bot may block."""
         self.send(frame)
 
+    def _on_answer_later(self, frame: AnswerLaterFrame, now: float) -> None:
+        """An application's handlers hold the answer up, but not for long."""
+        held = [frame]
+
+        def answer() -> None:
+            if held:
+                self._take_frames(held.pop().make(), self.now())
+
+        async def wait() -> None:
+            try:
+                await frame.waiting
+            finally:
+                answer()
+
+        self.spawn(wait(), "answer-later")
+        self.call_later(frame.limit_s, answer)
+
     def _on_started(self, frame: CallStartedFrame, now: float) -> None:
         if self.state is not CallState.OPENING:
             self._bad_message("a second start", "")
@@ -551,6 +575,9 @@ class CallCore:
         self.bot = route.bot
         self._in_rate = route.sample_rate or self.info.receive.sample_rate
         self.serializer.begin(self._in_rate)
+        set_variables = getattr(self.serializer, "set_output_variables", None)
+        if set_variables is not None:
+            set_variables(self.variables.changed)  # the mapping itself: read when the goodbye leaves
         out_rate = route.sample_rate or self.serializer.send_rate
         try:
             middle: Sequence[FrameProcessor] = route.build(Call(self.info, self.variables, self))
@@ -687,9 +714,6 @@ class CallCore:
 
     def _tell_carrier(self, now: float) -> None:
         """The carrier's way of ending a call."""
-        set_variables = getattr(self.serializer, "set_output_variables", None)
-        if set_variables is not None and self.variables.changed:
-            set_variables(dict(self.variables.changed))
         self._deadline = now + self.serializer.end_wait_s
         farewell = self._farewell if isinstance(self._farewell, EndFrame) else EndFrame(self.reason)
         try:
