@@ -25,8 +25,10 @@ from media.frames import (
     CancelFrame,
     EndFrame,
     Frame,
+    InputAudioRawFrame,
     InputDTMFFrame,
     KeypadEntry,
+    OutputAudioRawFrame,
     StartFrame,
     StopFrame,
 )
@@ -74,6 +76,7 @@ class Menu:
     digit_gap_s: Annotated[float, Gt(0)] | None = None
     tries: Annotated[int, Ge(1)] | None = None
     give_up: Choice | None = None
+    echo: bool = False  # the caller hears himself while the menu waits: a test of the line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +119,7 @@ class Node:
     digit_gap_s: float
     tries: int
     give_up: Step
+    echo: bool
 
 
 def compile_menus(settings: MenuSettings, context: PrepareContext) -> Mapping[str, Node]:
@@ -142,6 +146,7 @@ def compile_menus(settings: MenuSettings, context: PrepareContext) -> Mapping[st
             digit_gap_s=menu.digit_gap_s or settings.digit_gap_s,
             tries=menu.tries or settings.tries,
             give_up=given_up if menu.give_up is None else _step(maker, f"{path}.give_up", menu.give_up),
+            echo=menu.echo,
         )
     errors += maker.errors
     if errors:
@@ -222,6 +227,7 @@ class MenuWalk(FrameProcessor):
         self._speaking = False  # an utterance was pushed and has not ended
         self._begun = False  # ... and the caller hears it
         self._paused = False
+        self._echoing = False
         self._timer: TimerHandle | None = None
         self._after: Mapping[type, Callable[[Any], None]] = {
             BotStartedSpeakingFrame: self._on_started,
@@ -241,6 +247,8 @@ class MenuWalk(FrameProcessor):
         self.push_frame(frame, direction)
         if handle := self._after.get(type(frame)):
             handle(frame)
+        elif self._echoing and isinstance(frame, InputAudioRawFrame):
+            self.push_frame(OutputAudioRawFrame(frame.audio, frame.sample_rate, frame.num_channels))
 
     # ------------------------------------------------------------ what happens
 
@@ -255,7 +263,7 @@ class MenuWalk(FrameProcessor):
         if self._leaving:
             return
         digit = frame.button.value
-        self._cancel_timer()
+        self._stop_waiting()
         if self._speaking:
             self._speaking = self._begun = False
             self._call.interrupt()
@@ -280,7 +288,7 @@ class MenuWalk(FrameProcessor):
 
     def _on_paused(self, frame: CallPausedFrame) -> None:
         self._paused = True
-        self._cancel_timer()
+        self._stop_waiting()
 
     def _on_resumed(self, frame: CallResumedFrame) -> None:
         self._paused = False
@@ -288,21 +296,23 @@ class MenuWalk(FrameProcessor):
 
     def _on_end(self, frame: Frame) -> None:
         self._leaving = True
-        self._cancel_timer()
+        self._stop_waiting()
 
     # ------------------------------------------------------------ waiting
 
     def _await_digit(self) -> None:
         """Set the clock for the next digit, unless the caller is listening, on hold, or on the way out."""
-        self._cancel_timer()
+        self._stop_waiting()
         if self._speaking or self._leaving or self._paused or not self._sample_rate:
             return
         if self._typed:
             self._timer = self._call.call_later(self._node.digit_gap_s, self._on_gap)
         else:
             self._timer = self._call.call_later(self._node.timeout_s, self._on_timeout)
+            self._echoing = self._node.echo
 
-    def _cancel_timer(self) -> None:
+    def _stop_waiting(self) -> None:
+        self._echoing = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -356,7 +366,7 @@ class MenuWalk(FrameProcessor):
         return (*step.said, self._node.prompt)
 
     def _say(self, *prompts: Prompt) -> None:
-        self._cancel_timer()
+        self._stop_waiting()
         if prompts:
             self._speaking, self._begun = True, False
             say(self, prompts, self._sample_rate)

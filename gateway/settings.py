@@ -98,6 +98,7 @@ class Settings:
     gateway: GatewaySettings = GatewaySettings()
     carriers: Mapping[str, Any] = field(default_factory=dict)  # those that are on: name -> its settings class
     carriers_off: Mapping[str, str] = field(default_factory=dict)  # name -> why
+    carriers_lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> variables it is off without
     bots: Mapping[str, BotEntry] = field(default_factory=dict)
     numbers: Mapping[str, NumberEntry] = field(default_factory=dict)  # by normalised number, "<prefix>*" or "default"
     base_dir: Path = Path(".")  # relative paths of the file start here
@@ -136,7 +137,7 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
         if name not in sections:
             found.append(ConfigError(name, "is not a table of gateway.toml", registry.did_you_mean(name, sections)))
     gateway = _build(GatewaySettings, _table(data, "gateway", found), "gateway", base_dir, found)
-    carriers, off = _carriers(_tables(data, "carriers", found), base_dir, strict, found)
+    carriers, off, lacking = _carriers(_tables(data, "carriers", found), base_dir, strict, found)
     bots = _bots(_tables(data, "bots", found), base_dir, found)
     numbers = _numbers(_tables(data, "numbers", found), _table(data, "bots", found), base_dir, found)
     if gateway is not None and gateway.secret is not None and (problem := gateway.secret.problem()):
@@ -148,6 +149,7 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
         gateway=gateway,
         carriers=MappingProxyType(carriers),
         carriers_off=MappingProxyType(off),
+        carriers_lacking=MappingProxyType(lacking),
         bots=MappingProxyType(bots),
         numbers=MappingProxyType(numbers),
         base_dir=base_dir,
@@ -169,9 +171,11 @@ def _warnings(gateway: GatewaySettings, numbers: Mapping[str, NumberEntry]) -> I
 
 def _carriers(
     tables: Table, base_dir: Path, strict: bool, found: list[ConfigError]
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> tuple[dict[str, Any], dict[str, str], dict[str, tuple[str, ...]]]:
+    """The carriers that are on; why the others are off; which environment variables would switch them on."""
     carriers: dict[str, Any] = {}
     off: dict[str, str] = {}
+    lacking: dict[str, tuple[str, ...]] = {}
     for name, table in tables.items():
         path = toml_path("carriers", name)
         try:
@@ -182,16 +186,18 @@ def _carriers(
         settings = _build(cls, table, path, base_dir, found)
         if settings is None:
             continue
-        missing = [(where, secret.problem()) for where, secret in _secrets(settings, path) if secret.problem()]
+        missing = [(where, secret) for where, secret in _secrets(settings, path) if secret.problem()]
         if not getattr(settings, "enabled", True):
             off[name] = "enabled = false"
         elif missing and strict:
-            found += [ConfigError(where, problem, "set it, or set enabled = false") for where, problem in missing]
+            remedy = "set it, or set enabled = false"
+            found += [ConfigError(where, secret.problem(), remedy) for where, secret in missing]
         elif missing:
-            off[name] = "; ".join(f"{where}: {problem}" for where, problem in missing)
+            off[name] = "; ".join(f"{where}: {secret.problem()}" for where, secret in missing)
+            lacking[name] = tuple(secret.env for _, secret in missing if secret.env)
         else:
             carriers[name] = settings
-    return carriers, off
+    return carriers, off, lacking
 
 
 def _bots(tables: Table, base_dir: Path, found: list[ConfigError]) -> dict[str, BotEntry]:

@@ -185,6 +185,7 @@ def test_a_carrier_without_its_secret_is_off_and_says_why(monkeypatch: pytest.Mo
     settings = parse_settings(data)
     assert set(settings.carriers) == {"exotel"}
     assert "TEST_NOT_SET" in settings.carriers_off["twilio"]
+    assert settings.carriers_lacking == {"twilio": ("TEST_NOT_SET",)}
     assert "TEST_NOT_SET is not set" in problems(data, strict=True)["carriers.twilio.auth_token"]
     monkeypatch.setenv("TEST_NOT_SET", "now it is")
     assert set(parse_settings(data).carriers) == {"exotel", "twilio"}

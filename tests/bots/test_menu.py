@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,26 @@ def test_what_does_not_belong_to_the_longest_choice_is_the_next_one() -> None:
     it.press("19")  # 1, then 9: no choice begins with 19
     it.run(2.0)
     assert it.heard == whole(MAIN, BYE)
+
+
+def test_a_caller_hears_himself_while_an_echo_menu_waits() -> None:
+    menus = table()["menus"]
+    menus["sales"] |= {"echo": True}
+    it = talk(menus=menus)
+    voice = struct.pack("<h", it.tongue.level("myself")) * 8000
+    it.call.say(voice * 2)
+    it.run(2.0)
+    assert it.heard == whole(MAIN)
+    it.press("2")
+    it.call.say(voice)
+    it.run(0.5)
+    it.call.say(voice)
+    it.run(1.5)
+    it.press("*")
+    it.call.say(voice)
+    it.run(1.0)
+    assert it.texts == [MAIN, SALES, "myself", MAIN]
+    assert it.heard[2][1] == pytest.approx(1.5, abs=0.1)
 
 
 def test_the_pound_key_ends_a_choice_at_once() -> None:
