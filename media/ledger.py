@@ -80,7 +80,7 @@ class PlayoutLedger:
         # Positions count what was sent and not dropped, so that a run goes on where the one before it was cut.
         self._kept = 0
         self._heard = 0
-        self._end = 0.0  # when the last sample kept, and the padding after it, will have been played
+        self._end = float("-inf")  # when the last sample kept, and the padding after it, will have been played
         self._padding = 0.0  # seconds of it since the last sample
         self._last_sent = 0.0
         self._runs: deque[_Run] = deque()

@@ -24,7 +24,7 @@ _NOTHING: Final[tuple[bytes | object, ...]] = ()
 _NEVER: Final = float("-inf")
 _INFINITY: Final = float("inf")
 
-_STRETCH_MS: Final = 100.0  # how far the lead may stretch, at least
+_STRETCH_MS: Final = 200.0  # how far the lead may stretch, at least
 _SHRINK: Final = 0.002  # seconds of stretch given back per second
 _LONGEST_STALL_S: Final = 0.5  # nothing was waiting and nobody called for longer than this: a pause, not a stall
 
@@ -51,7 +51,7 @@ class PacedBuffer:
         lead_ms: how far ahead of play-out audio may leave. It is never a reason to hold back.
         max_s: what is pushed beyond this much waiting audio is dropped and counted in `dropped`.
         max_lead_ms: how far the lead may stretch when `take` is called late; None is twice the lead, and at least
-            100 ms more than it.
+            200 ms more than it.
         tick_ms: how often `take` is called; a packet may leave half a tick early rather than half a tick late.
         keep_ms: how much of what has left is remembered for `rewind`.
     """
@@ -181,7 +181,8 @@ class PacedBuffer:
         horizon = self._horizon
         queue = self._queue
         if not queue or self._held:
-            self._expect_audio(now, horizon)
+            if not self._held:
+                self._expect_audio(now, horizon)
             return _NOTHING
 
         size = self._size
@@ -248,6 +249,7 @@ class PacedBuffer:
     def hold(self) -> None:
         """Let nothing leave until `resume` or `clear`; what is pushed waits."""
         self._held = True
+        self._expected = _INFINITY
 
     def resume(self) -> None:
         """Go on after a `hold`."""
