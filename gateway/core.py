@@ -18,7 +18,7 @@ import structlog
 
 from bots.base import Build, Call
 from media.call import CallInfo, Variables
-from media.errors import GatewayError, RemoteProtocolError
+from media.errors import GatewayError, RemoteProtocolError, UnusableStreamError
 from media.events import DONE, BaseObject, Drives, Handle
 from media.frames import (
     AnswerLaterFrame,
@@ -277,6 +277,8 @@ class CallCore:
             frames = self.serializer.decode(data)
         except RemoteProtocolError as exc:
             self._bad_message(exc.problem, exc.excerpt)
+            if isinstance(exc, UnusableStreamError):
+                self._move(CallEvent.ERROR, "unusable-stream", now)
             return
         except Exception:
             log.exception("call.decode_failed", carrier=self.info.carrier, size=len(data))
@@ -433,6 +435,10 @@ class CallCore:
     @property
     def has_marks(self) -> bool:
         return self.serializer.has_marks
+
+    @property
+    def reports_playback(self) -> bool:
+        return self.serializer.reports_playback
 
     @property
     def echoes_marks_on_clear(self) -> bool:

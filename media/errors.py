@@ -6,6 +6,7 @@ GatewayError
 +-- ProtocolError
 |   +-- LocalProtocolError   we tried something the protocol forbids: our bug
 |   +-- RemoteProtocolError  the carrier sent something it does not document
+|       +-- UnusableStreamError   ... in a format that cannot be carried: the call cannot go on
 +-- ServiceError             a provider failed; `retryable` says whether to try again
 """
 
@@ -73,6 +74,10 @@ class RemoteProtocolError(ProtocolError):
     def __init__(self, carrier: str, problem: str, excerpt: str = "") -> None:
         super().__init__(f"{carrier}: {problem}")
         self.carrier, self.problem, self.excerpt = carrier, problem, excerpt
+
+
+class UnusableStreamError(RemoteProtocolError):
+    """The stream is in a format that cannot be carried: decoded as another it would be noise."""
 
 
 class ServiceError(GatewayError):

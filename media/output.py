@@ -19,7 +19,6 @@ from media.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
     CancelFrame,
-    DTMFFrame,
     EndFrame,
     Frame,
     InterruptionFrame,
@@ -40,11 +39,12 @@ from media.frames import (
 )
 from media.ledger import PlayoutLedger
 from media.pacing import FLUSH, PacedBuffer
-from media.processor import FrameDirection, FrameProcessor, TimerHandle
+from media.processor import DONE, FrameDirection, FrameProcessor, TimerHandle
 from media.resample import Resampler, make_resampler
 
 SPEAKING_PERIOD_S = 0.2  # BotSpeakingFrame is repeated at least this often
 SPEECH_END_S = 3.0  # without TTSStoppedFrame the bot counts as silent after this long with nothing to send
+PROOF_S = 2.0  # how long after its time the carrier's word that all was played is waited for
 STREAM_SILENCE_S = 0.35  # so much silence ends the speech in an unbroken stream
 STREAM_SILENCE_PEAK = 20  # samples no louder than this are silence
 
@@ -60,6 +60,8 @@ class Wire(Protocol):
     def lead_ms(self) -> float: ...
     @property
     def has_marks(self) -> bool: ...
+    @property
+    def reports_playback(self) -> bool: ...
     @property
     def echoes_marks_on_clear(self) -> bool: ...
     @property
@@ -114,6 +116,8 @@ class OutputStage(FrameProcessor):
         self._last_push = 0.0
         self._stop_timer: TimerHandle | None = None
         self._ended = False  # EndFrame is queued or gone: what comes behind it is not heard
+        self._last_mark = ""
+        self._unproven = False  # sent, and the carrier has not said since that it was played
         self._releasing = False
         self._unflushed = False  # audio was pushed since the last flush
         self._handlers: Mapping[type, Callable[[Any], None]] = {
@@ -140,7 +144,7 @@ class OutputStage(FrameProcessor):
         if handle is None:
             handle = self._handler_of(type(frame))
         handle(frame)
-        return None
+        return DONE
 
     def _handler_of(self, cls: type) -> Callable[[Any], None]:
         """The handler of a user's subclass; found once per class."""
@@ -274,7 +278,7 @@ class OutputStage(FrameProcessor):
         waiting = paced.clear()
         if self._resampler is not None:
             self._resampler.reset()
-        self._in_speech = self._unflushed = False
+        self._in_speech = self._unflushed = self._unproven = False
         ledger.cleared(self._wire.now())
         self._wire.clear(frame)
         for item in waiting:
@@ -301,6 +305,7 @@ class OutputStage(FrameProcessor):
         for position, item in enumerate(items):
             if type(item) is bytes:
                 ledger.send(len(item) >> 1, now)
+                self._unproven = True
                 wire.send_audio(item)
                 if self._speaking and now >= self._next_speaking:
                     self._next_speaking = now + SPEAKING_PERIOD_S
@@ -332,7 +337,7 @@ class OutputStage(FrameProcessor):
             self._wire.released(item)
             self.push_frame(item)
         elif isinstance(item, Frame):
-            if isinstance(item, OutputTransportMessageFrame | DTMFFrame | MarkFrame):
+            if isinstance(item, OutputTransportMessageFrame | OutputDTMFFrame | MarkFrame):
                 self._wire.send(item)
             self.push_frame(item)
 
@@ -351,7 +356,8 @@ class OutputStage(FrameProcessor):
 
     def _mark(self) -> None:
         if self._wire.has_marks and self.ledger is not None and self.ledger.sent:
-            self._wire.send(MarkFrame(self.ledger.mark()))
+            self._last_mark = self.ledger.mark()
+            self._wire.send(MarkFrame(self._last_mark))
 
     # ------------------------------------------------------------ what the carrier says of the play-out
 
@@ -361,15 +367,27 @@ class OutputStage(FrameProcessor):
         if ledger is None:
             return
         if isinstance(frame, PlayedFrame):
+            if frame.name == self._last_mark:
+                self._unproven = False
             ledger.played(frame.name, now)
         elif isinstance(frame, PlaybackStartedFrame):
             ledger.playback_started(now)
         elif isinstance(frame, PlaybackCompletedFrame):
+            self._unproven = False
             ledger.playback_completed(now)
 
     def all_heard(self, now: float) -> bool:
-        """Nothing waits here, and the carrier has played all that was sent."""
-        return not self.paced and (self.ledger is None or self.ledger.all_heard(now))
+        """Nothing waits here, and the carrier has played all that was sent: by its own word, if it gives one in time.
+
+        The way to the carrier is not known exactly, so the clock alone could cut the last word of a slow line.
+        """
+        ledger = self.ledger
+        if ledger is None or not ledger.sent:
+            return not self.paced
+        if self.paced or not ledger.all_heard(now):
+            return False
+        tells = self._wire.has_marks or self._wire.reports_playback
+        return not (tells and self._unproven) or now > ledger.heard_by() + PROOF_S
 
     # ------------------------------------------------------------ who speaks
 

@@ -77,6 +77,7 @@ class FrameSerializer:
     lead_ms: ClassVar[int] = 200  # how far ahead of play-out this carrier likes its audio
     end_wait_s: ClassVar[float] = 2.0  # after telling the carrier that the call is over: how long its socket may stay
     echoes_marks_on_clear: ClassVar[bool] = False  # then an echo is no proof that audio was played
+    reports_playback: ClassVar[bool] = False  # PlaybackCompletedFrame comes when all that was sent has been played
     has_marks: ClassVar[bool] = True  # PlayedFrame comes back for each MarkFrame
     clear_grain_ms: int = 0  # a clear lets the chunk of this length that is being played finish; known once started
     sends_digits: ClassVar[bool] = False  # encode(OutputDTMFFrame) gives a message; else tones are sent as audio

@@ -93,6 +93,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
     lead_ms: ClassVar[int] = 600
     end_wait_s: ClassVar[float] = 15.0
     has_marks: ClassVar[bool] = False  # playback_started and playback_completed instead
+    reports_playback: ClassVar[bool] = True
     PROTOCOL_VERSION: ClassVar[str] = audiohook.VERSION
 
     @dataclass(kw_only=True)

@@ -16,7 +16,7 @@ from pybase64 import b64decode, b64encode_as_string
 
 from media.call import CallInfo, MediaFormat
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
-from media.errors import RemoteProtocolError
+from media.errors import RemoteProtocolError, UnusableStreamError
 from media.frames import (
     CallEndedFrame,
     CallStartedFrame,
@@ -245,10 +245,10 @@ class PlivoFrameSerializer(FrameSerializer):
         content_type = text(media_format.get("encoding")).partition(";")[0].strip().lower()
         encoding = ENCODINGS.get(content_type)
         if encoding is None:
-            raise self._bad(f"start.mediaFormat.encoding is none of {', '.join(ENCODINGS)}", media_format)
+            raise self._unusable(f"start.mediaFormat.encoding is none of {', '.join(ENCODINGS)}", media_format)
         rate = number(media_format.get("sampleRate", self._rate))
         if rate is None or rate not in RATES[encoding]:
-            raise self._bad(f"start.mediaFormat.sampleRate is not one of {content_type}", media_format)
+            raise self._unusable(f"start.mediaFormat.sampleRate is not one of {content_type}", media_format)
         return MediaFormat(encoding, rate)
 
     def _on_dtmf(self, message: Json) -> Sequence[Frame]:
@@ -279,6 +279,9 @@ class PlivoFrameSerializer(FrameSerializer):
 
     def _bad(self, problem: str, data: Any) -> RemoteProtocolError:
         return RemoteProtocolError(self.carrier, problem, outline(data))
+
+    def _unusable(self, problem: str, data: Any) -> UnusableStreamError:
+        return UnusableStreamError(self.carrier, problem, outline(data))
 
     _ON: ClassVar[Mapping[str, Callable[[Any, Json], Sequence[Frame]]]] = {
         "start": _on_start,

@@ -17,7 +17,7 @@ from pybase64 import b64decode, b64encode_as_string
 
 from media.call import CallInfo, MediaFormat
 from media.codecs import alaw_to_pcm, pcm_to_alaw, pcm_to_ulaw, swap16, ulaw_to_pcm
-from media.errors import RemoteProtocolError
+from media.errors import RemoteProtocolError, UnusableStreamError
 from media.frames import (
     CallEndedFrame,
     CallStartedFrame,
@@ -290,14 +290,16 @@ class TelnyxFrameSerializer(FrameSerializer):
         self._expand = None
         self._receive = MediaFormat(encoding, rate or 0)
         if expand is None:
-            raise self._bad(
+            raise self._unusable(
                 f"start.media_format.encoding is {_encoding_name(encoding)}; ask for {' or '.join(ENCODINGS)}",
                 media_format,
             )
         if rate not in RATES:
-            raise self._bad(f"start.media_format.sample_rate is none of {', '.join(map(str, RATES))}", media_format)
+            raise self._unusable(
+                f"start.media_format.sample_rate is none of {', '.join(map(str, RATES))}", media_format
+            )
         if channels != 1:
-            raise self._bad("start.media_format.channels is not 1", media_format)
+            raise self._unusable("start.media_format.channels is not 1", media_format)
         self._expand, self._receive_rate = expand, rate
 
     def _on_dtmf(self, message: Json) -> Sequence[Frame]:
@@ -329,6 +331,9 @@ class TelnyxFrameSerializer(FrameSerializer):
 
     def _bad(self, problem: str, data: Any) -> RemoteProtocolError:
         return RemoteProtocolError(self.carrier, problem, outline(data))
+
+    def _unusable(self, problem: str, data: Any) -> UnusableStreamError:
+        return UnusableStreamError(self.carrier, problem, outline(data))
 
     _ON: ClassVar[Mapping[str, Callable[[Any, Json], Sequence[Frame]]]] = {
         "connected": _on_connected,

@@ -16,7 +16,7 @@ from pybase64 import b64decode, b64encode_as_string
 
 from media.call import CallInfo, MediaFormat
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
-from media.errors import RemoteProtocolError
+from media.errors import RemoteProtocolError, UnusableStreamError
 from media.frames import (
     CallEndedFrame,
     CallStartedFrame,
@@ -231,7 +231,9 @@ class TwilioFrameSerializer(FrameSerializer):
         channels = number(fields.get("channels", 1))
         if not isinstance(encoding, str) or encoding.lower() not in ENCODINGS or rate not in RATES or channels != 1:
             shown = encoding[:32] if isinstance(encoding, str) and encoding.startswith("audio/") else "no audio type"
-            raise self._bad(f"{shown} at {rate} Hz, {channels} channels, cannot be decoded; mono mu-law can", message)
+            raise self._unusable(
+                f"{shown} at {rate} Hz, {channels} channels, cannot be decoded; mono mu-law can", message
+            )
         return MediaFormat("PCMU", rate)
 
     def _on_dtmf(self, message: Json) -> Sequence[Frame]:
@@ -258,6 +260,9 @@ class TwilioFrameSerializer(FrameSerializer):
 
     def _bad(self, problem: str, data: Message | Json) -> RemoteProtocolError:
         return RemoteProtocolError(self.carrier, problem, outline(data))
+
+    def _unusable(self, problem: str, data: Message | Json) -> UnusableStreamError:
+        return UnusableStreamError(self.carrier, problem, outline(data))
 
     # ------------------------------------------------------------ out
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
-
-from media.wav import read_wav, write_wav
 
 from gateway.settings import Settings, load_settings
 from gateway.simulator.base import CallPlan, FakeCarrier, carrier_names, fake_carrier
 from gateway.simulator.caller import Limits, place_call
-from gateway.simulator.report import CallReport
 from gateway.simulator.script import HangUp, Press, Say, Script, Voice, at
 from gateway.tokens import TokenMint
 from media.errors import ConfigError
+from media.wav import read_wav, write_wav
 
 
 async def call(args: argparse.Namespace) -> int:
@@ -23,20 +22,18 @@ async def call(args: argparse.Namespace) -> int:
     if settings.gateway.secret is None:
         raise ConfigError("gateway.secret", "is not set", "the call needs a token that the running gateway accepts")
     url = args.url or f"ws://127.0.0.1:{settings.gateway.port}"
-    plan = CallPlan(
-        from_number=args.from_number,
-        to_number=args.to,
-        parameters=_parameters(args.param),
-        send_codec=args.codec,
-        receive_codec=args.codec,
-        sample_rate=args.rate or _rate(settings, args.carrier),
+    carrier = simulated(
+        settings,
+        args.carrier,
+        CallPlan(
+            from_number=args.from_number,
+            to_number=args.to,
+            parameters=_parameters(args.param),
+            send_codec=args.codec,
+            receive_codec=args.codec,
+            sample_rate=args.rate,
+        ),
     )
-    try:
-        carrier = fake_carrier(args.carrier)(plan)
-    except KeyError:
-        raise ConfigError(
-            "--carrier", f"there is no {args.carrier!r}", f"one of {', '.join(carrier_names())}"
-        ) from None
     mint = TokenMint(settings.gateway.secret.reveal())
     report = await place_call(
         carrier,
@@ -75,8 +72,25 @@ def mint_for(mint: TokenMint, carrier: FakeCarrier) -> str:
     )
 
 
-def _rate(settings: Settings, carrier: str) -> int:
-    return getattr(settings.carriers.get(carrier), "sample_rate", None) or 0
+def simulated(settings: Settings, name: str, plan: CallPlan) -> FakeCarrier:
+    """The fake carrier `name`; what `plan` leaves open about the wire is as the gateway is configured.
+
+    Raises ConfigError for a carrier that does not exist, or codecs that it does not have.
+    """
+    own = settings.carriers.get(name)
+    codec = plan.send_codec or getattr(own, "send_codec", "")
+    filled = dataclasses.replace(
+        plan,
+        send_codec=codec,
+        receive_codec=plan.receive_codec or codec,
+        sample_rate=plan.sample_rate or getattr(own, "sample_rate", None) or 0,
+    )
+    try:
+        return fake_carrier(name)(filled)
+    except KeyError:
+        raise ConfigError("--carrier", f"there is no {name!r}", f"one of {', '.join(carrier_names())}") from None
+    except ValueError as exc:
+        raise ConfigError("--codec or --rate", str(exc), "leave them out to use the configuration's") from None
 
 
 def _script(args: argparse.Namespace) -> Script:
@@ -113,6 +127,3 @@ def _parameters(pairs: list[str]) -> dict[str, str]:
             raise ConfigError("--param", f"{pair!r} is not NAME=VALUE", "write --param tier=gold")
         parameters[name] = value
     return parameters
-
-
-__all__ = ["CallReport", "call", "mint_for", "voice"]

@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from media.wav import write_wav
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gateway.commands.call import mint_for
+from gateway.commands.call import mint_for, simulated
 from gateway.commands.serve import made_up_secrets, write_sample
 from gateway.settings import Settings, load_settings
-from gateway.simulator.base import CallPlan, carrier_names, fake_carrier
+from gateway.simulator.base import CallPlan, carrier_names
 from gateway.simulator.caller import Limits, place_call
 from gateway.simulator.report import CallReport
 from gateway.simulator.script import Press, Say, Script, Voice, after, after_bot, while_bot_speaks
 from gateway.tokens import TokenMint
 from media.errors import ConfigError
+from media.wav import write_wav
 
 START_S = 60.0  # for the gateway to come up: it synthesises its prompts first
 RATE = 16000  # Hz of the caller's voice
@@ -114,9 +114,7 @@ async def _calls(settings: Settings, url: str, carriers: Sequence[str], voice: V
 
     async def one(name: str, delay_s: float) -> Outcome:
         await asyncio.sleep(delay_s)
-        rate = getattr(settings.carriers.get(name), "sample_rate", None) or 0
-        plan = CallPlan(to_number=MENU, sample_rate=rate, parameters={"demo": "yes"})
-        carrier = fake_carrier(name)(plan)
+        carrier = simulated(settings, name, CallPlan(to_number=MENU, parameters={"demo": "yes"}))
         report = await place_call(
             carrier, url, script(voice), token=mint_for(mint, carrier), limits=Limits(longest_s=45)
         )

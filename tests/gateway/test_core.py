@@ -9,6 +9,7 @@ import pytest
 
 from bots.echo import Echo
 from gateway.core import OVER, TRANSITIONS, CallEvent, CallLimits, CallState
+from gateway.simulator.base import CallPlan
 from media.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
@@ -300,3 +301,45 @@ def test_a_sound_without_end_mark_is_heard_to_its_last_sample() -> None:
     call.core.inject(OutputAudioRawFrame(tone(0.507), 8000, 1))
     call.run(2.0)
     assert loud_s(call.heard()) == pytest.approx(0.51, abs=0.011)
+
+
+@pytest.mark.parametrize("latency_s", [0.03, 0.1, 0.2])
+@pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo", "exotel", "vonage", "genesys"])
+def test_the_goodbye_is_heard_whole_on_a_slow_line(carrier: str, latency_s: float) -> None:
+    call = VirtualCall(carrier, latency_s=latency_s)
+    call.run(1.0)
+    rate = call.fake.playout.rate
+    for frame in speech(tone(1.0, rate=rate), rate):
+        call.core.inject(frame)
+    call.core.end()
+    call.run(20.0)
+    assert call.core.state is CallState.CLOSED
+    assert not call.fake.violations
+    assert loud_s(call.heard(), rate) == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_carrier_that_never_answers_marks_does_not_hold_the_call() -> None:
+    call = VirtualCall("vonage", plan=CallPlan(options={"notify": False}))
+    call.run(0.5)
+    for frame in speech(tone(0.5, rate=16000), 16000):
+        call.core.inject(frame)
+    call.core.end()
+    began = call.t
+    call.run(20.0)
+    assert call.core.state is CallState.CLOSED
+    assert call.t - began < 5.0
+
+
+@pytest.mark.parametrize(
+    ("carrier", "said", "instead"),
+    [
+        ("twilio", '"audio/x-mulaw"', '"audio/opus"'),
+        ("plivo", '"audio/x-mulaw"', '"audio/opus"'),
+        ("telnyx", '"PCMU"', '"OPUS"'),
+    ],
+)
+def test_a_stream_that_cannot_be_decoded_fails_at_once(carrier: str, said: str, instead: str) -> None:
+    call = VirtualCall(carrier)
+    call._to_core = [(at, message.replace(said, instead)) for at, message in call._to_core]
+    call.run(0.1)
+    assert (call.core.state, call.core.reason) == (CallState.FAILED, "unusable-stream")
