@@ -560,7 +560,7 @@ class FrameProcessor(BaseObject):
         """Cancel; awaiting it waits until the task has ended, at most `timeout` seconds."""
         return self.runtime.end_task(task, timeout)
 
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Handle:
+    def call_later(self, delay_s: float, callback: Callable[[], object]) -> Handle:
         """`callback` on the pipeline's clock; what it raises becomes an ErrorFrame."""
 
         def guarded() -> None:
