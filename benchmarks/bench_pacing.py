@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from media.ledger import PlayoutLedger
 from media.pacing import PacedBuffer
 from tests.media.playout import CARRIERS, judge
-from tests.media.test_pacing import live
+from tests.media.test_pacing import Live, live
 
 FRAMES = 50_000
 PACKET = bytes(320)
@@ -102,7 +102,7 @@ def cost() -> None:
 
 
 def minutes(count: int) -> None:
-    kinds: dict[str, Callable[[int], object]] = {
+    kinds: dict[str, Callable[[int], Live]] = {
         "jitter of 8 ms": lambda seed: live(seed),
         "late ticks, taken on arrival": lambda seed: live(seed, stalls="ticks"),
         "late ticks, taken at ticks": lambda seed: live(seed, stalls="ticks", on_arrival=False),
@@ -112,8 +112,8 @@ def minutes(count: int) -> None:
     print("the last 5 s of a minute, ms        waited with us: mean, worst   heard late: mean, worst")
     for name, kind in kinds.items():
         results = [kind(seed) for seed in range(count)]
-        waited = [result.waited * 1000 for result in results]  # type: ignore[attr-defined]
-        heard = [result.heard * 1000 for result in results]  # type: ignore[attr-defined]
+        waited = [result.waited * 1000 for result in results]
+        heard = [result.heard * 1000 for result in results]
         print(f"{name:30} {sum(waited) / count:24.0f} {max(waited):6.0f} {sum(heard) / count:18.0f} {max(heard):6.0f}")
 
 
