@@ -42,15 +42,13 @@ class Announce(FrameProcessor):
         self._prompts = prompts
         self._left = repeat * len(prompts)
         self._interruptible = interruptible
-        self._sample_rate = 0
+        self._sample_rate = call.info.send.sample_rate  # the wire's: what is said needs no resampling
         self._begun = False  # the prompt in play is being heard
 
     def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         self.push_frame(frame, direction)
         kind = type(frame)
         if kind is StartFrame:
-            assert isinstance(frame, StartFrame)
-            self._sample_rate = frame.audio_out_sample_rate
             self._next()
         elif kind is BotStartedSpeakingFrame:
             self._begun = True

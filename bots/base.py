@@ -89,7 +89,7 @@ class PrepareContext:
     """What a bot may use while it is prepared."""
 
     base_dir: Path  # relative paths in the configuration start here
-    sample_rates: Sequence[int]  # the rates at which calls will run, for prompts made ahead
+    sample_rates: Sequence[int]  # of the wires: a prompt made ahead at these is not resampled during a call
     speak: Callable[[str, str, int], bytes] | None = None  # (text, voice, Hz) -> PCM s16le; None: no synthesiser
 
 

@@ -223,7 +223,8 @@ class MenuWalk(FrameProcessor):
         self._typed = ""  # digits that are not a choice yet
         self._leaving = False  # the call ends: nothing more is asked
         self._farewell: Step | None = None  # how, once the last words were said
-        self._sample_rate = 0  # 0: not started
+        self._sample_rate = call.info.send.sample_rate  # the wire's: what is said needs no resampling
+        self._running = False
         self._speaking = False  # an utterance was pushed and has not ended
         self._begun = False  # ... and the caller hears it
         self._paused = False
@@ -253,7 +254,7 @@ class MenuWalk(FrameProcessor):
     # ------------------------------------------------------------ what happens
 
     def _on_start(self, frame: StartFrame) -> None:
-        self._sample_rate = frame.audio_out_sample_rate
+        self._running = True
         if self._typed:
             self._read(complete=False)
         else:
@@ -270,7 +271,7 @@ class MenuWalk(FrameProcessor):
         enter = digit == _ENTER and self._typed != "" and not self._may_follow(digit)
         if not enter:
             self._typed += digit
-        if self._sample_rate:
+        if self._running:
             self._read(complete=enter)
 
     def _may_follow(self, digit: str) -> bool:
@@ -303,7 +304,7 @@ class MenuWalk(FrameProcessor):
     def _await_digit(self) -> None:
         """Set the clock for the next digit, unless the caller is listening, on hold, or on the way out."""
         self._stop_waiting()
-        if self._speaking or self._leaving or self._paused or not self._sample_rate:
+        if self._speaking or self._leaving or self._paused or not self._running:
             return
         if self._typed:
             self._timer = self._call.call_later(self._node.digit_gap_s, self._on_gap)

@@ -28,7 +28,7 @@ from media.errors import ConfigError, ConfigErrors, toml_path
 from serializers.base import FrameSerializer, WireOptions
 
 if TYPE_CHECKING:
-    from gateway.settings import BotEntry, Settings
+    from gateway.settings import Settings
 
 Speak = Callable[[str, str, int], bytes]
 
@@ -208,9 +208,9 @@ def prepare_bots(
         speak = installed
     builds: dict[str, Build] = {}
     errors: list[ConfigError] = []
+    context = PrepareContext(settings.base_dir, sample_rates(settings), speak)
     for name, entry in settings.bots.items():
         try:
-            context = PrepareContext(settings.base_dir, sample_rates(settings, entry), speak)
             build = bot(entry.use).prepare(entry.options, context)
             builds[name] = (wait or _wait)(build) if inspect.isawaitable(build) else build
         except ConfigError as exc:
@@ -227,10 +227,8 @@ def _wait(build: Awaitable[Build]) -> Build:
     return asyncio.run(finish())
 
 
-def sample_rates(settings: Settings, entry: BotEntry) -> tuple[int, ...]:
-    """Hz at which this bot will speak: its own pipeline rate, else those of the wires of the carriers in use."""
-    if entry.sample_rate:
-        return (entry.sample_rate,)
+def sample_rates(settings: Settings) -> tuple[int, ...]:
+    """Hz of the wires of the carriers in use; 8000 is always among them."""
     rates = {8000}
     for carrier, carrier_settings in settings.carriers.items():
         options = WireOptions(send_sample_rate=getattr(carrier_settings, "sample_rate", None) or 0)

@@ -165,7 +165,7 @@ def spied(monkeypatch: pytest.MonkeyPatch, spy: Any) -> None:
     monkeypatch.setattr(registry, "bot", lambda name: spy)
 
 
-def test_each_bot_is_prepared_once_with_the_rates_it_will_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_bot_is_prepared_once_with_the_rates_of_the_wires(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = parse_settings(
         {
             "carriers": {"twilio": {}, "vonage": {"sample_rate": 16000}},
@@ -176,7 +176,7 @@ def test_each_bot_is_prepared_once_with_the_rates_it_will_meet(monkeypatch: pyte
     spied(monkeypatch, spy)
     builds = registry.prepare_bots(settings, speak=lambda text, voice, rate: b"")
     assert list(builds) == ["a", "b"]
-    assert [tuple(context.sample_rates) for context in spy.contexts] == [(8000, 16000), (24000,)]
+    assert [tuple(context.sample_rates) for context in spy.contexts] == [(8000, 16000)] * 2
 
 
 def test_a_bot_that_prepares_with_await_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

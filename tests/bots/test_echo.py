@@ -11,6 +11,7 @@ import pytest
 from bots.base import PrepareContext
 from bots.echo import BOT, Echo, EchoSettings
 from gateway.core import CallState
+from gateway.registry import carrier_names
 from tests.bots.talk import Talk
 
 
@@ -26,13 +27,13 @@ def loud_s(pcm: bytes, rate: int = 8000) -> float:
     return sum(abs(sample) > 4000 for sample in samples) / rate
 
 
-@pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo"])
+@pytest.mark.parametrize("carrier", carrier_names())
 def test_all_of_the_callers_voice_comes_back(carrier: str) -> None:
     it = Talk({"use": "echo"}, carrier)
     it.run(0.2)
-    it.call.say(tone(1.0))
+    it.call.say(tone(1.0, it.call.fake.audio_rate))
     it.run(2.0)
-    assert loud_s(it.call.heard()) == pytest.approx(1.0, abs=0.002)
+    assert loud_s(it.call.heard(), it.call.fake.audio_rate) == pytest.approx(1.0, abs=0.002)
     assert it.state is CallState.LIVE
 
 

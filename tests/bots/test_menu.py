@@ -12,6 +12,7 @@ import pytest
 from bots.base import Call, PrepareContext
 from bots.menu import MenuWalk, Node, compile_menus
 from gateway.core import CallState
+from gateway.registry import carrier_names
 from gateway.settings import parse_settings
 from media.errors import ConfigErrors
 from media.frames import CallPausedFrame, CallResumedFrame, InputDTMFFrame, InterruptionFrame, KeypadEntry
@@ -355,7 +356,7 @@ def test_a_shutdown_in_mid_prompt_says_nothing_more() -> None:
     assert it.state is CallState.CLOSED
 
 
-@pytest.mark.parametrize("carrier", ["telnyx", "plivo", "exotel", "vonage"])
+@pytest.mark.parametrize("carrier", carrier_names())
 def test_the_same_walk_through_every_carrier(carrier: str) -> None:
     it = Talk(table(), carrier)
     it.run(0.8)
@@ -367,6 +368,13 @@ def test_the_same_walk_through_every_carrier(carrier: str) -> None:
     it.run(5.0)
     assert it.reason == "completed"
     assert it.call.core.counters["interruptions"] == 2
+
+
+def test_prompts_are_at_the_wires_rate_whatever_the_pipeline_runs_at() -> None:
+    it = Talk(table(), sample_rate=24000)
+    it.run(2.0)
+    assert it.heard == whole(MAIN)
+    assert it.call.core.output._resampler is None
 
 
 # ---------------------------------------------------------------- what is refused
