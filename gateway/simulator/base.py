@@ -187,7 +187,7 @@ class FakeCarrier(ABC):
         except ProtocolViolation as violation:
             self._fail(violation, now)
             raise
-        after = self.tick(now)  # a mark in an empty buffer is reached at once
+        after = self.tick(now) if self.playout.has_news else _NOTHING  # a mark in an empty buffer is reached at once
         return (*before, *replies, *after) if before or after else replies
 
     def tick(self, now: float) -> Messages:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.simulator.playout import SILENCE_PEAK
 from media.codecs import audioop
 
 SILENCE_RMS = 100  # about -50 dBFS; mu-law noise of an idle line is below 10
-SILENCE_PEAK = 200  # one sample above this is sound
 WINDOW_S = 0.01
 HANGOVER_S = 0.35  # pauses between words are shorter, between turns longer
 

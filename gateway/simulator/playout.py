@@ -13,7 +13,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SAME_REPLY_S = 0.3  # audio that follows an underrun within this time belongs to the reply that broke off
+from media.codecs import audioop
+
+# Audio that follows an underrun within this time belongs to the reply that broke off, unless a mark closed that reply,
+# or it had been silent for PAUSE_S: closures inside words are shorter, and nobody hears a pause become longer.
+SAME_REPLY_S = 0.3
+PAUSE_S = 0.1
+SILENCE_PEAK = 200  # a sample of at most this is silence, about -44 dBFS
 AUDIBLE_GAP_S = 0.005  # shorter underruns are summed, not counted
 
 
@@ -43,7 +49,7 @@ class PlayoutEvent:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Silence in the middle of a reply, because its next packet came late."""
+    """Silence where there was sound, in the middle of a reply, because its next packet came late."""
 
     at: float
     duration_s: float
@@ -107,6 +113,7 @@ class Playout:
         self._dry_at: int | None = None  # clock at which the queue ran dry in a reply that may go on
         self._new_reply = True  # nothing was appended since the start or the last clear
         self._marks: deque[_Mark] = deque()
+        self._marked = 0  # position of the latest mark
         self._events: list[PlayoutEvent] = []
         self._open = True
 
@@ -148,14 +155,25 @@ class Playout:
             self.utterances += 1
             self._new_reply = False
         elif silence and dry_at is not None:
-            self.gaps.append(Gap(self._at(dry_at), silence))
+            if self._marked == self._consumed or self._paused(dry_at):
+                self.utterances += 1
+            else:
+                self.gaps.append(Gap(self._at(dry_at), silence))
         if not self._queued:
             self._events.append(PlayoutEvent(now, "started"))
+
+    def _paused(self, clock: int) -> bool:
+        """Whether the audio before `clock` was silent long enough to be a pause, as far as it is recorded."""
+        begin = clock - int(PAUSE_S * self.rate)
+        if begin < 0 or not self._record:
+            return False
+        return int(audioop.max(self._heard[2 * begin : 2 * clock], 2)) <= SILENCE_PEAK
 
     def mark(self, name: str, now: float) -> None:
         """Report `name` from `advance` when all that was appended before has been played; at once when idle."""
         self._advance(now)
-        self._marks.append(_Mark(name, self._consumed + self._queued, now))
+        self._marked = self._consumed + self._queued
+        self._marks.append(_Mark(name, self._marked, now))
         if not self._queued:
             self._fire_marks(self._clock)
 
@@ -193,6 +211,11 @@ class Playout:
             return _NO_EVENTS
         events, self._events = self._events, []
         return events
+
+    @property
+    def has_news(self) -> bool:
+        """`advance` has something to tell already."""
+        return bool(self._events)
 
     def next_event_at(self) -> float | None:
         """When `advance` will have something to tell, if nothing more arrives."""

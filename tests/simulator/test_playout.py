@@ -94,6 +94,31 @@ def test_a_late_packet_is_a_gap() -> None:
     assert p.audible_gaps() == [gap]
 
 
+def test_a_pause_that_became_longer_is_no_gap() -> None:
+    """Some bots send nothing in the pauses of an unbroken stream, and go on with the next sound."""
+    p = playout()
+    p.append(pcm(100) + pcm(200, 150), at(0))
+    p.append(pcm(20), at(350))
+    assert not p.gaps
+    assert p.utterances == 2
+    p.append(pcm(100) + pcm(90, 150), at(370))
+    p.append(pcm(20), at(600))
+    assert len(p.gaps) == 1
+
+
+def test_a_mark_closes_a_reply() -> None:
+    p = playout()
+    p.append(pcm(100), at(0))
+    p.mark("end", at(10))
+    p.append(pcm(100), at(150))
+    assert not p.gaps
+    assert p.utterances == 2
+    p.mark("middle", at(200))
+    p.append(pcm(100), at(210))
+    p.append(pcm(100), at(400))
+    assert len(p.gaps) == 1
+
+
 def test_a_gap_nobody_hears_is_summed_but_not_counted() -> None:
     p = playout()
     p.append(pcm(20), at(0))
