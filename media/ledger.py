@@ -69,6 +69,7 @@ class PlayoutLedger:
         self.generated = 0
         self.sent = 0
         self.dropped = 0  # sent, and cleared before it was heard
+        self.confirmed = 0  # heard by the carrier's own word; like heard(), without what was dropped
         self.generation = 0  # how often the carrier was cleared
         self._echoes_marks_on_clear = echoes_marks_on_clear
         self._latency = latency_s
@@ -171,13 +172,14 @@ class PlayoutLedger:
             if not self._correct(mark.run, mark.position, now - mark.padding, timed=True, sure=sure):
                 return False
         del self._marks[name]
-        if mark.position > self._heard:
-            self._heard = mark.position
+        self._confirm(mark.position)
         return True
 
     def playback_started(self, now: float) -> None:
         """The carrier began to play what it had been sent after a silence."""
-        started = [run for run in self._runs if run.cold and not run.corrected and run.sent_at <= now]
+        # No trip is much shorter than the shortest: an event that comes sooner speaks of audio cleared since.
+        sent_by = now - (self._shortest - _SLACK_S if _SLACK_S < self._shortest < float("inf") else 0.0)
+        started = [run for run in self._runs if run.cold and not run.corrected and run.sent_at <= sent_by]
         if started:
             run = min(started, key=lambda run: abs(run.start + self._latency - now))
             self._correct(run, run.first, now, timed=True)
@@ -187,7 +189,7 @@ class PlayoutLedger:
         if self._runs and self._last_sent + 2 * self._latency + _SLACK_S < now:
             run = self._runs[-1]
             if abs(self._end + self._latency - now) < _JUMP_S and self._correct(run, self._kept, now - self._padding):
-                self._heard = self._kept
+                self._confirm(self._kept)
 
     # ------------------------------------------------------------ what has become of it
 
@@ -306,6 +308,10 @@ class PlayoutLedger:
         if last is not run:
             self._end = last.start + (self._kept - last.first) * self._seconds_per_sample + self._padding
         return True
+
+    def _confirm(self, position: int) -> None:
+        self.confirmed = max(self.confirmed, position)
+        self._heard = max(self._heard, position)
 
     def _measure(self, latency_s: float) -> None:
         self._latency = min(max(latency_s, 0.0), _LONGEST_WAY_S)

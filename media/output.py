@@ -322,6 +322,8 @@ class OutputStage(FrameProcessor):
         """Something whose turn has come among the packets."""
         if item is FLUSH:
             self._wire.flush()
+            if self.ledger is not None:
+                self.ledger.flush()
         elif item is _SPEECH_STARTS:
             self._cancel_stop()
             if not self._speaking:
@@ -346,17 +348,19 @@ class OutputStage(FrameProcessor):
         paced = self.paced
         if paced is None:
             return
-        if paced:
-            if self._unflushed and now - self._last_push > self._flush_after_s and not self._in_speech:
-                self._flush()  # a sound without TTSStoppedFrame has ended: its last packet must leave
-            self.release(now)
-        elif self._speaking and self._stop_timer is None and now - self._last_push > SPEECH_END_S:
+        waiting = bool(paced)
+        if waiting and self._unflushed and now - self._last_push > self._flush_after_s and not self._in_speech:
+            self._flush()  # a sound without TTSStoppedFrame has ended: its last packet must leave
+        self.release(now)  # also where nothing waits: that is how pacing notices a stalled loop
+        if waiting:
+            return
+        if self._speaking and self._stop_timer is None and now - self._last_push > SPEECH_END_S:
             self._in_speech = False
             self._silence()
 
     def _mark(self) -> None:
         if self._wire.has_marks and self.ledger is not None and self.ledger.sent:
-            self._last_mark = self.ledger.mark()
+            self._last_mark = self.ledger.mark(self._wire.now())
             self._wire.send(MarkFrame(self._last_mark))
 
     # ------------------------------------------------------------ what the carrier says of the play-out

@@ -132,7 +132,7 @@ def test_an_echo_that_never_comes_is_superseded() -> None:
     speak(ledger, 0.5, 0.0)
     second = ledger.mark()
     assert ledger.played(second, 1.05)
-    assert ledger.heard(1.05) == 8000
+    assert ledger.heard(1.05) == ledger.confirmed == 8000
     assert ledger.played(first, 1.06)  # out of order, and true all the same
     assert ledger.heard(1.06) == 8000
 
@@ -188,10 +188,11 @@ def test_playback_events_do_for_a_carrier_without_marks() -> None:
     ledger.playback_started(0.32)  # it gathers 300 ms first
     assert ledger.heard(0.81) == pytest.approx(4000, abs=80)
     ledger.playback_completed(1.36)
-    assert ledger.heard(1.36) == 8000
+    assert ledger.heard(1.36) == ledger.confirmed == 8000
     speak(ledger, 1.0, 1.37)
     ledger.playback_completed(1.38)  # late news of the first reply
     assert ledger.heard(1.38) == 8000
+    assert ledger.confirmed == 8000
 
 
 def test_questions_out_of_order_never_take_back_what_was_heard() -> None:
