@@ -138,16 +138,15 @@ class Gateway:
 
     def route(self, info: CallInfo, bot: str = "") -> BotRoute | None:
         """Who answers: the bot that the token names, else the number's."""
-        if not bot:
-            found = registry.resolve(self.settings, info.carrier, info.to_number)
-            if found is None:
-                return None
+        found = registry.resolve(self.settings, info.carrier, info.to_number)
+        if not bot and found is not None:
             bot = found.bot_name
         build = self.builds.get(bot)
         entry = self.settings.bots.get(bot)
         if build is None or entry is None:
             return None
-        return BotRoute(bot, build, entry.sample_rate)
+        of_number = found.on_error if found is not None and found.bot_name == bot else None
+        return BotRoute(bot, build, entry.sample_rate, of_number or entry.on_error)
 
 
 def _wire_options(settings: Any, claims: Claims) -> WireOptions:

@@ -174,6 +174,7 @@ class BotRoute:
     bot: str
     build: Build
     sample_rate: int | None = None
+    on_error: str = "end"  # or "transfer:<target>"
 
 
 class Shell(Drives, Protocol):
@@ -246,6 +247,7 @@ class CallCore:
         self._timers: list[tuple[float, int, _Timer]] = []
         self._timer_ids = itertools.count()
         self._bad = 0
+        self._on_error = "end"
         self._held: list[Frame] | None = [] if route is not None else None  # until StartFrame has come through
         self._farewell: Frame | None = None  # the End or Stop frame that has come out of the pipeline
         self._wire_handlers: dict[type, Callable[[Any, float], None]] = {
@@ -387,6 +389,8 @@ class CallCore:
         log.error("call.failed", call=self.info.call_id, bot=self.bot, problem=problem, exc_info=exception)
         if self.state is CallState.OPENING:
             self._move(CallEvent.ERROR, "error", self.now())
+        elif self._on_error.startswith("transfer:") and self.state in (CallState.LIVE, CallState.PAUSED):
+            self.transfer(self._on_error.removeprefix("transfer:"))
         else:
             self._end(CallEvent.ERROR, "error", self.now())
 
@@ -578,7 +582,7 @@ class CallCore:
             log.warning("call.no_bot", carrier=self.info.carrier, to_digits=len(self.info.to_number))
             self._end(CallEvent.ERROR, "no-bot", self.now())
             return
-        self.bot = route.bot
+        self.bot, self._on_error = route.bot, route.on_error
         self._in_rate = route.sample_rate or self.info.receive.sample_rate
         self.serializer.begin(self._in_rate)
         set_variables = getattr(self.serializer, "set_output_variables", None)
@@ -703,7 +707,7 @@ class CallCore:
         before, self.state = self.state, target
         if reason and not self.reason:
             self.reason = reason
-            self.ended_by = _ENDED_BY.get(event, "gateway")
+            self.ended_by = reason if reason == "carrier" else _ENDED_BY.get(event, "gateway")
         log.debug("call.state", before=before.value, event_name=event.name, state=target.value)
         if target is CallState.DRAINING:
             ledger = self.output.ledger

@@ -125,6 +125,7 @@ class Route:
     bot_name: str  # of [bots.<bot_name>]
     matched_by: str  # "exact", "prefix" or "default"
     key: str  # of [numbers."<key>"], as the file has it
+    on_error: str | None = None  # the number's own, over the bot's
 
     @property
     def explanation(self) -> str:
@@ -142,13 +143,13 @@ def resolve(settings: Settings, carrier: str, to_number: str) -> Route | None:
     candidates = tuple(readings(to_number))
     for number in candidates:
         if entry := numbers.get(number):
-            return Route(entry.bot, "exact", entry.key)
+            return Route(entry.bot, "exact", entry.key, entry.on_error)
     for number in candidates:
         for length in range(len(number), -1, -1):
             if entry := numbers.get(number[:length] + "*"):
-                return Route(entry.bot, "prefix", entry.key)
+                return Route(entry.bot, "prefix", entry.key, entry.on_error)
     if entry := numbers.get("default"):
-        return Route(entry.bot, "default", entry.key)
+        return Route(entry.bot, "default", entry.key, entry.on_error)
     return None
 
 

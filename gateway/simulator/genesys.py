@@ -223,7 +223,9 @@ class FakeGenesys(FakeCarrier):
         return self._sent((self.message("error", {"code": code, "message": text}),))
 
     def lose(self, seconds: float) -> Messages:
-        """A congested client drops audio and says so."""
+        """A congested client drops audio and says so; in a pause there is none to drop."""
+        if self.paused:
+            return ()
         lost, start = round(seconds * RATE), self.samples
         self.samples += lost
         return self._sent((self.message("discarded", {"start": _duration(start), "discarded": _duration(lost)}),))
@@ -281,6 +283,10 @@ class FakeGenesys(FakeCarrier):
         """The server was too slow: the session is over, as with any other violation."""
         self._fail(ProtocolViolation(self.name, rule), now)
         return ()
+
+    def _fail(self, violation: ProtocolViolation, now: float) -> None:
+        super()._fail(violation, now)
+        self.state, self._deadline = "closed", None
 
     def next_tick_at(self) -> float | None:
         times = [super().next_tick_at(), self._deadline[0] if self._deadline else None]
