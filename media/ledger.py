@@ -150,7 +150,7 @@ class PlayoutLedger:
         self._end = self._time_of(heard) if runs else min(self._end, now)
         self._padding = 0.0
         self._marks.clear()
-        while self._aligned[-1] > heard:
+        while len(self._aligned) > 1 and self._aligned[-1] > heard:
             self._aligned.pop()
         if self._aligned[-1] < heard:
             self._aligned.append(heard)
@@ -231,6 +231,7 @@ class PlayoutLedger:
         runs = self._runs
         while len(runs) > 1 and runs[1].start < now - _FORGET_S:
             runs.popleft()
+            self._heard = max(self._heard, runs[0].first)
         runs.append(_Run(first, start, sent_at, self._padding, now > self._end + _IDLE_S))
         while len(self._aligned) > 1 and self._aligned[1] <= runs[0].first:
             self._aligned.popleft()
