@@ -15,10 +15,12 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from gateway.simulator import hearing
 from gateway.simulator.base import Event, FakeCarrier, Message, ProtocolViolation
-from gateway.simulator.report import BargeIn, CallReport
+from gateway.simulator.playout import Gap
+from gateway.simulator.report import BargeIn, CallReport, Stall
 from gateway.simulator.script import HangUp, Note, Press, Say, Script, Step, Vanish, When
 
 LATE_S = 0.01  # a packet of ours that leaves later than this after its time
+STALL_S = 0.004  # our own loop woke later than this
 STEP_S = 0.01  # how often time passes for the script and the play-out, at least
 TAIL_S = 0.3  # what is still heard of an interrupted reply is no answer to the interruption
 
@@ -93,6 +95,7 @@ class _Call:
         self._done_at = 0.0  # when the step before was, or will be, done
         self._digits: deque[tuple[float, str]] = deque()  # seconds since the start, key
         self._cuts: list[tuple[float, str]] = []  # barge-ins: seconds since the start, by what
+        self._stalls: list[Stall] = []
         self._late = 0
         self._worst = 0.0
         self._pressed = 0
@@ -124,7 +127,8 @@ class _Call:
                 self._problems.append(f"no connection to {urlsplit(self._url).netloc}: {exc or type(exc).__name__}")
             else:
                 self._problems.append(f"the call did not end: {exc or type(exc).__name__}")
-        return self._report()
+        # Analysis takes tens of milliseconds, and other calls may run on this loop.
+        return await asyncio.to_thread(self._report)
 
     async def _talk(self) -> None:
         self._send(self._carrier.opening(self._now()))
@@ -197,7 +201,10 @@ class _Call:
             self._ear.feed(self._playout.take())
             self._follow_script(now - carrier.started_at)
             self._enforce_limits(now - carrier.started_at)
-            await asyncio.sleep(max(0.0, self._next(now) - self._now()))
+            wake_at = max(self._now(), self._next(now))
+            await asyncio.sleep(max(0.0, wake_at - self._now()))
+            if (late := self._now() - wake_at) > STALL_S:
+                self._stalls.append(Stall(wake_at - carrier.started_at, late))
 
     def _next(self, now: float) -> float:
         times = [now + STEP_S]
@@ -346,7 +353,8 @@ class _Call:
         bot_turns = hearing.turns(heard, rate)
         timeline = [*carrier.events, *self._notes]
         timeline += [Event(begin, "bot speaks", f"{end - begin:.2f} s") for begin, end in bot_turns]
-        timeline += [Event(g.at - start, "gap", f"{1000 * g.duration_s:.0f} ms") for g in playout.audible_gaps()]
+        gaps = [Gap(gap.at - start, gap.duration_s) for gap in playout.audible_gaps()]
+        timeline += [Event(gap.at, "gap", f"{1000 * gap.duration_s:.0f} ms") for gap in gaps]
         timeline.sort(key=lambda event: event.t)
         return CallReport(
             carrier=carrier.name,
@@ -360,7 +368,7 @@ class _Call:
             first_audio_s=hearing.first_sound(heard, rate),
             heard_s=playout.played_s,
             replies=playout.utterances,
-            gaps=[type(gap)(gap.at - start, gap.duration_s) for gap in playout.audible_gaps()],
+            gaps=gaps,
             gap_total_s=sum(gap.duration_s for gap in playout.gaps),
             most_buffered_s=playout.most_buffered_s,
             barge_ins=[cut for at, by in self._cuts if (cut := self._barge_in(at, by, heard)) is not None],
@@ -371,6 +379,7 @@ class _Call:
             output_variables=carrier.output_variables,
             messages_in=carrier.messages_in,
             messages_out=carrier.messages_out,
+            stalls=self._stalls,
             packets_late=self._late,
             worst_lateness_ms=1000 * self._worst,
             timeline=timeline,

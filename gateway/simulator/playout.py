@@ -20,7 +20,7 @@ from media.codecs import audioop
 SAME_REPLY_S = 0.3
 PAUSE_S = 0.1
 SILENCE_PEAK = 200  # a sample of at most this is silence, about -44 dBFS
-AUDIBLE_GAP_S = 0.005  # shorter underruns are summed, not counted
+AUDIBLE_GAP_S = 0.01  # shorter underruns are summed, not counted: any jitter buffer swallows them
 
 
 class ClearRule(enum.Enum):

@@ -12,6 +12,8 @@ from gateway.simulator.base import Event
 from gateway.simulator.hearing import Echo
 from gateway.simulator.playout import Gap
 
+ECHO_S = 0.5  # in which what was said late comes back late
+
 
 @dataclass(frozen=True, slots=True)
 class BargeIn:
@@ -21,6 +23,14 @@ class BargeIn:
     silence_ms: float
     by: str  # "voice" or "digit"
     cleared: bool  # the carrier was told to clear; without it the bot merely stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """The caller's own loop woke `late_s` after its time: what it heard and said around then came late by itself."""
+
+    at: float
+    late_s: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +60,7 @@ class CallReport:
     output_variables: dict[str, Any] = field(default_factory=dict)
     messages_in: int = 0  # seen from the gateway
     messages_out: int = 0
+    stalls: list[Stall] = field(default_factory=list)  # of the caller itself
     packets_late: int = 0  # of the caller's own, sent more than 10 ms after their time
     worst_lateness_ms: float = 0.0
     timeline: list[Event] = field(default_factory=list)
@@ -61,6 +72,14 @@ class CallReport:
     @property
     def ok(self) -> bool:
         return not self.problems
+
+    def gaps_of_the_gateway(self) -> list[Gap]:
+        """The gaps that the caller's own lateness cannot have made.
+
+        A late caller reads late, which sounds like a late packet, and speaks late, which comes back late from a bot
+        that echoes. Where caller and gateway share a loop there is no telling who stalled: look at `gaps`.
+        """
+        return [gap for gap in self.gaps if not any(_explains(stall, gap) for stall in self.stalls)]
 
     @property
     def echo_ms(self) -> float | None:
@@ -87,6 +106,7 @@ class CallReport:
             "heard_s": round(self.heard_s, 3),
             "replies": self.replies,
             "gaps": [{"t": round(gap.at, 3), "ms": round(1000 * gap.duration_s, 1)} for gap in self.gaps],
+            "gaps_of_the_gateway": len(self.gaps_of_the_gateway()),
             "gap_total_ms": round(1000 * self.gap_total_s, 2),
             "most_buffered_s": round(self.most_buffered_s, 3),
             "barge_ins": [
@@ -101,6 +121,7 @@ class CallReport:
             "output_variables": self.output_variables,
             "messages_in": self.messages_in,
             "messages_out": self.messages_out,
+            "stalls": [{"t": round(stall.at, 3), "ms": round(1000 * stall.late_s, 1)} for stall in self.stalls],
             "packets_late": self.packets_late,
             "worst_lateness_ms": round(self.worst_lateness_ms, 2),
             "timeline": [
@@ -122,12 +143,19 @@ class CallReport:
     def _figures(self) -> Sequence[str]:
         first = f"first audio after {self.first_audio_s:.3f} s" if self.first_audio_s is not None else "no audio"
         figures = [first, f"heard {self.heard_s:.1f} s", f"{len(self.gaps)} gaps"]
+        if own := len(self.gaps) - len(self.gaps_of_the_gateway()):
+            figures[-1] += f" ({own} of them by this caller's own lateness)"
         if self.barge_ins:
             figures.append("barge-in to silence " + "/".join(f"{b.silence_ms:.0f}" for b in self.barge_ins) + " ms")
         if self.echo_ms is not None:
             figures.append(f"echo after {self.echo_ms:.0f} ms")
         figures.append(f"ended by {self.ended_by}" + (f" ({self.end_reason})" if self.end_reason else ""))
         return figures
+
+
+def _explains(stall: Stall, gap: Gap) -> bool:
+    end = gap.at + gap.duration_s
+    return gap.duration_s <= stall.late_s + 0.005 and stall.at <= end <= stall.at + stall.late_s + ECHO_S
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

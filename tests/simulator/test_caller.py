@@ -17,7 +17,8 @@ from websockets.http11 import Request, Response
 
 from gateway.simulator.base import CallPlan
 from gateway.simulator.caller import Limits, place_call
-from gateway.simulator.report import CallReport
+from gateway.simulator.playout import Gap
+from gateway.simulator.report import CallReport, Stall
 from gateway.simulator.script import (
     HangUp,
     Note,
@@ -295,6 +296,17 @@ def test_our_packets_keep_to_the_clock() -> None:
     assert times[-1] - times[0] == pytest.approx(0.02 * (len(times) - 1), abs=0.03)
     assert report.packets_late >= 5
     assert report.worst_lateness_ms >= 100
+    assert max(stall.late_s for stall in report.stalls) > 0.1
+
+
+def test_gaps_by_the_callers_own_lateness_are_told_apart() -> None:
+    report = CallReport(
+        carrier="twilio",
+        gaps=[Gap(1.0, 0.015), Gap(2.0, 0.100), Gap(3.0, 0.015), Gap(4.0, 0.015)],
+        stalls=[Stall(0.995, 0.020), Stall(2.05, 0.030), Stall(2.8, 0.018), Stall(4.1, 0.050)],
+    )
+    assert [gap.at for gap in report.gaps_of_the_gateway()] == [2.0, 4.0]
+    assert "2 of them by this caller" in report.lines()[-1]
 
 
 def test_the_report_as_json_and_as_lines() -> None:
