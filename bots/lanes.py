@@ -67,8 +67,8 @@ class _GoOn:
                 waits_for = coro.throw(self.thrown)
             else:
                 waits_for = self.future
-                if hasattr(waits_for, "_asyncio_future_blocking"):
-                    waits_for._asyncio_future_blocking = True  # another task may have waited for it in between
+                if waits_for is not None:
+                    waits_for._asyncio_future_blocking = True
             while True:
                 try:
                     sent = yield waits_for
@@ -114,6 +114,9 @@ class _Stepper:
             _leave_task(loop, task)
             if outer is not None:
                 _enter_task(loop, outer)
+        if future is not None:
+            # What a task does with a future that it is given: another task may await the same one before ours does.
+            future._asyncio_future_blocking = False
         self.handed = _GoOn(coro, future)
         self.rouse()
         return False
@@ -213,7 +216,7 @@ class _Lane(_Stepper):
 
     async def run(self) -> None:
         await self.park(_Turn())
-        while not (self.retired or self.closing):
+        while self.handed is not None or not (self.retired or self.closing):
             if self.handed is not None:
                 rest: Any = self.handed
                 self.handed = None

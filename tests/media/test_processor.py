@@ -166,7 +166,7 @@ def test_the_finished_awaitable_is_a_coroutine_to_asyncio() -> None:
         finished: Any = DONE
         assert await finished is None
         assert await asyncio.create_task(finished) is None
-        assert await asyncio.gather(finished, finished, asyncio.sleep(0)) == [None, None, None]
+        assert list(await asyncio.gather(finished, finished, asyncio.sleep(0))) == [None] * 3
         assert await asyncio.wait_for(finished, 1) is None
         assert await asyncio.shield(finished) is None
         async with asyncio.TaskGroup() as group:
