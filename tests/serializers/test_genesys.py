@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -1385,6 +1388,123 @@ def test_a_participant_in_an_update_replaces_the_old_one() -> None:
 
 def test_events_without_handlers_cost_no_await() -> None:
     assert opened().server._call_event_handler("on_ping", {}) is DONE
+
+
+# ---------------------------------------------------------------- recorded calls
+
+TRANSCRIPTS = Path(__file__).parents[1] / "transcripts"
+
+
+def replay(name: str, conn: int, params: GenesysAudioHookSerializer.InputParams) -> tuple[Any, list[Any]]:
+    """The serializer and the frames of one recorded connection; what it says must be what was recorded."""
+    serializer = GenesysAudioHookSerializer(params)
+    frames: list[Any] = []
+    answers: list[Any] = []
+    for line in (TRANSCRIPTS / name).read_text().splitlines():
+        step = json.loads(line)
+        message = step.get("msg", {})
+        if step["conn"] != conn or "_close" in message:
+            continue
+        if step["dir"] == "in":
+            assert not answers, "an answer comes before the next message"
+            data = bytes.fromhex(step["binary_hex"]) if "binary_hex" in step else json.dumps(message)
+            for frame in serializer.decode(data):
+                if isinstance(frame, OutputTransportMessageUrgentFrame):
+                    answers += serializer.encode(frame)
+                else:
+                    frames.append(frame)
+        elif "binary_hex" in step:
+            sent = bytes.fromhex(step["binary_hex"])
+            assert list(serializer.encode(OutputAudioRawFrame(ulaw_to_pcm(sent), 8000, 1))) == [sent]
+        else:
+            if not answers:
+                answers += serializer.encode(bot_frame(serializer, message))
+            message["id"] = message["id"] or serializer.session_id
+            assert json.loads(answers.pop(0)) == message
+    assert not answers
+    return serializer, frames
+
+
+def bot_frame(serializer: GenesysAudioHookSerializer, message: dict[str, Any]) -> Frame:
+    """What a bot does to make the gateway say `message`."""
+    if message["parameters"] == BARGE_IN:
+        return InterruptionFrame()
+    if message["type"] == "disconnect":
+        serializer.set_output_variables({"queue": "billing", "verified": True, "digits": 12})
+        return EndFrame()
+    return OutputTransportMessageUrgentFrame({"version": "2", "type": message["type"], **message})
+
+
+def told(frames: list[Any]) -> list[Any]:
+    """Everything but audio, in short."""
+    short: dict[type, Any] = {
+        CallStartedFrame: lambda frame: ("started", frame.call.from_number, dict(frame.call.parameters)),
+        InputDTMFFrame: lambda frame: frame.button.value,
+        PlaybackStartedFrame: lambda frame: "playing",
+        PlaybackCompletedFrame: lambda frame: "played",
+        CallUpdatedFrame: lambda frame: frame.language,
+        CallPausedFrame: lambda frame: "paused",
+        CallResumedFrame: lambda frame: ("resumed", frame.discarded_s),
+        AudioDiscardedFrame: lambda frame: ("discarded", frame.duration_s),
+        CarrierErrorFrame: lambda frame: (frame.code, frame.retry_after_s),
+        CallEndedFrame: lambda frame: ("ended", frame.reason),
+    }
+    return [short[type(frame)](frame) for frame in frames if not isinstance(frame, InputAudioRawFrame)]
+
+
+def test_a_recorded_probe_and_call() -> None:
+    params = GenesysAudioHookSerializer.InputParams(supported_languages=["en-US", "es-ES"])
+    _, frames = replay("genesys_call.jsonl", 1, params)
+    assert told(frames) == [("started", "", {}), ("ended", "caller")]
+    assert frames[0].call.probe
+
+    serializer, frames = replay("genesys_call.jsonl", 2, params)
+    assert told(frames) == [
+        ("started", "+34911234567", {"customerId": "C-1077", "queue": "billing"}),
+        "playing",
+        "played",
+        *"12#",
+        "en-US",
+        "playing",
+        ("429", 3.0),
+        "played",
+        "paused",
+        ("resumed", 1.08),
+        ("discarded", 0.050375),
+        "playing",
+        "played",
+        ("ended", "carrier"),
+    ]
+    samples = sum(frame.num_frames for frame in frames if isinstance(frame, InputAudioRawFrame))
+    late = 1600  # after `disconnect`: counted, not heard
+    assert serializer.session.position == serializer.session.client_position == samples + 8640 + 403 + late
+
+
+def test_a_recorded_monitor_gives_customer_and_agent_apart() -> None:
+    params = GenesysAudioHookSerializer.InputParams(channel=AudioHookChannel.BOTH, process_internal=True)
+    serializer, frames = replay("genesys_monitor.jsonl", 1, params)
+    call = frames[0].call
+    assert (call.receives_audio, call.extra["customConfig"]) == (False, {"assist": True})
+    assert told(frames)[1:] == ["paused", ("resumed", 2.997625), ("ended", "caller")]
+    voices = [frame for frame in frames if isinstance(frame, UserAudioRawFrame)]
+    assert [frame.user_id for frame in voices] == ["internal", "external"] * 8
+    agent, customer = (b"".join(frame.audio for frame in voices[first::2][:5]) for first in (0, 1))
+    assert crossings(agent) == pytest.approx(1000, rel=0.01)  # 500 Hz for a second
+    assert crossings(customer) == pytest.approx(360, rel=0.02)
+    assert serializer.session.position == serializer.session.client_position
+
+
+def crossings(pcm: bytes) -> int:
+    signs = [value >= 0 for (value,) in struct.iter_unpack("<h", pcm)]
+    return sum(first != second for first, second in pairwise(signs))
+
+
+def test_recorded_sessions_that_break_the_protocol() -> None:
+    params = GenesysAudioHookSerializer.InputParams()
+    _, frames = replay("genesys_broken.jsonl", 1, params)
+    assert told(frames)[1:] == [("protocol", None), ("ended", "carrier")]
+    _, frames = replay("genesys_broken.jsonl", 2, params)
+    assert told(frames) == [("protocol", None), ("ended", "error")]
 
 
 # ---------------------------------------------------------------- what every serializer must stand
