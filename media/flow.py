@@ -76,6 +76,21 @@ class Runtime(Drives, Protocol):
     def attach_async(self, processor: FrameProcessor) -> Lanes: ...
 
 
+class TaskRuntime(Runtime, Protocol):
+    """What the runtime of a PipelineTask offers on top, for processors that end in something which must be driven: a
+    transport's call. A call core does that work itself and offers neither, so look for them with `getattr`. What
+    comes back takes the callback away again by `cancel()`.
+    """
+
+    def add_interrupter(self, callback: Callable[[InterruptionFrame], None]) -> Handle:
+        """Call `callback` for each interruption, before its frame travels."""
+        ...
+
+    def add_ticker(self, callback: Callable[[float], None]) -> Handle:
+        """Call `callback(now)` every 20 ms, between pushes. Nothing ticks while nobody asks for it."""
+        ...
+
+
 class Clock:
     """A pipeline's time in nanoseconds: `get_time()`."""
 
