@@ -217,7 +217,8 @@ class FrameSerializer:
         except RemoteProtocolError as exc:
             log.warning("%s: bad message dropped: %s", self.carrier or type(self).__name__, exc.problem)
             return None
-        if len(frames) > 1 and all(isinstance(frame, InputAudioRawFrame) for frame in frames):
+        # Several voices (UserAudioRawFrame) are not one stream: this face has room for the first.
+        if len(frames) > 1 and all(type(frame) is InputAudioRawFrame for frame in frames):
             first = frames[0]
             assert isinstance(first, InputAudioRawFrame)
             first.audio = b"".join(frame.audio for frame in frames if isinstance(frame, InputAudioRawFrame))

@@ -235,7 +235,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         kind = message["type"]
         states = TAKES.get(kind)
         if states is None:
-            log.info("genesys: message of unknown type %.40r ignored", kind)
+            log.debug("genesys: message of unknown type %.40r ignored", kind)
             return ()
         if session.state not in states:
             return ()

@@ -1380,6 +1380,14 @@ async def serialize_and_deserialize() -> None:
     assert await serializer.serialize(EndFrame()) is None
 
 
+def test_deserialize_never_joins_two_voices() -> None:
+    session, _ = opened_with([STEREO], channel="both", process_internal=True)
+    data = interleave((pcm_to_ulaw(PCM), b"\xff" * 1600), 1)
+    frame = asyncio.run(session.server.deserialize(data))
+    assert isinstance(frame, UserAudioRawFrame)
+    assert (frame.user_id, len(frame.audio)) == ("external", len(PCM))
+
+
 def test_a_participant_in_an_update_replaces_the_old_one() -> None:
     session = opened()
     session.send("update", {"participant": {"ani": "+1", "name": "John"}})
