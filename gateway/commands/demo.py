@@ -98,7 +98,7 @@ def script(voice: Voice) -> Script:
     return (
         Script()
         .then(while_bot_speaks(1.0), Press("1"))
-        .then(after_bot(0.4), Say(voice))
+        .then(after_bot(0.8), Say(voice))
         .then(after(2.0), Press("#"))
         .then(while_bot_speaks(0.6), Press("9"))
     )
@@ -129,8 +129,8 @@ def _wrong(report: CallReport) -> Iterator[str]:
         yield f"ended by {report.ended_by}, not by the bot"
     if report.first_audio_s is None:
         yield "nothing was heard"
-    if report.gaps:
-        yield f"{len(report.gaps)} gaps in what was heard"
+    if gaps := report.gaps_of_the_gateway():
+        yield f"{len(gaps)} gaps in what was heard"
     if not report.barge_ins:
         yield "the greeting was not interrupted"
     limit = BARGE_IN_MS.get(report.carrier, OTHER_MS)
@@ -212,7 +212,7 @@ def _print(console: Console, outcomes: Sequence[Outcome], out: Path) -> None:
             report.carrier,
             _ms(None if report.first_audio_s is None else 1000 * report.first_audio_s),
             f"{report.heard_s:.1f} s",
-            str(len(report.gaps)),
+            str(len(report.gaps_of_the_gateway())),
             _ms(report.worst_barge_in_ms),
             _ms(report.echo_ms),
             report.ended_by,
