@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any, ClassVar
 
 from media.call import CallInfo
@@ -183,7 +183,7 @@ class ImageRawFrame:
     format: str | None
 
 
-class KeypadEntry(str, Enum):
+class KeypadEntry(StrEnum):
     """A key of a telephone; A to D are the fourth column of the DTMF matrix."""
 
     ONE = "1"
@@ -788,7 +788,7 @@ class LLMTextFrame(TextFrame):
     pass
 
 
-class AggregationType(str, Enum):
+class AggregationType(StrEnum):
     """How a piece of text was put together; other names are strings of the application's own."""
 
     SENTENCE = "sentence"
