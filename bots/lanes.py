@@ -215,6 +215,14 @@ class _Lane(_Stepper):
     # ------------------------------------------------------------ the task
 
     async def run(self) -> None:
+        try:
+            await self.work()
+        except CancelledError:
+            if not self.closing:
+                raise  # from outside: the loop ends
+            # A task that ends as cancelled keeps the traceback, and by it the lane.
+
+    async def work(self) -> None:
         await self.park(_Turn())
         while self.handed is not None or not (self.retired or self.closing):
             if self.handed is not None:
@@ -248,7 +256,7 @@ class _Lane(_Stepper):
                     raise
         self.forget_cancels()
         self.frame = None
-        if not self.retired:
+        if not (self.retired or self.closing):
             self.lanes.ended(self)
 
     def is_over(self) -> bool:
@@ -383,7 +391,8 @@ class AsyncLanes:
 
     def cancel_ended(self, task: Task) -> None:
         self._dying.discard(task)
-        self.processor._relink()
+        if not self.cancelled:
+            self.processor._relink()
 
     def replace(self, lane: _Lane) -> None:
         """The coroutine in hand was cancelled and goes on all the same: a new task takes the queue."""
@@ -435,6 +444,10 @@ class AsyncLanes:
         for lane in lanes:
             lane.close()
         return Ended([lane.task for lane in lanes], CANCEL_LIMIT_S)
+
+    def release(self) -> None:
+        self._old.clear()
+        del self.system, self.data
 
 
 def _may_be_dropped(frame: Frame) -> bool:

@@ -51,16 +51,21 @@ DONE = Finished()
 
 
 class Each:
-    """Awaited: one after the other."""
+    """Awaited: one after the other, and then `then()`."""
 
-    __slots__ = ("awaitables",)
+    __slots__ = ("awaitables", "then")
 
-    def __init__(self, awaitables: Iterable[Awaitable[Any]]) -> None:
+    def __init__(self, awaitables: Iterable[Awaitable[Any]], then: Callable[[], None] | None = None) -> None:
         self.awaitables = list(awaitables)
+        self.then = then
 
     def __await__(self) -> Generator[Any, Any, None]:
-        for awaitable in self.awaitables:
-            yield from awaitable.__await__()
+        try:
+            for awaitable in self.awaitables:
+                yield from awaitable.__await__()
+        finally:
+            if self.then is not None:
+                self.then()
 
 
 class Handle(Protocol):
@@ -185,6 +190,10 @@ class BaseObject:
             log.warning("event.unknown object=%s event=%s", self, event_name)
             return
         event.add(handler)
+
+    def _run_on(self, drives: Drives | None) -> None:
+        """What spawned handlers, and those that wait, run on. Processors get theirs from their pipeline."""
+        self._base.drives = drives
 
     def _register_event_handler(self, event_name: str, sync: bool = False) -> None:
         """Make an event known. `sync`: its handlers run inside the emitter."""

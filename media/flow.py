@@ -56,6 +56,10 @@ class Lanes(Protocol):
         """Cancel both tasks; await it for their end."""
         ...
 
+    def release(self) -> None:
+        """After `close`: forget what would keep the processor alive."""
+        ...
+
 
 class Runtime(Drives, Protocol):
     """Time and tasks, as the call core, a PipelineTask or a test provides them."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from media.events import DONE, Each
-from media.flow import Entry
+from media.flow import UNBOUND, Entry
 from media.frames import CancelFrame, EndFrame, Frame, StartFrame
 from media.processor import (
     DOWNSTREAM,
@@ -45,6 +45,7 @@ class Pipeline(FrameProcessor):
         self._on_source, self._on_sink = on_source, on_sink
         self._row = _Row(self, self._processors, self._at_source, self._at_sink)
         self._bound = False
+        self._closed = False
 
     @property
     def processors(self) -> list[FrameProcessor]:
@@ -86,8 +87,18 @@ class Pipeline(FrameProcessor):
         return self._flow
 
     def close(self) -> Awaitable[None]:
-        """Clean all processors up. Await what comes back: clean-ups that wait, handlers that run, lanes that end."""
-        return self._row.cleanup()
+        """Clean all processors up. Await what comes back: clean-ups that wait, handlers that run, lanes that end.
+
+        Then they are taken apart: nothing flows any more, and nothing keeps the others alive.
+        """
+        if self._closed:
+            return DONE
+        self._closed = True
+        pending = self._row.cleanup()
+        if pending is DONE:
+            self._detach()
+            return DONE
+        return Each((pending,), self._detach)
 
     def cleanup(self) -> MaybeAwaitable:
         return self.close()
@@ -95,7 +106,12 @@ class Pipeline(FrameProcessor):
     def _join(self, flow: Flow) -> None:
         """This pipeline is no link of the chain, but has tasks and events like one."""
         self._flow = flow
-        self._base.drives = flow.runtime
+        self._run_on(flow.runtime)
+
+    def _detach(self) -> None:
+        self._flow.processors.clear()
+        self._row.detach()
+        super()._detach()
 
     # ------------------------------------------------------------ frames
 
@@ -244,6 +260,11 @@ class ParallelPipeline(FrameProcessor):
         for row in self._rows:
             row.join(flow)
 
+    def _detach(self) -> None:
+        for row in self._rows:
+            row.detach()
+        super()._detach()
+
     def setup(self, setup: FrameProcessorSetup) -> MaybeAwaitable:
         super().setup(setup)
         return _together([row.setup(setup) for row in self._rows])
@@ -306,6 +327,15 @@ class _Row:
             if processor._wiring.lanes is not None:  # also where a user's `cleanup` forgets the base's
                 pending.append(processor._wiring.lanes.close())
         return _together(pending)
+
+    def detach(self) -> None:
+        for processor in (self.top, *self.processors, self.bottom):
+            processor._detach()
+        for end in (self.top, self.bottom):
+            del end.process_frame
+        for pipeline in self.spliced:
+            pipeline._flow = UNBOUND
+            pipeline._run_on(None)
 
     def push(self, frame: Frame, direction: FrameDirection) -> None:
         if direction is DOWNSTREAM:

@@ -68,6 +68,7 @@ class _Wiring:
 
     __slots__ = (
         "direct_mode",
+        "drives_pushes",
         "entry",
         "expected",
         "held",
@@ -90,6 +91,7 @@ class _Wiring:
         self.next: FrameProcessor | None = None
         self.open = False  # StartFrame has been here: links lead to the neighbours
         self.lanes: Lanes | None = None
+        self.drives_pushes = False  # `push_frame` is the user's coroutine function, driven by hand
         self.held: deque[tuple[Frame, FrameDirection]] | None = None  # of a plain processor that is paused
         self.paused = False
         self.replaying = False
@@ -380,12 +382,25 @@ class FrameProcessor(BaseObject):
         """Join a pipeline: its flow, and lanes if this processor may wait."""
         self._flow = flow
         flow.processors.append(self)
-        self._base.drives = flow.runtime
+        self._run_on(flow.runtime)
         if self.is_async:
             self._wiring.lanes = self.runtime.attach_async(self)
         elif is_async(self.push_frame):
             self._drive_pushes()
         self._reenter()
+
+    def _detach(self) -> None:
+        """Leave the pipeline for good: nothing here refers to the neighbours or the runtime any more."""
+        wiring = self._wiring
+        if wiring.lanes is not None:
+            wiring.lanes.release()
+        if wiring.drives_pushes:
+            del self.push_frame
+        self._wiring = _Wiring(_closed)
+        self._wiring.start, self._wiring.metrics = wiring.start, wiring.metrics
+        self._downlink = self._uplink = _closed
+        self._flow = UNBOUND
+        self._run_on(None)
 
     def _drive_pushes(self) -> None:
         """A user's `async def push_frame` over a plain processor, which does not await it: run it by hand.
@@ -422,6 +437,7 @@ class FrameProcessor(BaseObject):
             return DONE if handle is None else self._settle((handle,))
 
         self.push_frame = push_frame  # type: ignore[method-assign]
+        self._wiring.drives_pushes = True
 
     def _open_links(self, start: StartFrame | None = None) -> None:
         wiring = self._wiring
@@ -666,6 +682,10 @@ class FrameProcessor(BaseObject):
 
 def _nowhere(frame: Frame, direction: FrameDirection) -> None:
     """Beyond the first and the last processor."""
+
+
+def _closed(frame: Frame, direction: FrameDirection) -> None:
+    """The pipeline is over."""
 
 
 def _purge(queue: deque[tuple[Frame, FrameDirection]]) -> None:
