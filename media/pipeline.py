@@ -164,6 +164,7 @@ class ParallelPipeline(FrameProcessor):
             _Row(self, branch, self._leaving(index), self._leaving(index)) for index, branch in enumerate(branches)
         ]
         self._awaited: Frame | None = None  # StartFrame, EndFrame or CancelFrame, inside the branches
+        self._displaced: Frame | None = None  # was awaited until a CancelFrame came: does not leave any more
         self._missing: set[int] = set()  # branches that have not let it out
         self._kept: list[Frame] = []  # let out by branches meanwhile
         self._held: deque[tuple[Frame, FrameDirection]] = deque()  # arrived meanwhile
@@ -206,6 +207,7 @@ class ParallelPipeline(FrameProcessor):
             return
         if _is_counted[type(frame)]:
             self._calm = False
+            self._displaced = self._awaited
             self._awaited = frame
             self._missing = set(range(len(self._rows)))
         for row in self._rows:
@@ -222,6 +224,8 @@ class ParallelPipeline(FrameProcessor):
                 self._missing.discard(branch if frame is self._awaited else -1)
                 if not self._missing:
                     self._all_out(frame)
+                return
+            if frame is self._displaced:
                 return
             marks = getattr(frame, "_stamp", None)
             if marks is None:
