@@ -188,6 +188,26 @@ class Shell(Drives, Protocol):
     def attach_async(self, processor: FrameProcessor) -> Lanes: ...
 
 
+class Control(Protocol):
+    """What can be asked of the carrier's API for one call. Nothing waits here: wishes are handed away."""
+
+    def can_transfer(self, target: str) -> bool: ...
+    def transfer(self, target: str) -> float | None:
+        """As `hang_up`, for handing the caller over."""
+
+    def hang_up(self, reason: str) -> float | None:
+        """Seconds for which the carrier may take to close the socket, if it was asked to end the call.
+
+        None: closing the socket is the way.
+        """
+
+    def send_digits(self, digits: str) -> bool:
+        """False: tones in the audio are the way."""
+
+    def lost(self) -> None:
+        """The socket broke without the carrier's word: whether the call goes on is not known."""
+
+
 class _Timer:
     __slots__ = ("callback",)
 
@@ -216,6 +236,7 @@ class CallCore:
         limits: CallLimits | None = None,
         claims: CallInfo | None = None,
         route: Callable[[CallInfo], BotRoute | None] | None = None,
+        control: Control | None = None,
         lead_ms: float | None = None,
         now: float = 0.0,
     ) -> None:
@@ -224,6 +245,7 @@ class CallCore:
             serializer._base.drives = self  # handlers of its events that wait are tasks of this call
         self.shell = shell
         self.limits = limits or CallLimits()
+        self.control = control  # may be set until the call has started
         self.bot = ""
         self.state = CallState.OPENING
         self.info = claims or CallInfo(carrier=serializer.carrier)
@@ -248,6 +270,7 @@ class CallCore:
         self._timer_ids = itertools.count()
         self._bad = 0
         self._on_error = "end"
+        self._transfer_to = ""
         self._held: list[Frame] | None = [] if route is not None else None  # until StartFrame has come through
         self._farewell: Frame | None = None  # the End or Stop frame that has come out of the pipeline
         self._wire_handlers: dict[type, Callable[[Any, float], None]] = {
@@ -303,8 +326,11 @@ class CallCore:
         self.counters.setdefault("close_code", code)
         if self.state in OVER:
             return
-        reason = "caller" if self.serializer.close_is_normal_end or code == 1000 else "socket-lost"
-        self._move(CallEvent.SOCKET_CLOSED, reason, now)
+        lost = not self.serializer.close_is_normal_end and code != 1000
+        was_up = self.state is not CallState.OPENING
+        self._move(CallEvent.SOCKET_CLOSED, "socket-lost" if lost else "caller", now)
+        if lost and was_up and self.control is not None:
+            self.control.lost()
 
     def tick(self, now: float) -> None:
         """Send what is due by `now`; look at the deadlines."""
@@ -366,9 +392,15 @@ class CallCore:
         self._end(CallEvent.BOT_ENDED, reason, self.now())
 
     def transfer(self, target: str) -> None:
-        """Hand the caller over. There is no call control yet that could: the call ends with that reason."""
-        log.warning("call.transfer_unavailable", call=self.info.call_id, carrier=self.info.carrier)
-        self.end("transfer-unavailable")
+        """Hand the caller over to `target` when what is queued was heard; where that cannot be, the call ends."""
+        if self.state not in (CallState.LIVE, CallState.PAUSED):
+            return
+        if self.control is None or not self.control.can_transfer(target):
+            log.warning("call.transfer_unavailable", call=self.info.call_id, carrier=self.info.carrier)
+            self.end("transfer-unavailable")
+            return
+        self._transfer_to = target
+        self.end("transferred")
 
     def cancel(self, reason: str = "cancelled") -> None:
         """End at once."""
@@ -730,8 +762,18 @@ class CallCore:
             self.send(farewell)
         except GatewayError as exc:
             log.error("call.goodbye_failed", call=self.info.call_id, problem=str(exc))
-        if self.serializer.ending is not Ending.MESSAGE:
+        if self.serializer.ending is Ending.MESSAGE:
+            return
+        wait_s = None
+        if self.control is not None:
+            if self._transfer_to:
+                wait_s = self.control.transfer(self._transfer_to)
+            else:
+                wait_s = self.control.hang_up(self.reason)
+        if wait_s is None:
             self.close_at = now  # the socket's rule: closing it hands the call back
+        else:
+            self._deadline = now + wait_s
 
     def _over(self, event: CallEvent, now: float) -> None:
         if self.state is CallState.FAILED:
