@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
+
+import numpy as np
 
 with warnings.catch_warnings():
     # Deprecated in 3.12 and gone in 3.13, where the audioop-lts package brings the same module, without the warning.
@@ -20,7 +22,8 @@ ALAW_SILENCE = b"\xd5"
 _lin2ulaw, _ulaw2lin = audioop.lin2ulaw, audioop.ulaw2lin
 _lin2alaw, _alaw2lin = audioop.lin2alaw, audioop.alaw2lin
 _byteswap = audioop.byteswap
-_FORMATS: dict[int, Literal["B", "H"]] = {1: "B", 2: "H"}
+# Only moved about, so their order of bytes does not matter.
+_SAMPLE: dict[int, np.dtype[Any]] = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16)}
 
 
 def ulaw_to_pcm(ulaw: bytes) -> bytes:
@@ -69,7 +72,7 @@ def deinterleave(samples: bytes, channels: int, width: int = 2) -> list[bytes]:
         raise ValueError(f"{len(samples)} bytes are not whole frames of {channels} channels of {width} bytes")
     if width == 1:
         return [samples[channel::channels] for channel in range(channels)]
-    items = memoryview(samples).cast(_FORMATS[width])
+    items = np.frombuffer(samples, _SAMPLE[width])
     return [items[channel::channels].tobytes() for channel in range(channels)]
 
 
@@ -80,16 +83,7 @@ def interleave(channels: Sequence[bytes], width: int = 2) -> bytes:
     size = len(channels[0])
     if size % width or any(len(channel) != size for channel in channels):
         raise ValueError(f"channels of {[len(channel) for channel in channels]} bytes cannot be interleaved")
-    joined = bytearray(size * len(channels))
-    items = memoryview(joined).cast(_FORMATS[width])
-    for index, channel in enumerate(channels):
-        items[index :: len(channels)] = memoryview(channel).cast(_FORMATS[width])
-    return bytes(joined)
-
-
-def peak(pcm: bytes) -> int:
-    """The largest absolute sample value, 0 to 32768."""
-    return int(audioop.max(pcm, 2))
+    return np.frombuffer(b"".join(channels), _SAMPLE[width]).reshape(len(channels), -1).T.tobytes()
 
 
 def _half_a_sample(samples: bytes) -> ValueError:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import cmath
 import math
+from collections import deque
 from functools import cache
 from typing import Final
 
@@ -80,6 +81,7 @@ class _Probe:
     def __init__(self, sample_rate: int) -> None:
         self.size, self.step = round(sample_rate * _WINDOW_S), round(sample_rate * _LOOK_S)  # samples
         self.strides = (2 * self.step, 2)
+        self.longest = 2 * 200 * self.step  # bytes in one go: a second, which bounds the memory
         window = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(self.size) + 0.5) / self.size)
         self.weights: NDArray[np.float64] = window**2
         seconds = np.arange(self.size) / sample_rate
@@ -117,7 +119,7 @@ class ToneDetector:
         self._run = 0  # looks
         self._spoilt = self._away = 0  # looks since the run's pair, and since the held key, was seen
         self._peak = 0.0  # energy of the run's strongest look
-        self._shares: list[float] = []  # of the run's looks
+        self._shares: deque[float] = deque(maxlen=_RUN)  # of the run's last looks
         self._sum = (0j, 0j)  # of the run's phase steps, low and high ...
         self._steps = (0.0, 0.0)  # ... and of their lengths
 
@@ -126,6 +128,9 @@ class ToneDetector:
         if len(pcm) & 1:
             raise ValueError(f"{len(pcm)} bytes are not whole 16-bit samples")
         probe = self._probe
+        if len(pcm) > probe.longest:
+            pieces = range(0, len(pcm), probe.longest)
+            return [key for start in pieces for key in self.feed(pcm[start : start + probe.longest])]
         data = self._carried + pcm
         looks = (len(data) // 2 - probe.size) // probe.step + 1
         if looks < 1:
@@ -170,7 +175,8 @@ class ToneDetector:
             return self._miss()
         pair = 4 * row + column - 4
         if pair != self._pair:
-            self._pair, self._run, self._peak, self._shares = pair, 0, 0.0, []
+            self._pair, self._run, self._peak = pair, 0, 0.0
+            self._shares.clear()
             self._sum, self._steps = (0j, 0j), (0.0, 0.0)
         self._peak = max(self._peak, low + high)
         if low + high < _STEADY * self._peak:
@@ -193,7 +199,7 @@ class ToneDetector:
         (low, high), (low_length, high_length) = self._sum, self._steps
         low_off, high_off = self._hz(low) / LOW[row], self._hz(high) / HIGH[column - 4]
         return (
-            sum(self._shares[-_RUN:]) >= _SHARE * _RUN
+            sum(self._shares) >= _SHARE * _RUN
             and abs(low) >= _COHERENCE * low_length
             and abs(high) >= _COHERENCE * high_length
             and max(low_off, high_off) <= _TOLERANCE
