@@ -8,20 +8,39 @@ body, calls these functions, commits what they say, and executes the requests.
 from __future__ import annotations
 
 import enum
+import ipaddress
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
-from annotated_types import Interval
+from annotated_types import Interval, Predicate
 
 from media.errors import GatewayError
 from media.secret import Secret
 
 __all__ = ["CarrierHttp", "CarrierSettings", "Secret"]
+
+
+def is_loopback_base(url: str) -> bool:
+    """Whether `url` is the base of a server on this machine, by address: "http://127.0.0.1:9000/twilio", or nothing.
+
+    Credentials go there in the clear, so a name will not do: names can be made to point elsewhere.
+    """
+    if not url:
+        return True
+    try:
+        parts = urlsplit(url)
+        there = ipaddress.ip_address(parts.hostname or "")
+        _ = parts.port
+    except ValueError:
+        return False
+    plain = not (parts.query or parts.fragment or parts.username is not None or url.endswith(("/", "?", "#")))
+    return parts.scheme == "http" and there.is_loopback and plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +55,7 @@ class CarrierSettings:
     enabled: bool = True
     lead_ms: Annotated[int, Interval(ge=0, le=10_000)] | None = None  # audio sent ahead of real time; None: carrier's
     sample_rate: Annotated[int, Interval(ge=8000, le=48_000)] | None = None  # Hz on the wire, where there is a choice
+    api_base: Annotated[str, Predicate(is_loopback_base)] = ""  # REST goes to a simulator: http://127.0.0.1:<port>/...
 
 
 # ---------------------------------------------------------------- what arrives
@@ -309,7 +329,25 @@ class CarrierHttp(ABC):
     hosts: ClassVar[Sequence[str]] = ()  # patterns (fnmatch) of the hosts to which its requests may go
 
     def __init__(self, settings: Any) -> None:
+        if not is_loopback_base(settings.api_base):
+            raise ValueError("api_base must be an http:// URL with a loopback address: it is for the simulator only")
         self.settings = settings
+
+    def api(self, base: str) -> str:
+        """Where requests meant for `base` ("https://api.example.com") go: there, or to the simulator."""
+        return self.settings.api_base or base
+
+    def may_send_to(self, url: str) -> bool:
+        """Whether credentials may be sent to `url`: over TLS to one of `hosts`, or to the simulator."""
+        if self.settings.api_base:
+            return url.startswith(self.settings.api_base + "/")
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port
+        except ValueError:
+            return False
+        plain = parts.scheme == "https" and port in (None, 443) and parts.username is None and "\\" not in url
+        return plain and any(fnmatchcase(host, pattern) for pattern in self.hosts)
 
     # ------------------------------------------------------------ authenticity
 
