@@ -1,0 +1,402 @@
+"""What workers share and what outlives them: admission, call records, hang-ups still due, keys used once, events.
+
+Audio never crosses a process: whoever holds a call's socket holds the call. What crosses is small, and it is this
+interface, with one suite of tests for every implementation (gateway/store_sql.py: SQLite or PostgreSQL).
+
+* `now` is wall-clock time in Unix seconds: it is compared across processes and stands in the records.
+* A call is a `CallKey`. Before the carrier has named a call (an order to dial, a socket without webhook) it goes by a
+  provisional id, `~something`, and `rename` gives it its own.
+* Every method hands its work over and returns at once; awaiting gives the result after it is committed. Calls made
+  without an await between them are committed together, in that order.
+* Nothing waits for ever: StoreBusy says that nothing was written, StoreTimeout that it is not known.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from gateway.core import CallRecord
+from media.call import CallInfo
+from media.errors import GatewayError
+from webhooks.base import CallPhase, CallRef, CarrierEvent, InboundCall
+
+RESERVED_S = 30.0  # from the webhook's answer to the media socket
+LEASE_S = 15.0  # a worker that has not renewed its lease for so long is dead
+CLAIM_S = 30.0  # what is claimed and not reported on is free for others after this
+REPEAT_S = 10.0  # a carrier that retries a handshake or a webhook does so within this time
+PROVISIONAL = "~"
+
+
+class StoreError(GatewayError):
+    """The store did not do what it was asked."""
+
+
+class StoreBusy(StoreError):
+    """Not now: the queue is full, or others held the database too long. Nothing was written."""
+
+
+class StoreTimeout(StoreError):
+    """No answer in time; it is not known whether it was written."""
+
+
+class CallKey(NamedTuple):
+    """What a call is known by."""
+
+    carrier: str
+    call_id: str
+
+    def __str__(self) -> str:
+        return f"{self.carrier}/{self.call_id}"
+
+    @property
+    def provisional(self) -> bool:
+        return self.call_id.startswith(PROVISIONAL)
+
+    @classmethod
+    def parse(cls, text: str) -> CallKey:
+        carrier, _, call_id = text.partition("/")
+        return cls(carrier, call_id)
+
+
+# ---------------------------------------------------------------- admission
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caps:
+    """How many calls may be at once, over all workers; None: any number."""
+
+    gateway: int | None = None
+    carrier: int | None = None
+    number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A slot is reserved until `expires`; `repeated`: it already was, and nothing more was taken."""
+
+    expires: float
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    reason: str  # "full", "carrier-full", "number-full"; "over": this call has already ended
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The call is this worker's. `displaced` is the other worker that had it: a newer socket wins."""
+
+    displaced: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process that holds calls, and where it takes commands for them."""
+
+    id: str
+    endpoint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Slots taken: reserved and live."""
+
+    reserved: int = 0
+    live: int = 0
+    by_carrier: Mapping[str, int] = field(default_factory=dict)
+    by_number: Mapping[str, int] = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------- records
+
+
+class Standing(enum.Enum):
+    """Where a call stands for us; the carrier's view is its CallPhase."""
+
+    REPORTED = "reported"  # only a carrier's report of it has been seen
+    DIALLING = "dialling"  # we asked the carrier to place it
+    EXPECTED = "expected"  # the webhook was answered, the socket is to come
+    LIVE = "live"
+    ENDED = "ended"
+    REFUSED = "refused"
+    NEVER_CAME = "never-came"  # the socket did not come in time
+    LOST = "lost"  # its worker died
+
+
+class HangUp(enum.Enum):
+    """How the carrier's leg was ended."""
+
+    NONE = "none"  # nothing was asked of the carrier
+    PENDING = "pending"
+    DONE = "done"
+    ALREADY_OVER = "already-over"
+    FAILED = "failed"  # given up
+    LEFT_TO_CARRIER = "left-to-carrier"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCall:
+    """The record of one call. Times are Unix seconds."""
+
+    key: CallKey
+    standing: Standing
+    created: float  # the webhook, the order, or the first report
+    answered: float | None = None
+    ended: float | None = None
+    account_id: str = ""
+    direction: str = "inbound"
+    from_number: str = ""
+    to_number: str = ""
+    bot: str = ""
+    worker: str = ""  # that has it, or had it last
+    state: str = ""  # the call's state at its end: "closed", "failed"
+    ended_by: str = ""
+    reason: str = ""
+    duration_s: float | None = None  # by our clock, from the stream's start
+    phase: CallPhase | None = None  # the furthest that the carrier has reported
+    cause: str = ""  # the carrier's own word for the end
+    carrier_duration_s: float | None = None
+    answered_by: str = ""  # "human", "machine", "fax", "unknown"
+    answered_detail: str = ""
+    stream_problem: str = ""
+    hang_up: HangUp = HangUp.NONE
+    hang_up_reason: str = ""
+    hang_up_attempts: int = 0
+    hang_up_detail: str = ""
+    counters: Mapping[str, int] = field(default_factory=dict)
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ref(self) -> CallRef:
+        """What the carrier's requests need."""
+        return CallRef(carrier=self.key.carrier, call_id=self.key.call_id, account_id=self.account_id, extra=self.extra)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFilter:
+    """Which records; an empty field says nothing."""
+
+    carrier: str = ""
+    bot: str = ""
+    number: str = ""  # of either side, as the carrier wrote it
+    direction: str = ""
+    worker: str = ""
+    ended_by: str = ""
+    reason: str = ""
+    standing: Sequence[Standing] = ()
+    hang_up: Sequence[HangUp] = ()
+    since: float | None = None  # created at or after
+    until: float | None = None  # created before
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Newest first. `next` goes on where this page ends; empty: there is no more."""
+
+    calls: Sequence[StoredCall]
+    next: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a carrier said of a call, once."""
+
+    at: float
+    kind: str  # "status", "stream", "answered-by"
+    key: str
+    content: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folded:
+    """What became of a carrier's report."""
+
+    new: bool  # False: it was reported before
+    phase: CallPhase | None = None  # of the call now
+    standing: Standing = Standing.REPORTED
+    owner: Worker | None = None  # has the call live
+
+
+# ---------------------------------------------------------------- work that outlives a process
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingHangUp:
+    """A hang-up that the claimant, and nobody else, executes before `claimed_until`."""
+
+    ref: CallRef
+    reason: str
+    attempts: int  # with this one
+    since: float  # when it first became due
+    claimed_until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutgoingEvent:
+    """An event for the user's URL. `id` rises; it is the idempotency key of its delivery."""
+
+    id: int
+    call: str  # str(CallKey), or "" for an event of no call
+    body: bytes  # JSON
+    created: float
+    attempts: int  # with this one
+
+
+class Store(Protocol):
+    """Everything is idempotent: asking twice does what asking once does."""
+
+    async def open(self) -> None:
+        """Make ready; creates what is missing. StoreError if that cannot be."""
+
+    async def close(self) -> None:
+        """Finish all that was handed over, then let go."""
+
+    # ------------------------------------------------------------ admission
+
+    def admit(
+        self,
+        call: InboundCall,
+        caps: Caps,
+        now: float,
+        *,
+        bot: str = "",
+        number: str = "",
+        ttl_s: float = RESERVED_S,
+    ) -> Awaitable[Admitted | Refused]:
+        """Reserve a slot and write the call's row, or refuse and write that.
+
+        Args:
+            number: what the cap per number counts by, in one spelling; default: our side's number as it stands.
+            ttl_s: the socket must come within this; for an order to dial: the time to ring and a margin.
+        """
+
+    def refused(self, call: InboundCall, reason: str, now: float, *, bot: str = "") -> Awaitable[None]:
+        """Record a call that was turned away for another reason than the caps."""
+
+    def rename(self, key: CallKey, call_id: str, now: float) -> Awaitable[bool]:
+        """The carrier's own id of a call that went by a provisional one; its row and slot move.
+
+        What was already reported under the new id is kept. False: there is no such call.
+        """
+
+    def connected(self, key: CallKey, worker: str, now: float) -> Awaitable[Connected | None]:
+        """The socket has come: the slot lives as long as `worker` renews its lease.
+
+        None: there is no slot, or it has expired: `admit` again.
+        """
+
+    def release(self, key: CallKey, now: float, *, worker: str = "") -> Awaitable[None]:
+        """Give the slot back; with `worker` only if it is still that worker's. `ended` does this too."""
+
+    def usage(self, now: float) -> Awaitable[Usage]: ...
+
+    # ------------------------------------------------------------ workers
+
+    def renew(self, worker: Worker, now: float, *, lease_s: float = LEASE_S) -> Awaitable[bool]:
+        """Say that `worker` lives; every third of `lease_s` or so.
+
+        False: it is new, or its lease had run out, so that its calls may have been taken for lost: say `connected`
+        again for each.
+        """
+
+    def retire(self, worker: str, now: float) -> Awaitable[None]:
+        """A worker ends in good order; what it still has is as lost as if it had died."""
+
+    def workers(self, now: float) -> Awaitable[Sequence[Worker]]:
+        """Those whose lease holds."""
+
+    def owner(self, key: CallKey, now: float) -> Awaitable[Worker | None]:
+        """The worker that has this call live."""
+
+    # ------------------------------------------------------------ records
+
+    def started(self, info: CallInfo, bot: str, now: float) -> Awaitable[None]:
+        """The stream runs: what the carrier's start message said completes the row."""
+
+    def ended(
+        self, record: CallRecord, now: float, *, hang_up: HangUp = HangUp.NONE, worker: str = ""
+    ) -> Awaitable[None]:
+        """The session's last word; gives the slot back, with `worker` only if it is still that worker's.
+
+        `hang_up` other than NONE is written, unless one is pending or done. PENDING makes one due, as `hang_up_due`.
+        """
+
+    def fold(self, event: CarrierEvent, now: float) -> Awaitable[Folded]:
+        """Take in a carrier's report, once per key. Phases only move forward; a final one settles a pending hang-up
+        and ends a call that is not live."""
+
+    def call(self, key: CallKey) -> Awaitable[StoredCall | None]: ...
+
+    def reports(self, key: CallKey) -> Awaitable[Sequence[Report]]:
+        """What the carrier has said of the call, in the order of arrival."""
+
+    def records(self, which: CallFilter, *, limit: int = 50, after: str = "") -> Awaitable[Page]:
+        """Newest first; `after` is the last page's `next`. ValueError if it is none."""
+
+    def prune(self, now: float, *, keep_s: float, limit: int = 1000) -> Awaitable[int]:
+        """Delete at most `limit` calls that ended before `now - keep_s` with all that belongs to them, and expired
+        keys. Gives how many rows went: ask again until it is 0."""
+
+    # ------------------------------------------------------------ hang-ups and orphans
+
+    def hang_up_due(
+        self, ref: CallRef, reason: str, now: float, *, not_before: float | None = None, worker: str = ""
+    ) -> Awaitable[bool]:
+        """Make sure that the carrier's leg ends.
+
+        With `worker` it is claimed at once, for CLAIM_S after `not_before`, and True says: execute it. False: one is
+        pending or done already, or the call is known to be over.
+        """
+
+    def hang_ups(
+        self, worker: str, now: float, *, limit: int = 20, claim_s: float = CLAIM_S
+    ) -> Awaitable[Sequence[PendingHangUp]]:
+        """Claim those that are due. An attempt must be over, or given up, within `claim_s`."""
+
+    def hang_up_result(
+        self, key: CallKey, outcome: HangUp, now: float, *, detail: str = "", retry_at: float | None = None
+    ) -> Awaitable[None]:
+        """What the attempt came to. PENDING with `retry_at`: again then. DONE is never overwritten."""
+
+    def orphans(
+        self, worker: str, now: float, *, limit: int = 20, claim_s: float = 60.0
+    ) -> Awaitable[Sequence[StoredCall]]:
+        """Claim calls that we answered or placed, that have no end, and that nobody has: NEVER_CAME or LOST.
+
+        Frees their slots first. A worker whose own lease has not held for a whole lease finds none: it may be the one
+        that was away. Ask the carrier, then `fold` what it says or make a hang-up due; who does neither gets the call
+        again after `claim_s`.
+        """
+
+    # ------------------------------------------------------------ what a carrier asks afterwards
+
+    def wish(self, key: CallKey, target: str, now: float) -> Awaitable[None]:
+        """Where the call is to go when its stream is over."""
+
+    def take_wish(self, key: CallKey, now: float) -> Awaitable[str | None]:
+        """The target, once; and again within REPEAT_S, for a carrier that repeats its question."""
+
+    # ------------------------------------------------------------ once
+
+    def once(self, key: str, now: float, *, ttl_s: float, holder: str = "", repeat_s: float = 0.0) -> Awaitable[bool]:
+        """True for the first to show `key` within `ttl_s`; and again for the same `holder` within `repeat_s`."""
+
+    # ------------------------------------------------------------ events for the user's URL
+
+    def enqueue(self, body: bytes, now: float, *, call: CallKey | None = None) -> Awaitable[bool]:
+        """Queue an event (JSON). False: the queue is full; it was dropped and counted."""
+
+    def events(
+        self, worker: str, now: float, *, limit: int = 50, claim_s: float = CLAIM_S
+    ) -> Awaitable[Sequence[OutgoingEvent]]:
+        """Claim those that are due, at most one of each call: the next comes when this one is settled."""
+
+    def delivered(self, event_id: int) -> Awaitable[None]: ...
+
+    def failed(self, event_id: int, next_try: float | None) -> Awaitable[None]:
+        """Try again at `next_try`. None: give up; it is counted."""
