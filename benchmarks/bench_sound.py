@@ -15,6 +15,7 @@ import platform
 import sys
 import timeit
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,9 @@ def gain_and_snr(heard: Floats, frequency: float, rate: int) -> tuple[float, flo
     basis = np.stack((np.sin(turns), np.cos(turns)), axis=1)
     fitted, *_ = np.linalg.lstsq(basis, heard, rcond=None)
     left = heard - basis @ fitted
-    return 20 * np.log10(np.hypot(*fitted) / HALF_SCALE), 10 * np.log10(np.mean(heard**2) / np.mean(left**2))
+    return float(20 * np.log10(np.hypot(*fitted) / HALF_SCALE)), float(
+        10 * np.log10(np.mean(heard**2) / np.mean(left**2))
+    )
 
 
 def strangers(in_rate: int, out_rate: int) -> float:
@@ -74,13 +77,14 @@ def strangers(in_rate: int, out_rate: int) -> float:
     if in_rate > out_rate:
         for frequency in np.linspace(out_rate / 2, in_rate / 2, 40, endpoint=False):
             heard = through(sine(float(frequency), in_rate, 0.4), in_rate, out_rate)
-            worst = max(worst, 10 * np.log10(np.mean(heard**2) / (HALF_SCALE**2 / 2) + 1e-20))
+            worst = max(worst, float(10 * np.log10(np.mean(heard**2) / (HALF_SCALE**2 / 2) + 1e-20)))
         return worst
     for frequency in range(300, in_rate // 2, in_rate // 80):
         heard = through(sine(frequency, in_rate, 0.6), in_rate, out_rate)
         window = np.blackman(heard.size)
         peaks = np.abs(np.fft.rfft(heard * window)) * 2 / window.sum()
-        worst = max(worst, 20 * np.log10(peaks[int(heard.size * in_rate / 2 / out_rate) :].max() / HALF_SCALE))
+        image = peaks[int(heard.size * in_rate / 2 / out_rate) :].max()
+        worst = max(worst, float(20 * np.log10(image / HALF_SCALE)))
     return worst
 
 
@@ -119,7 +123,7 @@ def in_batch(in_rate: int, out_rate: int, calls: int = 64) -> float:
 
     def product() -> bytes:
         windows: NDArray[np.int16] = np.ndarray(shape, "<i2", data, 0, strides)
-        out = windows.astype(np.float64).reshape(-1, taps.window).dot(taps.matrix)
+        out: Floats = windows.astype(np.float64).reshape(-1, taps.window).dot(taps.matrix)
         np.clip(out, -32768, 32767, out)
         return np.rint(out, out).astype("<i2").tobytes()
 
@@ -148,8 +152,7 @@ def detector() -> dict[str, float]:
         noise = (generator.standard_normal(rate // 50) * 2000).astype("<i2").tobytes()
         key = tone("5", rate, 20, 0)
         for name, frame in (("silence", bytes(rate // 25)), ("noise", noise), ("a key", key)):
-            ear = ToneDetector(rate)
-            figures[f"{name} at {rate // 1000} kHz"] = microseconds(lambda ear=ear, frame=frame: ear.feed(frame))
+            figures[f"{name} at {rate // 1000} kHz"] = microseconds(partial(ToneDetector(rate).feed, frame))
     return figures
 
 
@@ -178,12 +181,11 @@ def table(title: str, rows: dict[str, Any], columns: Sequence[str] = ()) -> None
 def main() -> int:
     parser = argparse.ArgumentParser(description="What the resampler does to sound, and what a 20 ms frame costs.")
     parser.add_argument("--json", action="store_true", help="for machines")
-    figures = measure() if parser.parse_args().json else None
-    if figures:
-        json.dump(figures, sys.stdout, indent=2)
-        print()
-        return 0
+    as_json = parser.parse_args().json
     figures = measure()
+    if as_json:
+        print(json.dumps(figures, indent=2))
+        return 0
     print(f"Python {figures['python']}, numpy {figures['numpy']}, fixed loop {figures['fixed_loop_us']:.2f} us")
     table(
         "Resampling, 20 ms frames; tones of -6 dBFS, 300 to 3300 Hz",
