@@ -259,19 +259,22 @@ class PipelineTask(BaseObject):
         pipeline.push(start)
 
     async def _until_over_or(self, ready: Awaitable[None]) -> None:
-        """Await `ready`, or give it up when the task is cancelled."""
+        """Wait for the set-ups, or give them up when the task is cancelled."""
 
-        async def wait() -> None:
+        async def set_up() -> None:
             await ready
 
-        waits = [asyncio.ensure_future(wait()), asyncio.ensure_future(self._over.wait())]
+        waits = [asyncio.ensure_future(set_up()), asyncio.ensure_future(self._over.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in waits:
-                task.cancel()
-        if not waits[0].cancelled() and waits[0].done():
-            waits[0].result()
+            given_up = not waits[0].done()
+            for wait in waits:
+                wait.cancel()
+            if given_up:
+                for processor in self._pipeline.flow.processors:
+                    for running in processor._base.running:
+                        running.cancel()
 
     def _warn_of_start(self) -> None:
         closed = [processor for processor in self._pipeline.flow.processors if not processor._wiring.open]
@@ -297,6 +300,7 @@ class PipelineTask(BaseObject):
                 async with asyncio.timeout(self._cancel_timeout_s):
                     if stopped:
                         await self._end_lanes()
+                        await runtime.drop_spare()
                     elif self._pipeline.flow is not UNBOUND:
                         await self._pipeline.close()
                     await self.cleanup()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from bots.lanes import LoopRuntime
+from bots.lanes import Ended, LoopRuntime
 from media.events import Handle
 from media.frames import InterruptionFrame
 
@@ -89,8 +89,10 @@ class TaskRuntime(LoopRuntime):
             self._timer.cancel()
             self._timer = None
 
-    def drop_spare(self) -> None:
+    def drop_spare(self) -> Awaitable[None]:
         """End the parked tasks that nothing runs in."""
-        for spare in self._spare:
-            spare.task.cancel()
+        tasks = [spare.task for spare in self._spare]
         self._spare.clear()
+        for task in tasks:
+            task.cancel()
+        return Ended(tasks)

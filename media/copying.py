@@ -39,7 +39,7 @@ class ProducerProcessor(FrameProcessor):
         self._filter_waits, self._transformer_waits = is_async(filter), is_async(transformer)
         self._consumers: list[ConsumerProcessor] = []
         self._active = False
-        self._deferred: deque[tuple[Frame, FrameDirection]] = deque()
+        self._waiting: deque[tuple[Frame, FrameDirection]] = deque()
         if self._filter_waits or self._transformer_waits:
             self._may_wait()
 
@@ -50,14 +50,17 @@ class ProducerProcessor(FrameProcessor):
     def process_frame(self, frame: Frame, direction: FrameDirection) -> MaybeAwaitable:
         if self._filter_waits or self._transformer_waits:
             return self._process_waiting(frame, direction)
+        self._waiting.append((frame, direction))
         if self._active:  # what a consumer pushed has come round to here: behind the frame in hand
-            self._deferred.append((frame, direction))
             return DONE
         self._active = True
         try:
-            self._produce(frame, direction)
-            while self._deferred:
-                self._produce(*self._deferred.popleft())
+            while self._waiting:
+                frame, direction = self._waiting.popleft()
+                try:
+                    self._produce(frame, direction)
+                except Exception as exc:
+                    self._failed(exc, frame)
         finally:
             self._active = False
         return DONE
