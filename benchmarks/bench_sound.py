@@ -75,8 +75,8 @@ def strangers(in_rate: int, out_rate: int) -> float:
     """The loudest that does not belong there, in dB of the tone: aliases when going down, images when going up."""
     worst = -200.0
     if in_rate > out_rate:
-        for frequency in np.linspace(out_rate / 2, in_rate / 2, 40, endpoint=False):
-            heard = through(sine(float(frequency), in_rate, 0.4), in_rate, out_rate)
+        for above in np.linspace(out_rate / 2, in_rate / 2, 40, endpoint=False):
+            heard = through(sine(float(above), in_rate, 0.4), in_rate, out_rate)
             worst = max(worst, float(10 * np.log10(np.mean(heard**2) / (HALF_SCALE**2 / 2) + 1e-20)))
         return worst
     for frequency in range(300, in_rate // 2, in_rate // 80):
