@@ -86,5 +86,10 @@ def interleave(channels: Sequence[bytes], width: int = 2) -> bytes:
     return np.frombuffer(b"".join(channels), _SAMPLE[width]).reshape(len(channels), -1).T.tobytes()
 
 
+def peak(pcm: bytes) -> int:
+    """The largest absolute sample value, 0 to 32768."""
+    return int(audioop.max(pcm, 2))
+
+
 def _half_a_sample(samples: bytes) -> ValueError:
     return ValueError(f"{len(samples)} bytes are not whole 16-bit samples")
