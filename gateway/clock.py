@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -28,6 +31,7 @@ class Clock:
         self._phases: list[set[Ticked]] = [set() for _ in range(PHASES)]
         self._lateness: deque[float] = deque(maxlen=1000)  # the last five seconds
         self._task: asyncio.Task[None] | None = None
+        self._users = 0
         self.ticks = 0
 
     @staticmethod
@@ -51,6 +55,18 @@ class Clock:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Runs at least until the last of those who use it like this has left."""
+        self._users += 1
+        self.start()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                await self.stop()
 
     def lateness_s(self, quantile: float = 0.99) -> float:
         """How late ticks were over the last five seconds."""
@@ -79,3 +95,15 @@ class Clock:
                         member.tick(now)
                     except Exception:
                         log.exception("clock.member_failed", member=repr(member))
+
+
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, Clock] = WeakKeyDictionary()
+
+
+def shared_clock() -> Clock:
+    """The clock of the running loop, for calls that no Gateway carries. Use it by `running()`."""
+    loop = asyncio.get_running_loop()
+    clock = _shared.get(loop)
+    if clock is None:
+        clock = _shared[loop] = Clock()
+    return clock

@@ -237,6 +237,7 @@ class CallCore:
         claims: CallInfo | None = None,
         route: Callable[[CallInfo], BotRoute | None] | None = None,
         control: Control | None = None,
+        ends: tuple[CallInput, OutputStage] | None = None,
         lead_ms: float | None = None,
         now: float = 0.0,
     ) -> None:
@@ -255,7 +256,8 @@ class CallCore:
         self.reason = self.ended_by = ""
         self.close_code = 1000
         self.close_at: float | None = None  # when the socket should be closed by us, if the carrier has not
-        self.input, self.output = CallInput(name="CallInput"), OutputStage(self, name="CallOutput")
+        # Of a pipeline that another task drives, and that may outlive this call, the ends are given.
+        self.input, self.output = ends or (CallInput(name="CallInput"), OutputStage(self, name="CallOutput"))
         self.pipeline: Pipeline | None = None
         self._claims = claims
         self._route = route  # None: a task of the user's drives the pipeline that holds input and output
@@ -757,7 +759,7 @@ class CallCore:
     def _tell_carrier(self, now: float) -> None:
         """The carrier's way of ending a call."""
         self._deadline = now + self.serializer.end_wait_s
-        farewell = self._farewell if isinstance(self._farewell, EndFrame) else EndFrame(self.reason)
+        farewell = self._farewell if isinstance(self._farewell, EndFrame | CancelFrame) else EndFrame(self.reason)
         try:
             self.send(farewell)
         except GatewayError as exc:

@@ -94,7 +94,7 @@ class CallSession(LoopRuntime):
             while True:
                 while (message := core.take()) is not None:
                     core.blocked_since = clock.now()
-                    await send(_outgoing(message))
+                    await self._put(message)
                     core.blocked_since = None
                 if core.close_at is not None and clock.now() >= core.close_at:
                     await send({"type": "websocket.close", "code": core.close_code, "reason": ""})
@@ -108,6 +108,9 @@ class CallSession(LoopRuntime):
             core.counters["send_failed"] += 1
             log.debug("call.send_failed", problem=repr(exc))
             core.disconnected(1006, clock.now())
+
+    async def _put(self, message: Message) -> None:
+        await self._send(_outgoing(message))
 
     async def _clean_up(self) -> None:
         """Processors first, for their clean-up may need their tasks; then whatever task is left."""

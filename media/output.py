@@ -158,6 +158,12 @@ class OutputStage(FrameProcessor):
         return found
 
     def _on_start(self, frame: StartFrame) -> None:
+        self._tune()
+        super().process_frame(frame, FrameDirection.DOWNSTREAM)
+        self.push_frame(frame)
+
+    def _tune(self) -> None:
+        """Begin anew, at the wire's rate as it is known now."""
         wire = self._wire
         self._rate = wire.send_rate
         self.paced = PacedBuffer(wire.send_rate, wire.packet_ms, wire.lead_ms)
@@ -167,8 +173,8 @@ class OutputStage(FrameProcessor):
             clear_grain_ms=wire.clear_grain_ms,
         )
         self._flush_after_s = max(0.1, wire.packet_ms * 0.0015)
-        super().process_frame(frame, FrameDirection.DOWNSTREAM)
-        self.push_frame(frame)
+        self._resampler = None
+        self._in_speech = self._unflushed = self._ended = False
 
     def _on_audio(self, frame: OutputAudioRawFrame) -> None:
         pcm = frame.audio

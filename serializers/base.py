@@ -38,6 +38,13 @@ class Ending(enum.Enum):
     MESSAGE = "message"  # a message on the socket; only the carrier closes
 
 
+class FrameSerializerType(enum.Enum):
+    """What older programs say of a serializer of their own. Nobody reads it: text goes out as text, bytes as binary."""
+
+    BINARY = "binary"
+    TEXT = "text"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireOptions:
     """What the gateway tells a serializer that it builds itself (`for_call`)."""
@@ -82,12 +89,25 @@ class FrameSerializer:
     clear_grain_ms: int = 0  # a clear lets the chunk of this length that is being played finish; known once started
     sends_digits: ClassVar[bool] = False  # encode(OutputDTMFFrame) gives a message; else tones are sent as audio
     close_is_normal_end: ClassVar[bool] = False  # the carrier ends a call by closing the socket, with no message
+    opens: ClassVar[bool] = False  # what is sent before CallStartedFrame was decoded is lost
 
     @dataclass(kw_only=True)
     class InputParams:
         """`ignore_rtvi_messages`: transport messages labelled "rtvi-ai" never reach the carrier."""
 
         ignore_rtvi_messages: bool = True
+
+    _made_of: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self._made_of = (args, kwargs)
+        return self
+
+    def fresh(self) -> Any:
+        """Another serializer, made as this one was: for the next stream."""
+        args, kwargs = self._made_of
+        return type(self)(*args, **kwargs)
 
     def __init__(self, params: Any = None) -> None:
         self._params = params if params is not None else self.InputParams()
@@ -104,7 +124,7 @@ class FrameSerializer:
 
     @property
     def send_rate(self) -> int:
-        """Sample rate, in Hz, of the audio we send; final once CallStartedFrame was decoded."""
+        """Sample rate, in Hz, of the audio we send; final once CallStartedFrame was decoded. 0: any."""
         return 8000
 
     @property

@@ -92,6 +92,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
     ending: ClassVar[Ending] = Ending.MESSAGE
     lead_ms: ClassVar[int] = 600
     end_wait_s: ClassVar[float] = 15.0
+    opens: ClassVar[bool] = True
     has_marks: ClassVar[bool] = False  # playback_started and playback_completed instead
     reports_playback: ClassVar[bool] = True
     PROTOCOL_VERSION: ClassVar[str] = audiohook.VERSION
