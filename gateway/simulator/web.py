@@ -10,7 +10,7 @@ To write one: subclass FakeWeb in `gateway/simulator/<carrier>_web.py`, set `nam
     ring(call, now)                  an inbound call arrives: queue its first webhook with `self.post(call, ...)`
     replied(call, webhook, reply, now)  the gateway's answer to a webhook, checked and carried out
     socket_opened / socket_refused / media_over   what the call's media came to: queue status callbacks
-    pick_up(call, now)               a call that the gateway placed is answered by the person called
+    pick_up(call, now, who)          a call that the gateway placed is answered by the person called, or a machine
     routes                           the REST interface: (method, pattern of the path, route's name, handler)
 
 The driver (`webcaller.place_call_through_webhooks`, `webcaller.CarrierServer`, or a test by hand) calls:
@@ -293,10 +293,14 @@ class FakeWeb(ABC):
     def ended(self, call: WebCall, now: float) -> None:  # noqa: B027 - not every carrier reports it
         """The call is over: queues the last status callbacks."""
 
-    def pick_up(self, call: WebCall, now: float) -> None:
-        """A call that the gateway placed is answered: queues status callbacks and asks for its document, or opens
-        the stream."""
+    def pick_up(self, call: WebCall, now: float, who: str = "human") -> None:
+        """A call that the gateway placed is answered: queues status callbacks and asks for its document, or opens the
+        stream. `who` is what machine detection then reports, if it was asked for: "human", "machine", "fax"."""
         raise NotImplementedError(f"{self.name} places no calls")
+
+    def turn_down(self, call: WebCall, how: str, now: float) -> None:
+        """A call that the gateway placed is not answered: "busy", "no-answer", "failed"."""
+        self.finish(call, "carrier", how, now)
 
     def routes(self) -> Sequence[tuple[str, str, str, Handler]]:
         """The REST interface: method, pattern of the whole path (without query), name of the route, handler.
@@ -472,6 +476,14 @@ class FakeWeb(ABC):
         call.stage, call.ended_by, call.end = Stage.ENDED, by, end
         self.ended(call, now)
         call.changed()
+
+    def placed_call(self, plan: CallPlan, now: float) -> WebCall:
+        """REST placed a call: RINGING at the person called until somebody says `pick_up` or `turn_down`."""
+        call = self.new_call(plan, "outbound")
+        self.took_effect(call)
+        self.placed.append(call)
+        self.on_placed(call)
+        return call
 
     def took_effect(self, call: WebCall) -> None:
         """The REST request that is being handled changed `call`."""
