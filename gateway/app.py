@@ -212,7 +212,7 @@ def create_app(gateway: Gateway) -> Starlette:
             Route("/health", health),
             Route("/ready", ready),
             Route("/metrics", metrics),
-            WebSocketRoute("/{carrier}/media/{token:path}", media),  # type: ignore[arg-type]
+            WebSocketRoute("/{carrier}/media/{token:path}", media),
             Route("/{carrier}/media/{token:path}", not_a_socket),
         ],
         lifespan=lifespan,

@@ -30,6 +30,8 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
+        self.answered: Counter[str] = Counter()  # by carrier
+        self.webhooks: Counter[tuple[str, str, str]] = Counter()  # by carrier, route and what came of it
         self.started: Counter[str] = Counter()  # by carrier
         self.refused: Counter[tuple[str, str]] = Counter()  # by carrier and reason
         self.ended: Counter[tuple[str, str, str]] = Counter()  # by carrier, who ended it, reason
@@ -44,6 +46,10 @@ class Metrics:
         for _, _, key in _SUMMED:
             self.summed[key] += record.counters.get(key, 0)
 
+    def webhook(self, carrier: str, route: str, result: str) -> None:
+        """Count one webhook: "answered", or why it was not."""
+        self.webhooks[carrier, route, result] += 1
+
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         self.gauges[name] = (text, read)
 
@@ -52,6 +58,14 @@ class Metrics:
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Any]:
+        webhooks = CounterMetricFamily("gateway_webhooks", "carriers' requests", labels=["carrier", "route", "result"])
+        for which, value in sorted(self.webhooks.items()):
+            webhooks.add_metric(list(which), value)
+        yield webhooks
+        answered = CounterMetricFamily("gateway_calls_answered", "calls admitted at a webhook", labels=["carrier"])
+        for carrier, value in sorted(self.answered.items()):
+            answered.add_metric([carrier], value)
+        yield answered
         started = CounterMetricFamily("gateway_calls_started", "media sockets let in", labels=["carrier"])
         for carrier, value in sorted(self.started.items()):
             started.add_metric([carrier], value)

@@ -25,6 +25,7 @@ from annotated_types import Ge, Gt, Interval, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gateway import registry
+from gateway.public_url import Network, networks
 from media.errors import ConfigError, ConfigErrors, toml_path
 from media.secret import Secret
 
@@ -41,7 +42,9 @@ class GatewaySettings:
     port: Annotated[int, Interval(ge=0, le=65535)] = 8080  # 0: any free one
     public_url: str = ""  # what carriers see of us: https://gw.example.com, with a path where a proxy adds one
     secret: Secret | None = None  # signs media tokens; None: made at start, so tokens end with the process
+    trusted_proxies: tuple[str, ...] = ()  # addresses and ranges whose X-Forwarded-* count: "10.0.0.0/8"
     max_calls: Annotated[int, Ge(1)] = 200
+    when_full: str = "busy"  # what a caller over the limit gets: "busy", "rejected", "number:+1...", "say:..."
     start_timeout_s: Seconds = 10.0  # from the socket to the carrier's start message
     silence_timeout_s: Seconds = 30.0  # no message from the carrier for so long: its socket is dead
     longest_call_s: Seconds = 4 * 3600.0
@@ -57,6 +60,16 @@ class GatewaySettings:
     def __post_init__(self) -> None:
         if self.public_url and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", self.public_url):
             raise ValueError("public_url must be like https://gw.example.com, without query or fragment")
+        if self.when_full not in ("busy", "rejected") and not re.match(r"(number|gateway|say):.", self.when_full):
+            raise ValueError('when_full must be "busy", "rejected", "number:<number>", "gateway:<URL>" or "say:<text>"')
+        try:
+            networks(self.trusted_proxies)
+        except ValueError as exc:
+            raise ValueError(f"trusted_proxies: {exc}") from None
+
+    @property
+    def trusted_networks(self) -> tuple[Network, ...]:
+        return networks(self.trusted_proxies)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +93,7 @@ class NumberEntry:
     key: str  # as the file has it
     bot: Annotated[str, MinLen(1)]
     on_error: str | None = None  # over the bot's own
+    max_calls: Annotated[int, Ge(1)] | None = None  # at once, to this number
 
     def __post_init__(self) -> None:
         if self.on_error is not None:
@@ -153,11 +167,16 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
         bots=MappingProxyType(bots),
         numbers=MappingProxyType(numbers),
         base_dir=base_dir,
-        warnings=tuple(_warnings(gateway, numbers)),
+        warnings=tuple(_warnings(gateway, carriers, numbers)),
     )
 
 
-def _warnings(gateway: GatewaySettings, numbers: Mapping[str, NumberEntry]) -> Iterator[str]:
+def _warnings(
+    gateway: GatewaySettings, carriers: Mapping[str, Any], numbers: Mapping[str, NumberEntry]
+) -> Iterator[str]:
+    for name, settings in carriers.items():
+        if not settings.verify_signatures:
+            yield f"carriers.{name}.verify_signatures is off: whoever knows the webhook's URL can make calls"
     if gateway.secret is None:
         yield "gateway.secret is not set: media tokens are only valid in this process, and end with it"
     if gateway.generic_ws:

@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
-from annotated_types import Interval, Predicate
+from annotated_types import Ge, Interval, Predicate
 
 from media.errors import GatewayError
 from media.secret import Secret
@@ -53,6 +53,8 @@ class CarrierSettings:
     """
 
     enabled: bool = True
+    verify_signatures: bool = True  # false lets anybody in who knows the URL; the start of the gateway warns
+    max_calls: Annotated[int, Ge(1)] | None = None  # at once, through this carrier
     lead_ms: Annotated[int, Interval(ge=0, le=10_000)] | None = None  # audio sent ahead of real time; None: carrier's
     sample_rate: Annotated[int, Interval(ge=8000, le=48_000)] | None = None  # Hz on the wire, where there is a choice
     api_base: Annotated[str, Predicate(is_loopback_base)] = ""  # REST goes to a simulator: http://127.0.0.1:<port>/...
@@ -110,6 +112,18 @@ class NotAuthentic(GatewayError):
     ) -> None:
         super().__init__(f"{carrier}: {reason}")
         self.carrier, self.reason, self.checked, self.status = carrier, reason, dict(checked or {}), status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Once:
+    """What may be shown only once: the gateway remembers `key` for `for_s` seconds and refuses a replay.
+
+    The same delivery to the same URL is taken again within `repeat_s`: carriers repeat what was not answered in time.
+    """
+
+    key: str
+    for_s: float
+    repeat_s: float = 10.0
 
 
 class UnreadableRequest(GatewayError):
@@ -352,8 +366,11 @@ class CarrierHttp(ABC):
     # ------------------------------------------------------------ authenticity
 
     @abstractmethod
-    def authenticate(self, route: str, request: WebRequest) -> None:
-        """Raises NotAuthentic unless `request` is shown to come from the carrier. `route` as for `handle`."""
+    def authenticate(self, route: str, request: WebRequest) -> Once | None:
+        """Raises NotAuthentic unless `request` is shown to come from the carrier. `route` as for `handle`.
+
+        Gives what must not be shown again (a nonce, a token's id), where the scheme has such a thing.
+        """
 
     def authenticate_upgrade(self, request: WebRequest) -> str:
         """The same for the upgrade of the media socket, where the carrier signs it; gives a remark for the log."""

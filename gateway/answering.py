@@ -1,0 +1,239 @@
+"""The carriers' webhooks: read, shown to be authentic, admitted, answered.
+
+What a webhook means and how it is answered is the carrier's module in webhooks/; here is what all have in common: the
+limits on bodies, the public URL over which signatures are made, admission, the token, and that what was decided is
+committed before the answer leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from gateway import registry
+from gateway.metrics import Metrics
+from gateway.public_url import Addressing
+from gateway.records import masked
+from gateway.settings import Settings
+from gateway.store import CallKey, Caps, Refused, Store, StoreError
+from gateway.tokens import TokenMint
+from media.errors import GatewayError
+from webhooks.base import (
+    CarrierEvent,
+    CarrierHttp,
+    CarrierRequest,
+    Handled,
+    HttpAnswer,
+    InboundCall,
+    NotAuthentic,
+    Refusal,
+    StreamOffer,
+    UnreadableRequest,
+    Urls,
+    WebRequest,
+)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.webhooks")
+
+MAX_BODY = 64 * 1024
+BODY_S = 5.0  # for a whole body to arrive
+ROUTES = frozenset({"answer", "events", "status", "stream-status", "after", "passthru"})
+
+
+class Consequences(Protocol):
+    """What webhooks set in motion elsewhere."""
+
+    def execute(self, request: CarrierRequest) -> None:
+        """Send it, after the answer has left."""
+
+    def reported(self, event: CarrierEvent) -> Awaitable[None]:
+        """A carrier's report, once committed, reaches the live call, the pending hang-up, the user's URL."""
+
+
+class Answering:
+    """The webhooks of all carriers of one settings snapshot."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        carriers: Mapping[str, CarrierHttp],
+        store: Store,
+        mint: TokenMint,
+        metrics: Metrics,
+        consequences: Consequences,
+        *,
+        draining: Callable[[], bool] = lambda: False,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings, self._carriers, self._store = settings, carriers, store
+        self._mint, self._metrics, self._consequences = mint, metrics, consequences
+        self._draining, self._now = draining, now
+        self.addressing = Addressing(settings.gateway.public_url, settings.gateway.trusted_networks)
+
+    async def webhook(self, request: Request) -> Response:
+        """One request of a carrier."""
+        carrier, route = request.path_params["carrier"], request.path_params["route"]
+        http = self._carriers.get(carrier)
+        if http is None or route not in ROUTES:
+            return Response(status_code=404)
+        try:
+            body = await _body(request)
+        except _Refused as exc:
+            self._metrics.webhook(carrier, route, exc.reason)
+            log.warning("webhook.refused", carrier=carrier, route=route, reason=exc.reason)
+            return Response(status_code=exc.status)
+        received = WebRequest(
+            method=request.method,
+            url=self.addressing.url(request.scope),
+            headers=_headers(request.scope["headers"]),
+            body=body,
+            received=self._now(),
+            peer=self.addressing.peer(request.scope),
+        )
+        urls = Urls(base=self.addressing.base(request.scope))
+        try:
+            if http.settings.verify_signatures:
+                await self._authenticate(http, route, received)
+            answer = await self._answer(http, route, received, urls)
+        except NotAuthentic as exc:
+            self._metrics.webhook(carrier, route, exc.reason)
+            log.warning("webhook.not_authentic", carrier=carrier, route=route, reason=exc.reason, checked=exc.checked)
+            return Response(status_code=exc.status)
+        except UnreadableRequest as exc:
+            self._metrics.webhook(carrier, route, "unreadable")
+            log.warning("webhook.unreadable", carrier=carrier, route=route, problem=str(exc), size=len(body))
+            return Response(status_code=400)
+        except StoreError as exc:
+            # Carriers try again after a 503; a call that is not in the store could never be swept.
+            self._metrics.webhook(carrier, route, "store")
+            log.error("webhook.store_failed", carrier=carrier, route=route, problem=str(exc))
+            return Response(status_code=503, headers={"retry-after": "1"})
+        self._metrics.webhook(carrier, route, "answered")
+        return Response(answer.body, answer.status, dict(answer.headers), media_type=answer.content_type)
+
+    async def _authenticate(self, http: CarrierHttp, route: str, received: WebRequest) -> None:
+        once = http.authenticate(route, received)
+        if once is None:
+            return
+        holder = received.url  # the same delivery again is the carrier's retry; elsewhere it is a replay
+        fresh = await self._store.once(
+            f"{http.carrier}:{once.key}", received.received, ttl_s=once.for_s, holder=holder, repeat_s=once.repeat_s
+        )
+        if not fresh:
+            raise NotAuthentic(http.carrier, "replayed")
+
+    async def _answer(self, http: CarrierHttp, route: str, received: WebRequest, urls: Urls) -> HttpAnswer:
+        handled = http.handle(route, received, urls)
+        await self._follow(handled)
+        if handled.incoming is not None:
+            handled = await self._incoming(http, handled.incoming, urls)
+            await self._follow(handled)
+        elif handled.asks_after is not None:
+            target = await self._store.take_wish(CallKey(http.carrier, handled.asks_after), self._now())
+            return http.after(handled.asks_after, target)
+        return handled.answer or HttpAnswer(status=204)
+
+    async def _follow(self, handled: Handled) -> None:
+        for event in handled.events:
+            await self._consequences.reported(event)
+        for request in handled.requests:
+            self._consequences.execute(request)
+
+    # ------------------------------------------------------------ a call comes
+
+    async def _incoming(self, http: CarrierHttp, call: InboundCall, urls: Urls) -> Handled:
+        """Admit it or turn it away; either way it is in the store before the carrier hears of it."""
+        now = self._now()
+        route = registry.resolve(self._settings, call.carrier, call.to_number)
+        bot = call.parameters.get("bot", "") if call.direction == "outbound" else ""
+        bot = bot or (route.bot_name if route is not None else "")
+        if self._draining():
+            return await self._turn_away(http, call, self._refusal("draining"), now, bot)
+        if not bot:
+            return await self._turn_away(http, call, Refusal(reason="no-bot", instead="rejected"), now)
+        number = route.key if route is not None else ""
+        decided = await self._store.admit(call, self._caps(http, number), now, bot=bot, number=number)
+        if isinstance(decided, Refused):
+            return self._turned_away(http, call, self._refusal(decided.reason))
+        token = self._mint.mint(
+            call.carrier,
+            ttl_s=decided.expires - now,
+            call_id=call.call_id,
+            from_number=call.from_number[:64],
+            to_number=call.to_number[:64],
+            bot=bot,
+            codec=getattr(http.settings, "send_codec", "") or "",
+            sample_rate=getattr(http.settings, "sample_rate", None) or 0,
+            direction=call.direction,
+        )
+        self._metrics.answered[call.carrier] += 1
+        log.info("call.answered", call=call.call_id, carrier=call.carrier, bot=bot, repeated=decided.repeated)
+        offer = StreamOffer(media_url=urls.media(call.carrier, token), urls=urls, parameters=call.parameters)
+        return http.offer(call, offer)
+
+    def _caps(self, http: CarrierHttp, number: str) -> Caps:
+        entry = self._settings.numbers.get(number)
+        return Caps(
+            gateway=self._settings.gateway.max_calls,
+            carrier=http.settings.max_calls,
+            number=entry.max_calls if entry is not None else None,
+        )
+
+    def _refusal(self, reason: str) -> Refusal:
+        return Refusal(reason=reason, instead=self._settings.gateway.when_full)
+
+    async def _turn_away(
+        self, http: CarrierHttp, call: InboundCall, refusal: Refusal, now: float, bot: str = ""
+    ) -> Handled:
+        await self._store.refused(call, refusal.reason, now, bot=bot)
+        return self._turned_away(http, call, refusal)
+
+    def _turned_away(self, http: CarrierHttp, call: InboundCall, refusal: Refusal) -> Handled:
+        self._metrics.refused[call.carrier, refusal.reason] += 1
+        log.warning(
+            "call.turned_away",
+            call=call.call_id,
+            carrier=call.carrier,
+            reason=refusal.reason,
+            to_number=masked(call.to_number),
+        )
+        return http.refuse(call, refusal)
+
+
+class _Refused(GatewayError):
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body, within limits."""
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > MAX_BODY:
+        raise _Refused(413, "too-large")
+    pieces = bytearray()
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for piece in request.stream():
+                pieces += piece
+                if len(pieces) > MAX_BODY:
+                    raise _Refused(413, "too-large")
+    except TimeoutError:
+        raise _Refused(408, "too-slow") from None
+    except ClientDisconnect:
+        raise _Refused(400, "gone") from None
+    return bytes(pieces)
+
+
+def _headers(pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in pairs:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
