@@ -209,7 +209,10 @@ class _Lane(_Stepper):
         except CancelledError:
             pass  # the coroutine's own: it waited for something cancelled
         except Exception as exc:
-            self.lanes.processor._failed(exc, frame)
+            self.lanes.processor._frame_failed(exc, frame)
+        except BaseException:
+            self.frame = None
+            raise
         self.frame = None
 
     # ------------------------------------------------------------ the task
@@ -246,7 +249,7 @@ class _Lane(_Stepper):
             if self.is_over():
                 raise
         except Exception as exc:
-            self.lanes.processor._failed(exc, self.frame or _NO_FRAME)
+            self.lanes.processor._frame_failed(exc, self.frame or _NO_FRAME)
         if self.cancels and not landed:
             # It ended before the cancel could land, or swallowed it: else it would hit the next frame.
             try:
@@ -387,12 +390,12 @@ class AsyncLanes:
     def _cancel_in_hand(self) -> None:
         self._dying.add(self.data.task)
         self.data.interrupt()
-        self.processor._relink()
+        self.processor._choose_links()
 
     def cancel_ended(self, task: Task) -> None:
         self._dying.discard(task)
         if not self.cancelled:
-            self.processor._relink()
+            self.processor._choose_links()
 
     def replace(self, lane: _Lane) -> None:
         """The coroutine in hand was cancelled and goes on all the same: a new task takes the queue."""

@@ -519,7 +519,7 @@ class PipelineTask(BaseObject):
             return
         handlers: set[Any] = running - before
         if handlers:
-            self._track(self._runtime.spawn(self._cancel_after(handlers, then), f"{self}::cancel"))
+            self._await_at_cleanup(self._runtime.spawn(self._cancel_after(handlers, then), f"{self}::cancel"))
         else:
             self._cancel(then)
 

@@ -60,7 +60,7 @@ class ProducerProcessor(FrameProcessor):
                 try:
                     self._produce(frame, direction)
                 except Exception as exc:
-                    self._failed(exc, frame)
+                    self._frame_failed(exc, frame)
         finally:
             self._active = False
         return DONE
@@ -135,7 +135,7 @@ class ConsumerProcessor(FrameProcessor):
             return
         self._transforming = True
         if self._transformer_waits:
-            self._drive(self._transform_all(), f"{self}::transform")
+            self._drive_by_hand(self._transform_all(), f"{self}::transform")
             return
         try:
             while self._copies:
@@ -143,7 +143,7 @@ class ConsumerProcessor(FrameProcessor):
                 try:
                     frame = self._transformer(frame)
                 except Exception as exc:
-                    self._failed(exc, frame)
+                    self._frame_failed(exc, frame)
                 else:
                     self.push_frame(frame, self._direction)
         finally:
@@ -156,7 +156,7 @@ class ConsumerProcessor(FrameProcessor):
                 try:
                     frame = await self._transformer(frame)
                 except Exception as exc:
-                    self._failed(exc, frame)
+                    self._frame_failed(exc, frame)
                 else:
                     if self._state is _STARTED:
                         self.push_frame(frame, self._direction)

@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class BaseObject:
 
     _base: _Base
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         count = _instances.get(cls)
         if count is None:
@@ -215,18 +215,18 @@ class BaseObject:
                     except Exception:
                         log.exception("event.handler_failed object=%s event=%s", self, event_name)
                 return DONE
-            handle = self._drive(self._handle(event_name, event.handlers, args), f"{self}::{event_name}")
-            return DONE if handle is None else self._settle((handle,))
+            handle = self._drive_by_hand(self.__handle(event_name, event.handlers, args), f"{self}::{event_name}")
+            return DONE if handle is None else self._until_ended((handle,))
         drives = self._base.drives
         for handler in event.handlers:
-            coro = self._handle(event_name, (handler,), args)
+            coro = self.__handle(event_name, (handler,), args)
             if drives is None:
                 drive_without_loop(coro, f"{self}::{event_name}")
             else:
-                self._track(drives.spawn(coro, f"{self}::{event_name}"))
+                self._await_at_cleanup(drives.spawn(coro, f"{self}::{event_name}"))
         return DONE
 
-    async def _handle(self, event_name: str, handlers: Iterable[Handler], args: tuple[Any, ...]) -> None:
+    async def __handle(self, event_name: str, handlers: Iterable[Handler], args: tuple[Any, ...]) -> None:
         for handler in handlers:
             try:
                 result = handler(self, *args)
@@ -235,7 +235,7 @@ class BaseObject:
             except Exception:
                 log.exception("event.handler_failed object=%s event=%s", self, event_name)
 
-    def _drive(self, coro: Coroutine[Any, Any, Any], name: str) -> Handle | None:
+    def _drive_by_hand(self, coro: Coroutine[Any, Any, Any], name: str) -> Handle | None:
         """Run `coro` to its first wait; None if it ended, else the task that goes on with it."""
         drives = self._base.drives
         if drives is None:
@@ -243,21 +243,21 @@ class BaseObject:
             return None
         handle = drives.drive(coro, name)
         if handle is not None:
-            self._track(handle)
+            self._await_at_cleanup(handle)
         return handle
 
-    def _track(self, handle: Handle) -> None:
+    def _await_at_cleanup(self, handle: Handle) -> None:
         running = self._base.running
         running.add(handle)
         forget = getattr(handle, "add_done_callback", None)
         if forget is not None:
             forget(running.discard)
 
-    def _settle(self, handles: Iterable[Handle]) -> Awaitable[None]:
+    def _until_ended(self, handles: Iterable[Handle]) -> Awaitable[None]:
         drives = self._base.drives
         return DONE if drives is None else drives.settle(handles)
 
     def cleanup(self) -> MaybeAwaitable:
         """Wait for the handlers that still run."""
         running = self._base.running
-        return self._settle(tuple(running)) if running else DONE
+        return self._until_ended(tuple(running)) if running else DONE

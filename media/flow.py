@@ -171,7 +171,7 @@ class Flow:
             try:
                 entry(frame, direction)
             except Exception as exc:
-                owner._failed(exc, frame)
+                owner._frame_failed(exc, frame)
             waiting = self.waiting
             while waiting:
                 push, waiter = waiting.popleft()
@@ -190,8 +190,8 @@ class Flow:
     def relink(self) -> None:
         """Work out all links anew: a tap or a probe came or went."""
         for processor in self.processors:
-            processor._reenter()
-            processor._relink()
+            processor._choose_entry()
+            processor._choose_links()
 
     # ------------------------------------------------------------ who was slow
 

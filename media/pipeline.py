@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from typing import Any
 
 from media.events import DONE, Each
@@ -20,6 +21,8 @@ from media.processor import (
     MaybeAwaitable,
     Runtime,
 )
+
+log = logging.getLogger(__name__)
 
 Reached = Callable[[Frame], Any]
 
@@ -96,9 +99,9 @@ class Pipeline(FrameProcessor):
         self._closed = True
         pending = self._row.cleanup()
         if pending is DONE:
-            self._detach()
+            self._leave_flow()
             return DONE
-        return Each((pending,), self._detach)
+        return Each((pending,), self._leave_flow)
 
     def cleanup(self) -> MaybeAwaitable:
         return self.close()
@@ -108,10 +111,10 @@ class Pipeline(FrameProcessor):
         self._flow = flow
         self._run_on(flow.runtime)
 
-    def _detach(self) -> None:
+    def _leave_flow(self) -> None:
         self._flow.processors.clear()
         self._row.detach()
-        super()._detach()
+        super()._leave_flow()
 
     # ------------------------------------------------------------ frames
 
@@ -259,15 +262,15 @@ class ParallelPipeline(FrameProcessor):
 
     # ------------------------------------------------------------ life
 
-    def _attach(self, flow: Flow) -> None:
-        super()._attach(flow)
+    def _join_flow(self, flow: Flow) -> None:
+        super()._join_flow(flow)
         for row in self._rows:
             row.join(flow)
 
-    def _detach(self) -> None:
+    def _leave_flow(self) -> None:
         for row in self._rows:
             row.detach()
-        super()._detach()
+        super()._leave_flow()
 
     def setup(self, setup: FrameProcessorSetup) -> MaybeAwaitable:
         super().setup(setup)
@@ -307,7 +310,7 @@ class _Row:
             pipeline._join(flow)
         row = [self.top, *self.processors, self.bottom]
         for processor in row:
-            processor._attach(flow)
+            processor._join_flow(flow)
         for before, behind in itertools.pairwise(row):
             before.link(behind)
         self.top._open_links()
@@ -321,20 +324,26 @@ class _Row:
         result: Awaitable[None] | None = processor.setup(setup)
         if not isinstance(result, Coroutine) or result is DONE:
             return result
-        handle = processor._drive(result, f"{processor}::setup")
-        return None if handle is None else processor._settle((handle,))
+        handle = processor._drive_by_hand(result, f"{processor}::setup")
+        return None if handle is None else processor._until_ended((handle,))
 
     def cleanup(self) -> Awaitable[None]:
-        pending = []
+        pending: list[Awaitable[None] | None] = []
         for processor in self.processors:
-            pending.append(processor.cleanup())
+            try:
+                result = processor.cleanup()
+            except Exception:
+                log.exception("processor.cleanup_failed processor=%s", processor)
+                result = None
+            if result is not None and result is not DONE:
+                pending.append(_CleanUp(processor, result))
             if processor._wiring.lanes is not None:  # also where a user's `cleanup` forgets the base's
                 pending.append(processor._wiring.lanes.close())
         return _together(pending)
 
     def detach(self) -> None:
         for processor in (self.top, *self.processors, self.bottom):
-            processor._detach()
+            processor._leave_flow()
         for end in (self.top, self.bottom):
             del end.process_frame
         for pipeline in self.spliced:
@@ -346,6 +355,21 @@ class _Row:
             self.top.push_frame(frame)
         else:
             self.bottom.push_frame(frame, UPSTREAM)
+
+
+class _CleanUp:
+    """Awaited: one processor's clean-up; its failure must not keep the others from theirs."""
+
+    __slots__ = ("processor", "result")
+
+    def __init__(self, processor: FrameProcessor, result: Awaitable[None]) -> None:
+        self.processor, self.result = processor, result
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        try:
+            yield from self.result.__await__()
+        except Exception:
+            log.exception("processor.cleanup_failed processor=%s", self.processor)
 
 
 def _together(results: Iterable[Awaitable[None] | None]) -> Awaitable[None]:

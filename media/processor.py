@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from copy import copy
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from media.events import DONE, BaseObject, Each, Event, Finished, Handle, Handler, MaybeAwaitable, is_async
 from media.flow import (
@@ -116,8 +116,9 @@ class FrameProcessor(BaseObject):
 
     A plain processor need not call the base's `process_frame`; an `async def` one must, and first. It works without
     `super().__init__()`. A plain one whose `process_frame` may give something to await, because it was given a
-    coroutine function as callback, says so with `self._may_wait()` at construction. Names with an underscore are free
-    for subclasses, save `_base`, `_flow`, `_downlink`, `_uplink`, `_wiring` and those of the methods here.
+    coroutine function as callback, says so with `self._may_wait()` at construction. Subclasses
+    are users', who name things as they like: what only this class needs has two underscores, and of those with one,
+    `_base`, `_flow`, `_downlink`, `_uplink`, `_wiring` and the methods' names are taken.
 
     Events, all synchronous: on_error(ErrorFrame), on_before_process_frame(frame), on_after_process_frame(frame),
     on_before_push_frame(frame), on_after_push_frame(frame).
@@ -130,11 +131,11 @@ class FrameProcessor(BaseObject):
     _uplink: Entry
     _wiring: _Wiring
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         self._flow = UNBOUND
-        self._downlink = self._uplink = self._refuse
-        self._wiring = _Wiring(self._enter_first)
+        self._downlink = self._uplink = self.__refuse
+        self._wiring = _Wiring(self.__take)
         return self
 
     def __init__(self, *, name: str | None = None, enable_direct_mode: bool = False, metrics: Any = None) -> None:
@@ -160,7 +161,7 @@ class FrameProcessor(BaseObject):
         self._wiring.setup = setup
         if self._flow is UNBOUND:  # set up by hand, outside a pipeline
             runtime = setup.runtime or setup.task_manager.runtime(setup.clock)
-            self._attach(Flow(runtime))
+            self._join_flow(Flow(runtime))
         return DONE
 
     def cleanup(self) -> MaybeAwaitable:
@@ -168,9 +169,9 @@ class FrameProcessor(BaseObject):
         lanes = self._wiring.lanes
         running = tuple(self._base.running)
         if lanes is None:
-            return self._settle(running) if running else DONE
+            return self._until_ended(running) if running else DONE
         ended = lanes.close()
-        return Each((ended, self._settle(running))) if running else ended
+        return Each((ended, self._until_ended(running))) if running else ended
 
     # ------------------------------------------------------------ pushing
 
@@ -180,65 +181,67 @@ class FrameProcessor(BaseObject):
             try:
                 self._downlink(frame, DOWNSTREAM)
             except Exception as exc:
-                (self._wiring.next or self)._failed(exc, frame)
+                (self._wiring.next or self)._frame_failed(exc, frame)
             return DONE
         flow, wiring = self._flow, self._wiring
         if frame.needs_announcement and wiring.open:
-            self._announce(frame)
+            self.__announce(frame)
         if direction is UPSTREAM:
-            if flow.busy:
-                flow.waiting.append((self._push_up, frame))
+            if flow is UNBOUND:
+                self._uplink(frame, UPSTREAM)  # refused
+            elif flow.busy:
+                flow.waiting.append((self.__push_up, frame))
             else:
                 flow.enter(wiring.previous or self, self._uplink, frame, UPSTREAM)
         elif flow.busy:
             try:
                 self._downlink(frame, DOWNSTREAM)
             except Exception as exc:
-                (wiring.next or self)._failed(exc, frame)
+                (wiring.next or self)._frame_failed(exc, frame)
         else:
             flow.enter(wiring.next or self, self._downlink, frame, DOWNSTREAM)
         return DONE
 
-    def _push_up(self, frame: Frame) -> None:
+    def __push_up(self, frame: Frame) -> None:
         try:
             self._uplink(frame, UPSTREAM)
         except Exception as exc:
-            (self._wiring.previous or self)._failed(exc, frame)
+            (self._wiring.previous or self)._frame_failed(exc, frame)
 
     def queue_frame(self, frame: Frame, direction: FrameDirection = DOWNSTREAM) -> Awaitable[None]:
         """Hand `frame` to this processor, as if a neighbour had pushed it."""
         flow = self._flow
         if flow is UNBOUND:
-            self._refuse(frame, direction)
+            self._downlink(frame, direction)  # refused
         elif not flow.busy:
             flow.enter(self, self._wiring.entry, frame, direction)
         elif direction is UPSTREAM:
-            flow.waiting.append((self._enter_up, frame))
+            flow.waiting.append((self.__enter_up, frame))
         else:
-            self._enter(frame, direction)
+            self.__enter(frame, direction)
         return DONE
 
-    def _enter(self, frame: Frame, direction: FrameDirection) -> None:
+    def __enter(self, frame: Frame, direction: FrameDirection) -> None:
         try:
             self._wiring.entry(frame, direction)
         except Exception as exc:
-            self._failed(exc, frame)
+            self._frame_failed(exc, frame)
 
-    def _enter_up(self, frame: Frame) -> None:
-        self._enter(frame, UPSTREAM)
+    def __enter_up(self, frame: Frame) -> None:
+        self.__enter(frame, UPSTREAM)
 
     def broadcast_frame(self, frame_cls: type[FrameT], **fields: Any) -> Awaitable[None]:
         """Push a new frame each way; each knows the other's id as `broadcast_sibling_id`."""
-        return self._broadcast(frame_cls(**fields), frame_cls(**fields))
+        return self.__broadcast(frame_cls(**fields), frame_cls(**fields))
 
     def broadcast_frame_instance(self, frame: Frame) -> Awaitable[None]:
         """Push a copy of `frame` each way: all of it save id and name."""
-        return self._broadcast(_copy_of(frame), _copy_of(frame))
+        return self.__broadcast(_copy_of(frame), _copy_of(frame))
 
-    def _broadcast(self, down: Frame, up: Frame) -> Awaitable[None]:
+    def __broadcast(self, down: Frame, up: Frame) -> Awaitable[None]:
         down.broadcast_sibling_id, up.broadcast_sibling_id = up.id, down.id
         if down.needs_announcement and self._wiring.open:
-            self._announce(down)  # once for the two
+            self.__announce(down)  # once for the two
             marks_of(up)[ANNOUNCED] = 1
         self.push_frame(down, DOWNSTREAM)
         return self.push_frame(up, UPSTREAM)
@@ -254,7 +257,7 @@ class FrameProcessor(BaseObject):
         self.stop_all_metrics()
         return self.broadcast_frame(InterruptionFrame)
 
-    def _announce(self, frame: Frame) -> None:
+    def __announce(self, frame: Frame) -> None:
         marks = marks_of(frame)
         if ANNOUNCED in marks:
             return
@@ -267,7 +270,7 @@ class FrameProcessor(BaseObject):
             target = frame.processor
             if isinstance(target, FrameProcessor) and target._wiring.lanes is None:
                 target._wiring.expected = frame
-                target._reenter()
+                target._choose_entry()
 
     # ------------------------------------------------------------ errors
 
@@ -286,7 +289,7 @@ class FrameProcessor(BaseObject):
             return DONE
         return self.push_frame(error, UPSTREAM)
 
-    def _failed(self, exc: Exception, frame: Frame) -> None:
+    def _frame_failed(self, exc: Exception, frame: Frame) -> None:
         """`process_frame` raised: the frame is lost, the call goes on."""
         self.push_error(f"{type(exc).__name__} at {type(frame).__name__}: {exc}", exc)
 
@@ -301,7 +304,7 @@ class FrameProcessor(BaseObject):
             wiring.paused = True
             if wiring.held is None:
                 wiring.held = deque()
-                self._reenter()
+                self._choose_entry()
         return DONE
 
     def resume_processing_frames(self) -> Awaitable[None]:
@@ -313,12 +316,12 @@ class FrameProcessor(BaseObject):
             wiring.paused = False
             if not wiring.replaying:
                 if self._flow.busy:
-                    self._replay()
+                    self.__replay()
                 else:
-                    self._flow.enter(self, self._replay, _RESUMED, DOWNSTREAM)
+                    self._flow.enter(self, self.__replay, _RESUMED, DOWNSTREAM)
         return DONE
 
-    def _replay(self, *_: Any) -> None:
+    def __replay(self, *_: Any) -> None:
         wiring = self._wiring
         held = wiring.held
         wiring.replaying = True
@@ -326,16 +329,16 @@ class FrameProcessor(BaseObject):
             while held and not wiring.paused:
                 frame, direction = held.popleft()
                 try:
-                    self._take(frame, direction)
+                    self.__take(frame, direction)
                 except Exception as exc:
-                    self._failed(exc, frame)
+                    self._frame_failed(exc, frame)
         finally:
             wiring.replaying = False
         if not wiring.paused:
             wiring.held = None
-            self._reenter()
+            self._choose_entry()
 
-    def _enter_held(self, frame: Frame, direction: FrameDirection) -> None:
+    def __enter_held(self, frame: Frame, direction: FrameDirection) -> None:
         """Where frames arrive while the processor is paused, or takes what it held."""
         wiring = self._wiring
         held = wiring.held
@@ -343,10 +346,10 @@ class FrameProcessor(BaseObject):
             wiring.entry(frame, direction)
         elif isinstance(frame, InterruptionFrame):
             _purge(held)
-            self._take(frame, direction)
+            self.__take(frame, direction)
             self.resume_processing_frames()
         elif frame.is_system:
-            self._take(frame, direction)
+            self.__take(frame, direction)
             if isinstance(frame, FrameProcessorResumeUrgentFrame) and frame.processor is self:
                 self.resume_processing_frames()
         elif (
@@ -355,19 +358,19 @@ class FrameProcessor(BaseObject):
             and isinstance(frame, FrameProcessorResumeFrame)
             and frame.processor is self
         ):
-            self._take(frame, direction)
+            self.__take(frame, direction)
             self.resume_processing_frames()
         else:
             held.append((frame, direction))
 
-    def _enter_expecting(self, frame: Frame, direction: FrameDirection) -> None:
+    def __enter_expecting(self, frame: Frame, direction: FrameDirection) -> None:
         """Where frames arrive while a pause for this processor is on its way."""
-        self._take(frame, direction)
+        self.__take(frame, direction)
         wiring = self._wiring
         if frame is wiring.expected:
             wiring.expected = None
             self.pause_processing_frames()
-            self._reenter()
+            self._choose_entry()
 
     # ------------------------------------------------------------ links
 
@@ -375,10 +378,10 @@ class FrameProcessor(BaseObject):
         """Put `processor` behind this one."""
         self._wiring.next = processor
         processor._wiring.previous = self
-        self._relink()
-        processor._relink()
+        self._choose_links()
+        processor._choose_links()
 
-    def _attach(self, flow: Flow) -> None:
+    def _join_flow(self, flow: Flow) -> None:
         """Join a pipeline: its flow, and lanes if this processor may wait."""
         self._flow = flow
         flow.processors.append(self)
@@ -386,10 +389,10 @@ class FrameProcessor(BaseObject):
         if self.is_async:
             self._wiring.lanes = self.runtime.attach_async(self)
         elif is_async(self.push_frame):
-            self._drive_pushes()
-        self._reenter()
+            self.__drive_pushes()
+        self._choose_entry()
 
-    def _detach(self) -> None:
+    def _leave_flow(self) -> None:
         """Leave the pipeline for good: nothing here refers to the neighbours or the runtime any more."""
         wiring = self._wiring
         if wiring.lanes is not None:
@@ -402,7 +405,7 @@ class FrameProcessor(BaseObject):
         self._flow = UNBOUND
         self._run_on(None)
 
-    def _drive_pushes(self) -> None:
+    def __drive_pushes(self) -> None:
         """A user's `async def push_frame` over a plain processor, which does not await it: run it by hand.
 
         While one waits, those behind it wait in order; system frames overtake.
@@ -424,17 +427,17 @@ class FrameProcessor(BaseObject):
             try:
                 await push(frame, direction)
             except Exception as exc:
-                self._failed(exc, frame)
+                self._frame_failed(exc, frame)
 
         def push_frame(frame: Frame, direction: FrameDirection = DOWNSTREAM) -> Awaitable[None]:
             if frame.is_system:
-                handle = self._drive(push_one(frame, direction), f"{self}::push_frame")
+                handle = self._drive_by_hand(push_one(frame, direction), f"{self}::push_frame")
             else:
                 waiting.append((frame, direction))
                 if running:
                     return DONE
-                handle = self._drive(push_all(), f"{self}::push_frame")
-            return DONE if handle is None else self._settle((handle,))
+                handle = self._drive_by_hand(push_all(), f"{self}::push_frame")
+            return DONE if handle is None else self._until_ended((handle,))
 
         self.push_frame = push_frame  # type: ignore[method-assign]
         self._wiring.drives_pushes = True
@@ -445,73 +448,70 @@ class FrameProcessor(BaseObject):
             wiring.start = start
         if not wiring.open:
             wiring.open = True
-            self._relink()
-            if wiring.entry == self._enter_first:
-                self._reenter()
+            self._choose_links()
+            self._choose_entry()
 
-    def _reenter(self) -> None:
+    def _choose_entry(self) -> None:
         """Work out where frames for this processor go, and tell the neighbours."""
         wiring = self._wiring
         entry: Entry
-        hooked = self._flow.probe is not None or self._has_handlers("on_before_process_frame", "on_after_process_frame")
+        hooked = self._flow.probe is not None or self.__has_handlers(
+            "on_before_process_frame", "on_after_process_frame"
+        )
         if wiring.lanes is not None:
-            wiring.lanes.process = self._process_hooked if hooked else self.process_frame
+            wiring.lanes.process = self.__process_hooked if hooked else self.process_frame
             entry = wiring.lanes.receive
         elif wiring.held is not None:
-            entry = self._enter_held
+            entry = self.__enter_held
         elif wiring.expected is not None:
-            entry = self._enter_expecting
+            entry = self.__enter_expecting
         elif not wiring.open:
-            entry = self._enter_first
+            entry = self.__take
         elif hooked:
-            entry = self._enter_hooked
+            entry = self.__enter_hooked
         else:
             entry = self.process_frame
         wiring.entry = entry
         if wiring.previous is not None:
-            wiring.previous._relink()
+            wiring.previous._choose_links()
         if wiring.next is not None:
-            wiring.next._relink()
+            wiring.next._choose_links()
 
-    def _relink(self) -> None:
+    def _choose_links(self) -> None:
         """Work out where pushes go: refused before StartFrame, else the neighbour, with what watches on the way."""
         wiring = self._wiring
         if wiring.open:
-            self._downlink = self._link_to(wiring.next, DOWNSTREAM)
-            self._uplink = self._link_to(wiring.previous, UPSTREAM)
+            self._downlink = self.__link_to(wiring.next, DOWNSTREAM)
+            self._uplink = self.__link_to(wiring.previous, UPSTREAM)
         else:
-            self._downlink = self._uplink = self._refuse
+            self._downlink = self._uplink = self.__refuse
 
-    def _link_to(self, peer: FrameProcessor | None, direction: FrameDirection) -> Entry:
+    def __link_to(self, peer: FrameProcessor | None, direction: FrameDirection) -> Entry:
         if peer is None:
             return _nowhere
         flow = self._flow
         link = flow.timed(peer, peer._wiring.entry)
         if flow.tap is not None:
             link = flow.tap(self, peer, direction, link)
-        if self._has_handlers("on_before_push_frame", "on_after_push_frame"):
-            link = self._hooked_link(link)
+        if self.__has_handlers("on_before_push_frame", "on_after_push_frame"):
+            link = self.__hooked_link(link)
         if self._wiring.lanes is not None:
             link = self._wiring.lanes.guard(link)
         return link
 
-    def _refuse(self, frame: Frame, direction: FrameDirection) -> None:
+    def __refuse(self, frame: Frame, direction: FrameDirection) -> None:
         log.error(
             "processor.not_started processor=%s frame=%s: dropped, for it was pushed before StartFrame came here",
             self,
             type(frame).__name__,
         )
 
-    def _enter_first(self, frame: Frame, direction: FrameDirection) -> None:
-        """Where frames arrive at a plain processor until StartFrame: it opens the links, base called or not."""
-        if isinstance(frame, StartFrame):
+    def __take(self, frame: Frame, direction: FrameDirection) -> None:
+        """What an entry does in the end. At StartFrame the links of a plain processor open, base called or not."""
+        if not self._wiring.open and isinstance(frame, StartFrame):
             self._open_links(frame)
-        self._take(frame, direction)
-
-    def _take(self, frame: Frame, direction: FrameDirection) -> None:
-        """What an entry does in the end, hooks included."""
         if self._base.events or self._flow.probe is not None:
-            self._enter_hooked(frame, direction)
+            self.__enter_hooked(frame, direction)
         else:
             self.process_frame(frame, direction)
 
@@ -522,21 +522,21 @@ class FrameProcessor(BaseObject):
             self._base.events[event_name] = Event(sync=True)
         super().add_event_handler(event_name, handler)
         if event_name in _HOOKS:
-            self._reenter()
-            self._relink()
+            self._choose_entry()
+            self._choose_links()
 
-    def _has_handlers(self, *event_names: str) -> bool:
+    def __has_handlers(self, *event_names: str) -> bool:
         events = self._base.events
         return any(name in events and events[name].handlers for name in event_names)
 
-    def _enter_hooked(self, frame: Frame, direction: FrameDirection) -> None:
+    def __enter_hooked(self, frame: Frame, direction: FrameDirection) -> None:
         if self._flow.probe is not None:
             self._flow.probe(self, frame, direction)
         self._call_event_handler("on_before_process_frame", frame)
         self.process_frame(frame, direction)
         self._call_event_handler("on_after_process_frame", frame)
 
-    async def _process_hooked(self, frame: Frame, direction: FrameDirection) -> None:
+    async def __process_hooked(self, frame: Frame, direction: FrameDirection) -> None:
         """The same in a lane, where a handler that waits may be waited for."""
         if self._flow.probe is not None:
             self._flow.probe(self, frame, direction)
@@ -546,7 +546,7 @@ class FrameProcessor(BaseObject):
             await result
         await self._call_event_handler("on_after_process_frame", frame)
 
-    def _hooked_link(self, link: Entry) -> Entry:
+    def __hooked_link(self, link: Entry) -> Entry:
         def hooked(frame: Frame, direction: FrameDirection) -> None:
             self._call_event_handler("on_before_push_frame", frame)
             link(frame, direction)
@@ -591,6 +591,10 @@ class FrameProcessor(BaseObject):
         """An object whose `get_time()` is nanoseconds."""
         setup = self._wiring.setup
         return setup.clock if setup is not None and setup.clock is not None else Clock(self.runtime)
+
+    def get_event_loop(self) -> Any:
+        """The loop of the pipeline's tasks."""
+        return self.runtime.loop  # type: ignore[attr-defined]
 
     @property
     def task_manager(self) -> Any:

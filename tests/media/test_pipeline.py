@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import wave
 import weakref
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from media.flow import UNBOUND
 from media.frames import (
     EndFrame,
     Frame,
@@ -31,7 +33,7 @@ from media.frames import (
     UserStartedSpeakingFrame,
 )
 from media.frames import EndTaskFrame as EndTask
-from media.pipeline import Pipeline
+from media.pipeline import ParallelPipeline, Pipeline
 from media.processor import DONE, FrameDirection, FrameProcessor, FrameProcessorSetup
 from tests.media.rig import AsyncPass, LiveRuntime, Pass, Rig, VirtualRuntime, labels, live, run, started, turns
 
@@ -141,6 +143,7 @@ def test_close_calls_each_cleanup_once() -> None:
 
     rig = Rig([Notes("a"), Pipeline([Notes("b")]), Notes("c")])
     assert rig.pipeline.close() is DONE
+    assert not UNBOUND.waiting
     assert order == ["a", "b", "c"]
 
 
@@ -177,6 +180,62 @@ def test_a_closed_async_pipeline_is_freed_without_the_collector() -> None:
             assert [ref() for ref in gone] == [None, None]
         finally:
             gc.enable()
+
+    run(test())
+
+
+def test_a_clean_up_that_fails_does_not_keep_the_others_from_theirs(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        order: list[str] = []
+
+        class Fails(Pass):
+            def cleanup(self) -> Awaitable[None]:
+                raise ValueError("plain")
+
+        class FailsLater(AsyncPass):
+            async def cleanup(self) -> None:
+                await super().cleanup()
+                raise ValueError("async")
+
+        class Cleans(AsyncPass):
+            async def cleanup(self) -> None:
+                await super().cleanup()
+                order.append(self.name)
+
+        async with live(Fails(), FailsLater(), Cleans("cleaned")):
+            pass
+        assert order == ["cleaned"]
+        assert caplog.text.count("processor.cleanup_failed") == 2
+
+    run(test())
+
+
+def test_processors_that_were_left_as_they_are_can_be_bound_again() -> None:
+    """As after a StopFrame: another run of the same processors, with lanes of its own."""
+
+    async def test() -> None:
+        waits, inside = AsyncPass(), Pass()
+        given = Pipeline([waits, ParallelPipeline([inside], [Pass()])])
+        for text in ("first run", "second run"):
+            async with asyncio.timeout(5):
+                rig = Rig([given], LiveRuntime())
+                await rig.bound
+                rig.push(StartFrame())
+                rig.push(TextFrame(text))
+                await turns()
+                assert rig.down() == ["StartFrame", text]
+                assert waits._wiring.lanes is not None
+                await waits._wiring.lanes.close()
+        await rig.pipeline.close()
+
+    run(test())
+
+
+def test_the_loop_is_that_of_the_runtime() -> None:
+    async def test() -> None:
+        processor = AsyncPass()
+        async with live(processor):
+            assert processor.get_event_loop() is asyncio.get_running_loop()
 
     run(test())
 

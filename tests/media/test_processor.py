@@ -12,12 +12,14 @@ import textwrap
 import time
 from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import bots
 import media
+from media.flow import UNBOUND
 from media.frames import (
     DataFrame,
     EndFrame,
@@ -101,8 +103,11 @@ def test_a_processor_outside_a_pipeline_has_no_runtime(caplog: pytest.LogCapture
     with pytest.raises(RuntimeError, match="in no pipeline"):
         _ = lonely.runtime
     lonely.push_frame(TextFrame("x"))
+    lonely.push_frame(TextFrame("x"), UP)
+    lonely.push_frame(InterruptionFrame(), UP)
     lonely.queue_frame(TextFrame("x"))
-    assert caplog.text.count("processor.not_started") == 2
+    assert caplog.text.count("processor.not_started") == 4
+    assert not UNBOUND.waiting
 
     async def work() -> None: ...
 
@@ -755,6 +760,17 @@ def test_an_error_while_replaying_loses_one_frame() -> None:
     assert rig.up() == ["ErrorFrame"]
 
 
+def test_a_processor_paused_before_start_opens_all_the_same() -> None:
+    paused = Pass()
+    rig = Rig([paused])
+    paused.pause_processing_frames()
+    rig.push(StartFrame())
+    rig.push(TextFrame("1"))
+    assert rig.down() == ["StartFrame"]
+    paused.resume_processing_frames()
+    assert rig.down() == ["StartFrame", "1"]
+
+
 # ---------------------------------------------------------------- timers, clock, tasks
 
 
@@ -903,3 +919,50 @@ def test_frames_are_not_looked_into_on_the_way() -> None:
     assert not hasattr(frame, "_id")
     assert not hasattr(frame, "_name")
     assert not hasattr(frame, "_stamp")
+
+
+# ---------------------------------------------------------------- type checkers
+
+TYPED = """
+import asyncio
+
+from media.frames import Frame
+from media.pipeline import ParallelPipeline, Pipeline
+from media.processor import FrameDirection, FrameProcessor, FrameProcessorSetup
+
+
+class Waits(FrameProcessor):
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        await self.push_frame(frame, direction)
+        await asyncio.wait_for(self.push_frame(frame), 1)
+
+    async def push_frame(self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM) -> None:
+        await super().push_frame(frame, direction)
+
+    async def setup(self, setup: FrameProcessorSetup) -> None:
+        await super().setup(setup)
+
+    async def cleanup(self) -> None:
+        await super().cleanup()
+
+
+class Plain(FrameProcessor):
+    def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        self.push_frame(frame, direction)
+
+
+Pipeline([Waits(name="a"), Plain(), ParallelPipeline([Waits()], [Plain(), Waits()])])
+"""
+
+
+def test_type_checkers_accept_both_ways_of_overriding(tmp_path: Path) -> None:
+    api = pytest.importorskip("mypy.api")
+    sample = tmp_path / "sample.py"
+    sample.write_text(TYPED)
+    said, _, status = api.run([str(sample), "--strict", "--no-error-summary", f"--cache-dir={tmp_path / 'cache'}"])
+    assert (said, status) == ("", 0)
+    sample.write_text(TYPED.replace('name="a"', "nam=7"))
+    said, _, status = api.run([str(sample), "--strict", "--no-error-summary", f"--cache-dir={tmp_path / 'cache'}"])
+    assert "nam" in said
+    assert status == 1
