@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import ssl as tls
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import soxr
@@ -41,6 +42,9 @@ async def place_call(
     token: str | None = None,
     ssl: tls.SSLContext | None = None,
     limits: Limits = Limits(),
+    addressed: str = "",
+    headers: Mapping[str, str] | None = None,
+    meanwhile: Callable[[float], Sequence[Message]] | None = None,
 ) -> CallReport:
     """Call the gateway and follow the script until the call is over. Whatever goes wrong is in the report.
 
@@ -50,8 +54,11 @@ async def place_call(
             without: the whole URL of the media socket, as the answer document had it.
         script: what the caller does.
         ssl: for wss:// with a certificate of one's own.
+        addressed: the URL that the carrier was given, where proxies make `url` of it: signed, and named in Host.
+        headers: of the handshake, as those proxies would add them.
+        meanwhile: asked every few milliseconds, from the connection's first moment; what it gives is sent.
     """
-    return await _Call(carrier, url, script, token, ssl, limits).run()
+    return await _Call(carrier, url, script, token, ssl, limits, addressed, headers or {}, meanwhile).run()
 
 
 class _Call:
@@ -63,13 +70,23 @@ class _Call:
         token: str | None,
         ssl: tls.SSLContext | None,
         limits: Limits,
+        addressed: str,
+        headers: Mapping[str, str],
+        meanwhile: Callable[[float], Sequence[Message]] | None,
     ) -> None:
-        self._carrier, self._limits, self._ssl = carrier, limits, ssl
-        if token is None:
+        self._carrier, self._limits, self._ssl, self._meanwhile = carrier, limits, ssl, meanwhile
+        self._target: dict[str, Any] = {}  # where to connect, if not to the host in the URL
+        if addressed:
+            there = urlsplit(url)
+            self._target = {"host": there.hostname, "port": there.port or (443 if there.scheme == "wss" else 80)}
+            self._url = there._replace(netloc=urlsplit(addressed).netloc).geturl()
+            self._headers = dict(carrier.handshake_headers(addressed))
+        elif token is None:
             self._url, self._headers = url, dict(carrier.handshake_headers(url))
         else:
             handshake = carrier.handshake(token, url)
             self._url, self._headers = url + handshake.path, dict(handshake.headers)
+        self._headers.update(headers)
         self._steps = deque(script.steps)
         self._outbox: deque[Message] = deque()
         self._awake = asyncio.Event()
@@ -117,6 +134,7 @@ class _Call:
                     ping_interval=None,
                     max_size=4 << 20,
                     proxy=None,
+                    **self._target,
                 ) as self._ws,
             ):
                 await self._talk()
@@ -195,6 +213,8 @@ class _Call:
                 self._begin_to_speak(now)
             self._speak(now)
             self._send(carrier.tick(now))
+            if self._meanwhile is not None:
+                self._send(self._meanwhile(now))
             if carrier.playout is not self._playout:  # the carrier has learned the rate as the call opened
                 self._playout = carrier.playout
                 self._ear = hearing.Ear(carrier.playout.rate)

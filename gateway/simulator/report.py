@@ -33,6 +33,17 @@ class Stall:
     late_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class HttpStep:
+    """One request between carrier and gateway."""
+
+    t: float  # when it was made; negative: before the media socket stood
+    who: str  # "webhook": the carrier asked or reported, "rest": the gateway did
+    what: str
+    status: int  # 0: no answer
+    ms: float
+
+
 @dataclass(slots=True, kw_only=True)
 class CallReport:
     """One call as the caller knew it. Times are seconds since the connection stood."""
@@ -60,6 +71,10 @@ class CallReport:
     output_variables: dict[str, Any] = field(default_factory=dict)
     messages_in: int = 0  # seen from the gateway
     messages_out: int = 0
+    turned_away: str = ""  # what the caller got instead of a stream: "busy", "rejected", "said", "failed: ..."
+    handed_to: list[str] = field(default_factory=list)  # numbers and addresses to which the call was transferred
+    spoken: list[str] = field(default_factory=list)  # texts that the carrier was told to say
+    http: list[HttpStep] = field(default_factory=list)  # webhooks and REST requests, in order
     stalls: list[Stall] = field(default_factory=list)  # of the caller itself
     packets_late: int = 0  # of the caller's own, sent more than 10 ms after their time
     worst_lateness_ms: float = 0.0
@@ -121,6 +136,13 @@ class CallReport:
             "output_variables": self.output_variables,
             "messages_in": self.messages_in,
             "messages_out": self.messages_out,
+            "turned_away": self.turned_away,
+            "handed_to": self.handed_to,
+            "spoken": self.spoken,
+            "http": [
+                {"t": round(s.t, 3), "who": s.who, "what": s.what, "status": s.status, "ms": round(s.ms, 2)}
+                for s in self.http
+            ],
             "stalls": [{"t": round(stall.at, 3), "ms": round(1000 * stall.late_s, 1)} for stall in self.stalls],
             "packets_late": self.packets_late,
             "worst_lateness_ms": round(self.worst_lateness_ms, 2),
