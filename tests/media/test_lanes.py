@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import bots.lanes
 from bots.lanes import AsyncLanes, LoopRuntime
@@ -1375,3 +1377,96 @@ def test_logging_names_no_text(caplog: pytest.LogCaptureFixture, monkeypatch: py
     run(test())
     assert "lane.overflow" in caplog.text
     assert "4929123456" not in caplog.text
+
+
+# ---------------------------------------------------------------- any sequence
+
+
+class Wanders(FrameProcessor):
+    """Waits as many turns as the frame's text says for this place in the row, and clings a little when cancelled."""
+
+    def __init__(self, place: int, clings: bool) -> None:
+        super().__init__()
+        self.place, self.clings = place, clings
+        self.inside = {True: 0, False: 0}  # system, data
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        lane = frame.is_system
+        self.inside[lane] += 1
+        assert self.inside[lane] == 1, "two coroutines in one lane"
+        try:
+            waits = int(labels([frame])[0].split("/")[1][self.place]) if hasattr(frame, "text") else 0
+            try:
+                for _ in range(waits):
+                    await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                if not self.clings:
+                    raise
+                await asyncio.sleep(0)
+            await self.push_frame(frame, direction)
+        finally:
+            self.inside[lane] -= 1
+
+
+KINDS = st.sampled_from(["plain", "async", "direct", "clings"])
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["system", "data", "important", "interrupt", "turns"]),
+        st.text("0012", min_size=4, max_size=4),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(kinds=st.lists(KINDS, min_size=1, max_size=4), actions=ACTIONS)
+def test_the_rules_hold_for_any_sequence(kinds: list[str], actions: list[tuple[str, str]]) -> None:
+    def build(place: int, kind: str) -> FrameProcessor:
+        if kind == "plain":
+            return Pass()
+        wanders = Wanders(place, clings=kind == "clings")
+        wanders._wiring.direct_mode = kind == "direct"
+        return wanders
+
+    async def test() -> None:
+        pushed: list[Frame] = []
+        async with live(*(build(place, kind) for place, kind in enumerate(kinds))) as rig:
+            for number, (action, waits) in enumerate(actions):
+                text = f"{number}/{waits}"
+                frame: Frame
+                if action == "turns":
+                    await turns(int(waits[0]) + 1)
+                    continue
+                if action == "interrupt":
+                    frame = InterruptionFrame()
+                else:
+                    make: Any = {"system": InputTextRawFrame, "data": TextFrame, "important": Important}[action]
+                    frame = make(text)
+                pushed.append(frame)
+                rig.push(frame)
+            await turns(20 * len(actions) + 20)
+            out = rig.sunk
+            assert rig.risen == []  # no errors
+            place_of = {id(frame): place for place, frame in enumerate(pushed)}
+            for family in (lambda f: f.is_system, lambda f: not f.is_system):
+                places = [place_of[id(frame)] for frame in out if family(frame)]
+                assert places == sorted(places), "order within a family"
+                assert len(places) == len(set(places)), "nothing comes twice"
+            must_arrive = [frame for frame in pushed if frame.is_system or frame.is_uninterruptible]
+            assert {id(frame) for frame in must_arrive} <= {id(frame) for frame in out}, "what must arrive is lost"
+            if not any(isinstance(frame, InterruptionFrame) for frame in pushed):
+                assert len(out) == len(pushed), "nothing is lost without an interruption"
+            for at, interruption in enumerate(out):
+                if isinstance(interruption, InterruptionFrame):
+                    for later in out[at + 1 :]:
+                        stale = place_of[id(later)] < place_of[id(interruption)]
+                        assert not stale or later.is_uninterruptible, "nothing stale after an interruption"
+            assert len(rig.runtime.interruptions) == sum(isinstance(f, InterruptionFrame) for f in pushed)
+            for processor in rig.pipeline.processors:
+                lanes = processor._wiring.lanes
+                if isinstance(lanes, AsyncLanes):
+                    assert lanes.queued == 0
+                    assert lanes.data.task.cancelling() == lanes.system.task.cancelling() == 0
+
+    run(test())
