@@ -75,7 +75,7 @@ class Caps:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A slot is reserved until `expires`; `repeated`: it already was, and nothing more was taken."""
+    """A slot is reserved until `expires`, or live; `repeated`: it already was, and nothing more was taken."""
 
     expires: float
     repeated: bool = False
@@ -84,13 +84,6 @@ class Admitted:
 @dataclass(frozen=True, slots=True)
 class Refused:
     reason: str  # "full", "carrier-full", "number-full"; "over": this call has already ended
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """The call is this worker's. `displaced` is the other worker that had it: a newer socket wins."""
-
-    displaced: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +162,21 @@ class StoredCall:
     hang_up_detail: str = ""
     counters: Mapping[str, int] = field(default_factory=dict)
     variables: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # what came with the webhook or the order
     extra: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ref(self) -> CallRef:
         """What the carrier's requests need."""
         return CallRef(carrier=self.key.carrier, call_id=self.key.call_id, account_id=self.account_id, extra=self.extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The call is this worker's. `displaced` is the other worker that had it: the newest socket wins."""
+
+    call: StoredCall
+    displaced: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +293,10 @@ class Store(Protocol):
         """
 
     def release(self, key: CallKey, now: float, *, worker: str = "") -> Awaitable[None]:
-        """Give the slot back; with `worker` only if it is still that worker's. `ended` does this too."""
+        """Give the slot back before its time, of a call that was not `ended`: it is an orphan then.
+
+        With `worker` only if it is still that worker's.
+        """
 
     def usage(self, now: float) -> Awaitable[Usage]: ...
 
@@ -305,7 +310,7 @@ class Store(Protocol):
         """
 
     def retire(self, worker: str, now: float) -> Awaitable[None]:
-        """A worker ends in good order; what it still has is as lost as if it had died."""
+        """`worker` has ended, or is known to be dead; calls that it still has are lost."""
 
     def workers(self, now: float) -> Awaitable[Sequence[Worker]]:
         """Those whose lease holds."""
@@ -315,15 +320,16 @@ class Store(Protocol):
 
     # ------------------------------------------------------------ records
 
-    def started(self, info: CallInfo, bot: str, now: float) -> Awaitable[None]:
+    def started(self, key: CallKey, info: CallInfo, bot: str, now: float) -> Awaitable[None]:
         """The stream runs: what the carrier's start message said completes the row."""
 
     def ended(
-        self, record: CallRecord, now: float, *, hang_up: HangUp = HangUp.NONE, worker: str = ""
-    ) -> Awaitable[None]:
-        """The session's last word; gives the slot back, with `worker` only if it is still that worker's.
+        self, key: CallKey, record: CallRecord, now: float, *, hang_up: HangUp = HangUp.NONE, worker: str = ""
+    ) -> Awaitable[bool]:
+        """The session's last word; gives the slot back.
 
-        `hang_up` other than NONE is written, unless one is pending or done. PENDING makes one due, as `hang_up_due`.
+        `hang_up` other than NONE is written, unless one is pending or done; PENDING is due at once, unclaimed. With
+        `worker`, False and nothing written if the call is another worker's by now.
         """
 
     def fold(self, event: CarrierEvent, now: float) -> Awaitable[Folded]:
@@ -368,9 +374,9 @@ class Store(Protocol):
     ) -> Awaitable[Sequence[StoredCall]]:
         """Claim calls that we answered or placed, that have no end, and that nobody has: NEVER_CAME or LOST.
 
-        Frees their slots first. A worker whose own lease has not held for a whole lease finds none: it may be the one
-        that was away. Ask the carrier, then `fold` what it says or make a hang-up due; who does neither gets the call
-        again after `claim_s`.
+        Frees the slots of those whose time is over first. Other workers are taken for dead only by one whose own
+        lease has held for a whole lease: else it may be the one that was away. Ask the carrier, then `fold` what it
+        says or make a hang-up due; who does neither gets the call again after `claim_s`.
         """
 
     # ------------------------------------------------------------ what a carrier asks afterwards
