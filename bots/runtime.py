@@ -384,19 +384,16 @@ class PipelineTask(BaseObject):
 
     def _enter(self, frame: Frame, direction: FrameDirection) -> None:
         """Into the pipeline: at once, or behind the push in progress."""
+        pipeline = self._pipeline
         if direction is UPSTREAM:
-            self._push(self._push_up, frame)
+            pipeline.push(frame, UPSTREAM)
         elif self._last is None or isinstance(frame, _ALWAYS):
             if isinstance(frame, EndFrame | StopFrame):
                 self._last = frame
-            self._push(self._pipeline.push, frame)
-
-    def _push(self, push: Callable[[Frame], None], frame: Frame) -> None:
-        flow = self._pipeline.flow
-        if flow.busy:
-            flow.waiting.append((push, frame))
-        else:
-            push(frame)
+            if pipeline.flow.busy:
+                pipeline.flow.waiting.append((pipeline.push, frame))
+            else:
+                pipeline.push(frame)
 
     def _push_up(self, frame: Frame) -> None:
         self._pipeline.push(frame, UPSTREAM)

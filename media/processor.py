@@ -401,6 +401,7 @@ class FrameProcessor(BaseObject):
             del self.push_frame
         self._wiring = _Wiring(_closed)
         self._wiring.start, self._wiring.metrics = wiring.start, wiring.metrics
+        self._wiring.may_wait, self._wiring.direct_mode = wiring.may_wait, wiring.direct_mode
         self._downlink = self._uplink = _closed
         self._flow = UNBOUND
         self._run_on(None)

@@ -33,7 +33,7 @@ def test_a_runner_runs_a_task_to_its_end() -> None:
 
 
 def test_several_at_once() -> None:
-    lasts = [Pass(), AsyncPass(), Pass()]
+    lasts: list[Any] = [Pass(), AsyncPass(), Pass()]
     tasks = [PipelineTask(Pipeline([last])) for last in lasts]
 
     async def program() -> None:

@@ -150,7 +150,7 @@ def test_frames_wait_until_start_has_come_through() -> None:
         assert told == []
         slow.go.set()
         await turns()
-        assert labels(last.seen) == ["StartFrame", "up", "1", "2"]  # nothing holds up what comes from below
+        assert labels(last.seen) == ["StartFrame", "up", "1", "2"]  # the first two go through the slow one's data lane
         assert told == [("on_pipeline_started", "StartFrame")]
         await task.stop_when_done()
 
