@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
@@ -21,7 +21,7 @@ from gateway.metrics import Metrics
 from gateway.public_url import Addressing
 from gateway.records import masked
 from gateway.settings import Settings
-from gateway.store import CallKey, Caps, Refused, Store, StoreError
+from gateway.store import Admitted, CallKey, Caps, Refused, Store, StoreError
 from gateway.tokens import TokenMint
 from media.errors import GatewayError
 from webhooks.base import (
@@ -157,8 +157,7 @@ class Answering:
             return await self._turn_away(http, call, self._refusal("draining"), now, bot)
         if not bot:
             return await self._turn_away(http, call, Refusal(reason="no-bot", instead="rejected"), now)
-        number = route.key if route is not None else ""
-        decided = await self._store.admit(call, self._caps(http, number), now, bot=bot, number=number)
+        decided = await self.admit(call, now, bot)
         if isinstance(decided, Refused):
             return self._turned_away(http, call, self._refusal(decided.reason))
         token = self._mint.mint(
@@ -176,6 +175,27 @@ class Answering:
         log.info("call.answered", call=call.call_id, carrier=call.carrier, bot=bot, repeated=decided.repeated)
         offer = StreamOffer(media_url=urls.media(call.carrier, token), urls=urls, parameters=call.parameters)
         return http.offer(call, offer)
+
+    async def admit(self, call: InboundCall, now: float, bot: str = "") -> Admitted | Refused:
+        """Reserve a slot under the caps of the gateway, the carrier and the number."""
+        route = registry.resolve(self._settings, call.carrier, call.to_number)
+        number = route.key if route is not None else ""
+        bot = bot or (route.bot_name if route is not None else "")
+        caps = self._caps(self._carriers[call.carrier], number)
+        return await self._store.admit(call, caps, now, bot=bot, number=number)
+
+    def authenticate_upgrade(self, http: CarrierHttp, scope: Mapping[str, Any]) -> None:
+        """The carrier's signature on the upgrade of a media socket. Raises NotAuthentic."""
+        received = WebRequest(
+            method="GET",
+            url=self.addressing.url(scope),
+            headers=_headers(scope["headers"]),
+            received=self._now(),
+            peer=self.addressing.peer(scope),
+        )
+        remark = http.authenticate_upgrade(received)
+        if remark:
+            log.warning("media.signature", carrier=http.carrier, remark=remark)
 
     def _caps(self, http: CarrierHttp, number: str) -> Caps:
         entry = self._settings.numbers.get(number)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 
 from gateway.session import CallSession
+from gateway.store import CallKey
 
 
 class CallRegistry:
@@ -23,6 +24,10 @@ class CallRegistry:
 
     def __iter__(self) -> Iterator[CallSession]:
         return iter(tuple(self._live))
+
+    def find(self, key: CallKey) -> CallSession | None:
+        """The live call of that key."""
+        return next((session for session in self._live if session.key == key), None)
 
     @property
     def full(self) -> bool:

@@ -246,6 +246,7 @@ class CallCore:
             serializer._base.drives = self  # handlers of its events that wait are tasks of this call
         self.shell = shell
         self.limits = limits or CallLimits()
+        self.is_displaced = False
         self.control = control  # may be set until the call has started
         self.bot = ""
         self.state = CallState.OPENING
@@ -409,6 +410,16 @@ class CallCore:
         if self.pipeline is not None and self.state not in OVER:
             self.pipeline.push(CancelFrame(reason))
         self._move(CallEvent.CANCELLED, reason, self.now())
+
+    def carrier_ended(self, by: str = "caller") -> None:
+        """The carrier reports, by another way than the socket, that the call is over."""
+        self._move(CallEvent.CALLER_ENDED, by, self.now())
+
+    def displaced(self) -> None:
+        """A newer socket of the carrier has this call: this one closes, and nothing is asked of the carrier."""
+        self.is_displaced = True
+        self.control = None
+        self.cancel("displaced")
 
     def shutdown(self) -> None:
         """The process goes down: say what is queued, then end."""

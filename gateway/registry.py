@@ -26,6 +26,7 @@ import webhooks
 from bots.base import Bot, Build, PrepareContext
 from media.errors import ConfigError, ConfigErrors, toml_path
 from serializers.base import FrameSerializer, WireOptions
+from webhooks.base import CarrierHttp, SocketOnly
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
@@ -99,6 +100,16 @@ def carrier_settings_class(carrier: str) -> type[Any]:
         if isinstance(value, type) and name.lower() == wanted:
             return value
     raise LookupError(f"{module.__name__} has no class {carrier.capitalize()}Settings")
+
+
+@cache
+def carrier_http(carrier: str) -> type[CarrierHttp]:
+    """The CarrierHttp of webhooks/<carrier>.py, or one for a carrier without webhooks. Raises UnknownName."""
+    module = _carrier_module("webhooks", carrier)
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, CarrierHttp) and getattr(value, "carrier", "") == carrier:
+            return value
+    return SocketOnly
 
 
 def _carrier_module(package: str, carrier: str) -> ModuleType:

@@ -32,6 +32,7 @@ class CallSession(LoopRuntime):
         self._awake = asyncio.Event()
         self._closing: asyncio.Timeout | None = None
         self.core: CallCore  # set by whoever builds the core, which needs this shell
+        self.key: Any = None  # by which the call is known to others; set by the gateway
 
     # ------------------------------------------------------------ what the core asks
 

@@ -42,6 +42,7 @@ class GatewaySettings:
     port: Annotated[int, Interval(ge=0, le=65535)] = 8080  # 0: any free one
     public_url: str = ""  # what carriers see of us: https://gw.example.com, with a path where a proxy adds one
     secret: Secret | None = None  # signs media tokens; None: made at start, so tokens end with the process
+    store: str = ""  # database URL of calls and records; default: SQLite in gateway.db beside this file
     trusted_proxies: tuple[str, ...] = ()  # addresses and ranges whose X-Forwarded-* count: "10.0.0.0/8"
     max_calls: Annotated[int, Ge(1)] = 200
     when_full: str = "busy"  # what a caller over the limit gets: "busy", "rejected", "number:+1...", "say:..."

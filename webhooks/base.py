@@ -422,3 +422,21 @@ class CarrierHttp(ABC):
     def outcome(self, request: CarrierRequest, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
         """What the reply to `request` means, by this carrier's own list of codes. Header names in lower case."""
         raise NotImplementedError(f"{self.carrier} sends no requests")
+
+
+class SocketOnly(CarrierHttp):
+    """A carrier that has a media socket and nothing else."""
+
+    carrier = "socket-only"
+
+    def authenticate(self, route: str, request: WebRequest) -> Once | None:
+        raise NotAuthentic(self.carrier, "no-webhooks", status=404)
+
+    def handle(self, route: str, request: WebRequest, urls: Urls) -> Handled:
+        return Handled(answer=HttpAnswer(status=404))
+
+    def offer(self, call: InboundCall, stream: StreamOffer) -> Handled:
+        return Handled(answer=HttpAnswer(status=404))
+
+    def refuse(self, call: InboundCall, refusal: Refusal) -> Handled:
+        return Handled(answer=HttpAnswer(status=404))
