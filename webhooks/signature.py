@@ -1,0 +1,109 @@
+"""What the carriers' schemes of authenticity share: comparing, spelling, and saying what was verified."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
+
+_SHOWN = 24  # characters of a path segment; longer ones are tokens
+
+
+def same(left: str | bytes, right: str | bytes) -> bool:
+    """Whether both are equal, in a time that says nothing about where they differ."""
+    return hmac.compare_digest(_bytes(left), _bytes(right))
+
+
+def canonical_base64(text: str, size: int) -> bytes | None:
+    """The `size` bytes that `text` spells in the one canonical way; None for anything else.
+
+    A decoder that forgives spaces, missing padding or loose last bits makes several spellings of one signature.
+    """
+    try:
+        raw = base64.b64decode(text.encode("ascii"), validate=True)
+    except (ValueError, binascii.Error):
+        return None
+    return raw if len(raw) == size and base64.b64encode(raw).decode() == text else None
+
+
+def basic_auth(user: str, password: str) -> str:
+    """The value of an Authorization header (RFC 7617)."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def basic_credentials(header: str) -> tuple[str, str] | None:
+    """User and password of an Authorization header; None if it is not well-formed Basic."""
+    scheme, _, rest = header.partition(" ")
+    try:
+        raw = base64.b64decode(rest.encode("ascii"), validate=True)
+        if scheme.lower() != "basic" or base64.b64encode(raw).decode() != rest:
+            return None
+        user, colon, password = raw.decode().partition(":")
+    except (ValueError, binascii.Error):
+        return None
+    return (user, password) if colon else None
+
+
+# ---------------------------------------------------------------- for the log
+
+
+def fingerprint(part: str | bytes) -> str:
+    """Four hex digits: enough to see that two parts differ, too few to find a phone number by trying all."""
+    return hashlib.sha256(_bytes(part)).hexdigest()[:4]
+
+
+def checked_url(url: str) -> dict[str, str]:
+    """The parts of a URL over which a signature was verified, for NotAuthentic.
+
+    Values of the query, tokens in the path and user information are left out; a fingerprint stands beside each part.
+    """
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return {
+        "scheme": parts.scheme,
+        "host": f"{host} #{fingerprint(host)}",
+        "path": f"{masked_path(parts.path)} #{fingerprint(parts.path)}",
+        "query": f"{masked_query(parts.query)} #{fingerprint(parts.query)}" if parts.query else "",
+    }
+
+
+def checked_fields(pairs: Sequence[tuple[str, str]]) -> str:
+    """The fields of a form over which a signature was verified: names, sizes and fingerprints."""
+    return " ".join(f"{name}=<{len(value)}>#{fingerprint(value)}" for name, value in pairs)
+
+
+def checked_body(body: bytes) -> str:
+    return f"{len(body)} bytes #{fingerprint(body)}"
+
+
+def masked_url(url: str) -> str:
+    """`url` without user information, tokens and values: what may be logged."""
+    parts = urlsplit(url)
+    query = f"?{masked_query(parts.query)}" if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{masked_path(parts.path)}{query}"
+
+
+def masked_path(path: str) -> str:
+    return "/".join(part if len(part) <= _SHOWN else f"<{len(part)}>" for part in path.split("/"))
+
+
+def masked_query(query: str) -> str:
+    """Names and sizes of the values, in their order, as they were spelled."""
+    return "&".join(_masked_pair(pair) for pair in query.split("&"))
+
+
+def header_names(names: Iterable[str], prefix: str) -> str:
+    """Which headers of a carrier arrived: proxies drop those that they do not know."""
+    return ", ".join(sorted(name for name in names if name.startswith(prefix))) or "none"
+
+
+def _masked_pair(pair: str) -> str:
+    name, equals, value = pair.partition("=")
+    return f"{name}=<{len(value)}>" if equals else f"<{len(pair)}>"
+
+
+def _bytes(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
