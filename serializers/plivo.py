@@ -136,6 +136,7 @@ class PlivoFrameSerializer(FrameSerializer):
         self._stream_id = stream_id
         self._format = media_format
         self._rate = media_format.sample_rate
+        self._packet = self._rate // 50 * 2  # bytes of 20 ms of L16
         self._mulaw = media_format.encoding == "PCMU"
         # PCM bytes whose base64 is as long as Plivo likes a message to be
         self._longest = LARGEST_RAW * 2 if self._mulaw else LARGEST_RAW
@@ -178,7 +179,8 @@ class PlivoFrameSerializer(FrameSerializer):
         if self._mulaw:
             pcm = ulaw_to_pcm(payload)
         else:
-            pcm = self._odd + payload if self._odd else payload
+            # A whole packet begins with a whole sample: what was held before it was a stray byte.
+            pcm = self._odd + payload if self._odd and len(payload) != self._packet else payload
             if len(pcm) & 1:
                 self._odd, pcm = pcm[-1:], pcm[:-1]
             elif self._odd:

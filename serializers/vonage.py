@@ -115,7 +115,8 @@ class VonageFrameSerializer(FrameSerializer):
         if isinstance(data, str):
             return self._decode_text(data)
         if self._odd or len(data) & 1:
-            data = self._odd + data
+            if len(data) != self._size:  # a whole packet begins with a whole sample: what was held was a stray byte
+                data = self._odd + data
             even = len(data) & ~1
             self._odd, data = data[even:], data[:even]
         if self._muted:

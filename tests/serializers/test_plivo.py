@@ -212,6 +212,8 @@ def test_half_a_sample_waits_for_its_other_half() -> None:
     assert b"".join(frame.audio for frame in frames if isinstance(frame, InputAudioRawFrame)) == voice
     assert all(len(frame.audio) % 2 == 0 for frame in frames if isinstance(frame, InputAudioRawFrame))
     assert list(made.decode(media(b"x"))) == []
+    # A packet of the usual length begins with a whole sample, so that byte was a stray.
+    assert only(made.decode(media(voice)), InputAudioRawFrame).audio == voice
 
 
 # ---------------------------------------------------------------- start data, extra headers
