@@ -4,15 +4,52 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
+from collections.abc import Callable, Coroutine
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway.app import Gateway, create_app
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.serve")
+
+T = TypeVar("T")
+
+LINGER_S = 2.0  # after a call: for what was sent last to be read, and for the peer's own half of the close
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """asyncio.run, on uvloop where there is one. `uvicorn.Server.serve` takes the loop it finds."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if sys.platform != "win32":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+class MediaSocket(WebSocketsSansIOProtocol):
+    """A socket that is gone soon after its call, also where the peer has stopped reading.
+
+    uvicorn closes the transport, which first writes what is still waiting: to a peer that does not read, for ever.
+    """
+
+    _linger: asyncio.TimerHandle | None = None
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        super().on_task_complete(task)
+        if not self.disconnected:
+            self._linger = self.loop.call_later(LINGER_S, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+        super().connection_lost(exc)
 
 
 class Server(uvicorn.Server):
@@ -27,7 +64,12 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # uvicorn has logged why; in a task its exit would tear the loop down
+            self.should_exit = True
+            remedy = "is another gateway running? give another port (--port), and an address of this machine"
+            log.error("gateway.cannot_listen", host=self.config.host, port=self.config.port, remedy=remedy)
         self.up.set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -51,6 +93,12 @@ class Server(uvicorn.Server):
         finally:
             self.should_exit = True
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:
+            # uvicorn leaves the lifespan's task to be cancelled then, and reports that as an error.
+            await self.lifespan.shutdown()
+
     @property
     def port(self) -> int:
         """The port that is listened on; known once `started`."""
@@ -67,9 +115,8 @@ def server(gateway: Gateway, *, host: str | None = None, port: int | None = None
         create_app(gateway),
         host=settings.host if host is None else host,
         port=settings.port if port is None else port,
-        loop="uvloop",
         http="h11",
-        ws="websockets-sansio",
+        ws=MediaSocket,
         # Carriers answer pings late or not at all: silence of the media is the sign of death, not a missing pong.
         ws_ping_interval=None,
         ws_ping_timeout=None,

@@ -22,10 +22,11 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
 def serve(config: Path, *, host: str | None = None, port: int | None = None) -> int:
     """`gateway serve`: until a signal. Gives the exit code."""
     from gateway import log as logging
+    from gateway.server import run as run_loop
 
     settings = load_settings(config)
     logging.configure(settings.gateway.log_level, as_json=_as_json(settings))
-    return asyncio.run(_serve(settings, host=host, port=port))
+    return run_loop(_serve(settings, host=host, port=port))
 
 
 def _as_json(settings: Settings) -> bool | None:
@@ -57,10 +58,7 @@ async def _serve(settings: Settings, *, host: str | None = None, port: int | Non
         )
         if hello:
             print(hello.format(port=running.port), flush=True)
-    try:
-        await task
-    except SystemExit as exc:  # uvicorn could not listen, and has said why
-        return int(exc.code or 1)
+    await task
     return 0 if running.started else 1
 
 
@@ -82,6 +80,7 @@ Edit {config} (numbers, bots, carriers) and start again. Ctrl-C ends it.
 def run(config: Path, *, port: int | None = None) -> int:
     """`gateway run`: serve on loopback, with whatever is missing made up for the simulator."""
     from gateway import log as logging
+    from gateway.server import run as run_loop
 
     if not config.exists():
         write_sample(config)
@@ -97,7 +96,7 @@ def run(config: Path, *, port: int | None = None) -> int:
     ]
     command = "gateway" if sys.prefix == sys.base_prefix else os.path.relpath(Path(sys.prefix, "bin", "gateway"))
     hello = _HELLO.format(config=config, command=command, carriers="\n".join(lines))
-    return asyncio.run(_serve(settings, host="127.0.0.1", port=port, hello=hello))
+    return run_loop(_serve(settings, host="127.0.0.1", port=port, hello=hello))
 
 
 SECRET_FILE = "gateway.secret"
