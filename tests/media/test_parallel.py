@@ -164,6 +164,23 @@ def test_a_sound_that_is_pushed_again_and_again_is_heard_each_time() -> None:
     assert rig.down()[4:] == ["OutputAudioRawFrame"] * 2
 
 
+def test_a_reused_frame_may_leave_by_another_branch_the_next_time() -> None:
+    class Gate(Pass):
+        is_open = True
+
+        def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+            if self.is_open:
+                super().process_frame(frame, direction)
+
+    gate = Gate()
+    rig = started(ParallelPipeline([gate], [Pass()]))
+    ding = OutputAudioRawFrame(b"", 8000, 1)
+    rig.push(ding)
+    gate.is_open = False
+    rig.push(ding)
+    assert rig.sunk == [ding, ding]
+
+
 def test_a_frame_that_comes_back_the_other_way_leaves_again() -> None:
     rig = started(ParallelPipeline([Pass()], [Pass()]))
     frame = TextFrame("x")
