@@ -60,7 +60,7 @@ class _Seat:
                 method, args = self.queue.popleft()
                 try:
                     result = method(*args)
-                    if inspect.isawaitable(result):
+                    if result is not None:
                         await result
                 except Exception:
                     log.exception("observer.failed observer=%s", self.observer)
@@ -111,6 +111,9 @@ class Observing:
 
     async def close(self) -> None:
         """Wait until all records are taken, and clean up."""
+        flow, self._flow = self._flow, None
+        if flow is not None:
+            flow.tap = flow.probe = None
         for seat in self._seats:
             if seat.task is not None:
                 await self._runtime.settle((seat.task,))

@@ -317,9 +317,10 @@ class PipelineTask(BaseObject):
                 await runtime.close()
         finally:
             self._finished = True
-            self._held = None
             runtime.stop_ticking()
             runtime.drop_spare()
+            self._held = self._idle = self._heartbeats = None
+            self._top = self._bottom = _OVER  # nothing refers to this task any more: it goes without the collector
 
     async def _close_observers(self, observing: Observing) -> None:
         try:
@@ -595,6 +596,9 @@ class _Actions(dict[type, Act | None]):
         acts = tuple(self._work_out(cls))
         self[cls] = None if not acts else acts[0] if len(acts) == 1 else _in_turn(acts)
         return self[cls]
+
+
+_OVER = _Actions(lambda cls: ())
 
 
 def _in_turn(acts: tuple[Act, ...]) -> Act:

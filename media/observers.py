@@ -17,7 +17,7 @@ from media.processor import FrameProcessor
 __all__ = ["BaseObserver", "FrameProcessed", "FramePushed"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class FrameProcessed:
     """A processor is about to take a frame. `timestamp`: nanoseconds of the task's clock."""
 
@@ -27,7 +27,7 @@ class FrameProcessed:
     timestamp: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class FramePushed:
     """A frame goes from one processor to its neighbour. `timestamp`: nanoseconds of the task's clock."""
 

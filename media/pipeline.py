@@ -113,6 +113,7 @@ class Pipeline(FrameProcessor):
 
     def _leave_flow(self) -> None:
         self._flow.processors.clear()
+        self._on_source = self._on_sink = None
         self._row.detach()
         super()._leave_flow()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any
@@ -30,6 +32,7 @@ from media.frames import (
     TranscriptionFrame,
     UserStoppedSpeakingFrame,
 )
+from media.observers import BaseObserver, FramePushed
 from media.pipeline import ParallelPipeline, Pipeline
 from media.processor import FrameDirection, FrameProcessor, FrameProcessorSetup
 from tests.media.rig import AsyncPass, Pass, labels, run, turns
@@ -779,6 +782,37 @@ def test_tasks_are_made_by_a_task_manager_if_there_is_one() -> None:
     works = Works(name="Works")
     drive(PipelineTask(Pipeline([works]), task_manager=manager), end)
     assert "Works::work" in manager.names
+
+
+@pytest.mark.parametrize("last", [EndFrame, CancelFrame])
+def test_a_finished_task_goes_without_the_collector(last: type[Frame]) -> None:
+    class Sees(BaseObserver):
+        async def on_push_frame(self, data: FramePushed) -> None:
+            await asyncio.sleep(0)
+
+    async def program() -> weakref.ref[PipelineTask]:
+        params = PipelineParams(enable_heartbeats=True)
+        task = PipelineTask(Pipeline([Pass(), AsyncPass()]), params=params, observers=[Sees()])
+        heard(task, "on_pipeline_started", "on_pipeline_finished", "on_frame_reached_downstream")
+        task.set_reached_downstream_filter((TextFrame,))
+        running = asyncio.ensure_future(task.run())
+        await turns()
+        task.queue_frames([TextFrame("x"), last()])
+        await running
+        await turns()
+        return weakref.ref(task)
+
+    async def check() -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            gone = await program()
+            await turns()
+            assert gone() is None
+        finally:
+            gc.enable()
+
+    run(check())
 
 
 # ---------------------------------------------------------------- what comes with later versions
