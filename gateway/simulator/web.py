@@ -311,6 +311,10 @@ class FakeWeb(ABC):
         """
         return ()
 
+    def route_of(self, route: str, request: RestRequest) -> str:
+        """The route's name, where what is asked stands in the body: Twilio's update of a call ends or redirects it."""
+        return route
+
     def authorized(self, request: RestRequest, now: float) -> RestReply | None:
         """None if the credentials are right; else the carrier's reply."""
         return None
@@ -517,7 +521,7 @@ class FakeWeb(ABC):
     def _find(self, request: RestRequest) -> tuple[str, re.Match[str] | None, Handler | None]:
         for method, pattern, route, handle in self._routes:
             if method == request.method and (match := pattern.fullmatch(request.path)):
-                return route, match, handle
+                return self.route_of(route, request), match, handle
         return "", None, None
 
     def _answer(
