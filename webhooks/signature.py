@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
-from urllib.parse import urlsplit
+from typing import NamedTuple
 
 _SHOWN = 24  # characters of a path segment; longer ones are tokens
 
@@ -47,6 +47,21 @@ def basic_credentials(header: str) -> tuple[str, str] | None:
     return (user, password) if colon else None
 
 
+class UrlParts(NamedTuple):
+    scheme: str
+    host: str  # with the port; without user information
+    path: str
+    query: str
+
+
+def url_parts(url: str) -> UrlParts:
+    """`url` cut up, nothing decoded and nothing refused: it may hold whatever somebody wrote into a Host header."""
+    scheme, _, rest = url.partition("://")
+    rest, _, query = rest.partition("?")
+    host, slash, path = rest.partition("/")
+    return UrlParts(scheme, host.rpartition("@")[2], slash + path, query)
+
+
 # ---------------------------------------------------------------- for the log
 
 
@@ -60,13 +75,12 @@ def checked_url(url: str) -> dict[str, str]:
 
     Values of the query, tokens in the path and user information are left out; a fingerprint stands beside each part.
     """
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
+    scheme, host, path, query = url_parts(url)
     return {
-        "scheme": parts.scheme,
-        "host": f"{host} #{fingerprint(host)}",
-        "path": f"{masked_path(parts.path)} #{fingerprint(parts.path)}",
-        "query": f"{masked_query(parts.query)} #{fingerprint(parts.query)}" if parts.query else "",
+        "scheme": scheme,
+        "host": f"{host[:100]} #{fingerprint(host)}",
+        "path": f"{masked_path(path)} #{fingerprint(path)}",
+        "query": f"{masked_query(query)} #{fingerprint(query)}" if query else "",
     }
 
 
@@ -81,9 +95,8 @@ def checked_body(body: bytes) -> str:
 
 def masked_url(url: str) -> str:
     """`url` without user information, tokens and values: what may be logged."""
-    parts = urlsplit(url)
-    query = f"?{masked_query(parts.query)}" if parts.query else ""
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{masked_path(parts.path)}{query}"
+    scheme, host, path, query = url_parts(url)
+    return f"{scheme}://{host}{masked_path(path)}" + (f"?{masked_query(query)}" if query else "")
 
 
 def masked_path(path: str) -> str:
