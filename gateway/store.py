@@ -280,7 +280,7 @@ class Store(Protocol):
     def refused(self, call: InboundCall, reason: str, now: float, *, bot: str = "") -> Awaitable[None]:
         """Record a call that was turned away for another reason than the caps."""
 
-    def rename(self, key: CallKey, call_id: str, now: float) -> Awaitable[bool]:
+    def rename(self, key: CallKey, call_id: str) -> Awaitable[bool]:
         """The carrier's own id of a call that went by a provisional one; its row and slot move.
 
         What was already reported under the new id is kept. False: there is no such call.
@@ -292,7 +292,7 @@ class Store(Protocol):
         None: there is no slot, or it has expired: `admit` again.
         """
 
-    def release(self, key: CallKey, now: float, *, worker: str = "") -> Awaitable[None]:
+    def release(self, key: CallKey, *, worker: str = "") -> Awaitable[None]:
         """Give the slot back before its time, of a call that was not `ended`: it is an orphan then.
 
         With `worker` only if it is still that worker's.
@@ -351,17 +351,15 @@ class Store(Protocol):
     # ------------------------------------------------------------ hang-ups and orphans
 
     def hang_up_due(
-        self, ref: CallRef, reason: str, now: float, *, not_before: float | None = None, worker: str = ""
+        self, ref: CallRef, reason: str, now: float, *, not_before: float | None = None, claim: bool = False
     ) -> Awaitable[bool]:
         """Make sure that the carrier's leg ends.
 
-        With `worker` it is claimed at once, for CLAIM_S after `not_before`, and True says: execute it. False: one is
+        With `claim` it is claimed at once, until CLAIM_S after `not_before`, and True says: execute it. False: one is
         pending or done already, or the call is known to be over.
         """
 
-    def hang_ups(
-        self, worker: str, now: float, *, limit: int = 20, claim_s: float = CLAIM_S
-    ) -> Awaitable[Sequence[PendingHangUp]]:
+    def hang_ups(self, now: float, *, limit: int = 20, claim_s: float = CLAIM_S) -> Awaitable[Sequence[PendingHangUp]]:
         """Claim those that are due. An attempt must be over, or given up, within `claim_s`."""
 
     def hang_up_result(
@@ -381,7 +379,7 @@ class Store(Protocol):
 
     # ------------------------------------------------------------ what a carrier asks afterwards
 
-    def wish(self, key: CallKey, target: str, now: float) -> Awaitable[None]:
+    def wish(self, key: CallKey, target: str) -> Awaitable[None]:
         """Where the call is to go when its stream is over."""
 
     def take_wish(self, key: CallKey, now: float) -> Awaitable[str | None]:
@@ -397,9 +395,7 @@ class Store(Protocol):
     def enqueue(self, body: bytes, now: float, *, call: CallKey | None = None) -> Awaitable[bool]:
         """Queue an event (JSON). False: the queue is full; it was dropped and counted."""
 
-    def events(
-        self, worker: str, now: float, *, limit: int = 50, claim_s: float = CLAIM_S
-    ) -> Awaitable[Sequence[OutgoingEvent]]:
+    def events(self, now: float, *, limit: int = 50, claim_s: float = CLAIM_S) -> Awaitable[Sequence[OutgoingEvent]]:
         """Claim those that are due, at most one of each call: the next comes when this one is settled."""
 
     def delivered(self, event_id: int) -> Awaitable[None]: ...

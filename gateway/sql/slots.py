@@ -1,0 +1,250 @@
+"""Admission, and whose a call is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, update
+
+from gateway.sql.records import FINAL, claim, exists, key_of, read_call, stored
+from gateway.sql.tables import (
+    FOREVER,
+    HANG_UP_PENDING,
+    UNFINISHED,
+    Values,
+    calls,
+    outgoing,
+    put,
+    reports,
+    slots,
+    to_json,
+    workers,
+)
+from gateway.store import Admitted, CallKey, Caps, Connected, Refused, Standing, StoredCall, Usage, Worker
+from webhooks.base import InboundCall
+
+_SLOT_OF = slots.c.key == bindparam("k")
+_TAKEN = slots.c.until > bindparam("now")
+_ALIVE = workers.c.until > bindparam("now")
+_FINAL = tuple(phase.value for phase in FINAL)
+_BLANK = (None, "", 0, "none")
+# A slot that is gone before its call: what the call was, and what it is then.
+_ABANDONED = (
+    ((Standing.EXPECTED.value, Standing.DIALLING.value), Standing.NEVER_CAME),
+    ((Standing.LIVE.value,), Standing.LOST),
+)
+
+_COUNT = (
+    select(slots.c.carrier, slots.c.number, slots.c.worker != "", func.count())
+    .where(_TAKEN)
+    .group_by(slots.c.carrier, slots.c.number, slots.c.worker != "")
+)
+_SLOT = select(slots.c.worker, slots.c.until).where(_SLOT_OF)
+_LEASE = select(workers.c.since, workers.c.until, workers.c.lease_s).where(workers.c.id == bindparam("k"))
+_FREE = delete(slots).where(_SLOT_OF)
+_TAKE = update(slots).where(_SLOT_OF).values(worker=bindparam("w"), until=FOREVER)
+_OWN = update(calls).where(calls.c.key == bindparam("k")).values(worker=bindparam("w"), standing=Standing.LIVE.value)
+_OWNER = select(workers.c.id, workers.c.endpoint).where(_SLOT_OF, slots.c.worker == workers.c.id, _ALIVE)
+
+Question = tuple[InboundCall, Caps, float, str, str, float]  # call, caps, now, bot, number, ttl_s
+
+
+def admit(db: Connection, asked: Sequence[Question]) -> Sequence[Admitted | Refused]:
+    """All who ask at once: the slots are counted once, and what is given out is counted along."""
+    known = _known(db, {key_of(question[0]) for question in asked})
+    taken = usage(db, min(question[2] for question in asked))
+    total, by_carrier, by_number = taken.reserved + taken.live, Counter(taken.by_carrier), Counter(taken.by_number)
+    answers: list[Admitted | Refused] = []
+    put_calls: dict[str, Values] = {}
+    put_slots: dict[str, Values] = {}
+    for call, caps, now, bot, number, ttl_s in asked:
+        key = key_of(call)
+        over, until = known.get(key, (False, 0.0))
+        if over:
+            answers.append(Refused("over"))
+            continue
+        if until > now:
+            answers.append(Admitted(until, repeated=True))
+            continue
+        reason = ""
+        if caps.number is not None and by_number[number] >= caps.number:
+            reason = "number-full"
+        elif caps.carrier is not None and by_carrier[call.carrier] >= caps.carrier:
+            reason = "carrier-full"
+        elif caps.gateway is not None and total >= caps.gateway:
+            reason = "full"
+        if reason:
+            answers.append(Refused(reason))
+            put_calls[key] = _row(call, Standing.REFUSED, now, bot, reason)
+            continue
+        total += 1
+        by_carrier[call.carrier] += 1
+        by_number[number] += 1
+        until = now + ttl_s
+        known[key] = (False, until)
+        dialled = call.direction == "outbound" and CallKey.parse(key).provisional
+        put_calls[key] = _row(call, Standing.DIALLING if dialled else Standing.EXPECTED, now, bot)
+        put_slots[key] = {"key": key, "carrier": call.carrier, "number": number, "worker": "", "until": until}
+        answers.append(Admitted(until))
+    put(db, calls, list(put_calls.values()))
+    put(db, slots, list(put_slots.values()))
+    return answers
+
+
+def _known(db: Connection, keys: set[str]) -> dict[str, tuple[bool, float]]:
+    """Of the calls that have a row: whether they are over, and until when they have a slot."""
+    columns = select(calls.c.key, calls.c.standing, calls.c.ended, calls.c.phase, slots.c.until)
+    rows = db.execute(columns.outerjoin_from(calls, slots, calls.c.key == slots.c.key).where(calls.c.key.in_(keys)))
+    refused = Standing.REFUSED.value
+    return {
+        key: ((ended is not None and standing != refused) or phase in _FINAL, until or 0.0)
+        for key, standing, ended, phase, until in rows
+    }
+
+
+def _row(call: InboundCall, standing: Standing, now: float, bot: str, reason: str = "") -> Values:
+    return {
+        "key": key_of(call),
+        "carrier": call.carrier,
+        "standing": standing.value,
+        "created": now,
+        "ended": now if standing is Standing.REFUSED else None,
+        "account_id": call.account_id,
+        "direction": call.direction,
+        "from_number": call.from_number,
+        "to_number": call.to_number,
+        "bot": bot,
+        "reason": reason,
+        "worker": "",
+        "claimed_until": 0.0,
+        "parameters": to_json(call.parameters),
+        "extra": to_json(call.extra),
+    }
+
+
+def refused(db: Connection, call: InboundCall, reason: str, now: float, bot: str) -> None:
+    if not any(until > now for _, until in _known(db, {key_of(call)}).values()):
+        put(db, calls, [_row(call, Standing.REFUSED, now, bot, reason)])
+
+
+def usage(db: Connection, now: float) -> Usage:
+    reserved = live = 0
+    by_carrier: Counter[str] = Counter()
+    by_number: Counter[str] = Counter()
+    for carrier, number, is_live, count in db.execute(_COUNT, {"now": now}):
+        if is_live:
+            live += count
+        else:
+            reserved += count
+        by_carrier[carrier] += count
+        by_number[number] += count
+    return Usage(reserved=reserved, live=live, by_carrier=by_carrier, by_number=by_number)
+
+
+def rename(db: Connection, key: CallKey, call_id: str) -> bool:
+    names = (str(key), str(CallKey(key.carrier, call_id)))
+    if names[0] == names[1]:
+        return exists(db, names[0])
+    found = {row["key"]: row for row in db.execute(select(calls).where(calls.c.key.in_(names))).mappings()}
+    old, new = (found.get(name) for name in names)
+    if old is None:
+        return False
+    # What has happened under the new name stands, and what is blank in it comes from the old row; but where there
+    # is nothing except reports, it is the other way round.
+    if new is None or new["standing"] == Standing.REPORTED.value:
+        first, second = old, new or old
+    else:
+        first, second = new, old
+    row = {name: second.get(name) if value in _BLANK else value for name, value in first.items()}
+    row["key"], row["created"] = names[1], min(call["created"] for call in found.values())
+    db.execute(delete(calls).where(calls.c.key.in_(names)))
+    db.execute(calls.insert(), row)
+    for table in (reports, outgoing):
+        db.execute(update(table).where(table.c.call == names[0]).values(call=names[1]))
+    slot = db.execute(select(slots).where(slots.c.key == names[0])).mappings().first()
+    if slot is not None:
+        db.execute(_FREE, {"k": names[0]})
+        if row["ended"] is None and db.execute(_SLOT, {"k": names[1]}).first() is None:
+            db.execute(slots.insert(), {**slot, "key": names[1]})
+    return True
+
+
+def connected(db: Connection, key: CallKey, worker: str, now: float) -> Connected | None:
+    name = str(key)
+    slot = db.execute(_SLOT, {"k": name}).first()
+    if slot is None or slot.until <= now:
+        return None
+    call = read_call(db, key)
+    if call is None or call.ended is not None:
+        return None
+    db.execute(_TAKE, {"k": name, "w": worker})
+    db.execute(_OWN, {"k": name, "w": worker})
+    call = replace(call, worker=worker, standing=Standing.LIVE)
+    return Connected(call, slot.worker if slot.worker != worker else "")
+
+
+def release(db: Connection, key: CallKey, worker: str) -> None:
+    slot = db.execute(_SLOT, {"k": str(key)}).first()
+    if slot is not None and worker in ("", slot.worker):
+        _abandon(db, slots.c.key == str(key), 0.0)
+
+
+def _abandon(db: Connection, which: ColumnElement[bool], now: float) -> None:
+    """Free slots before their calls have ended."""
+    keys = list(db.execute(delete(slots).where(which).returning(slots.c.key)).scalars())
+    if not keys:
+        return
+    here = calls.c.key.in_(keys) & UNFINISHED
+    for before, after in _ABANDONED:
+        db.execute(update(calls).where(here, calls.c.standing.in_(before)).values(standing=after.value))
+    # The carrier has already said that it is over.
+    db.execute(update(calls).where(here, calls.c.phase.in_(_FINAL)).values(ended=now, ended_by="carrier"))
+
+
+# ---------------------------------------------------------------- workers
+
+
+def renew(db: Connection, worker: Worker, now: float, lease_s: float) -> bool:
+    before = db.execute(_LEASE, {"k": worker.id}).first()
+    held = before is not None and before.until >= now
+    since = before.since if before is not None and held else now
+    row = {"id": worker.id, "endpoint": worker.endpoint, "since": since, "lease_s": lease_s, "until": now + lease_s}
+    put(db, workers, [row])
+    return held
+
+
+def retire(db: Connection, worker: str, now: float) -> None:
+    db.execute(delete(workers).where(workers.c.id == worker))
+    _abandon(db, slots.c.worker == worker, now)
+
+
+def alive(db: Connection, now: float) -> Sequence[Worker]:
+    rows = db.execute(select(workers.c.id, workers.c.endpoint).where(_ALIVE).order_by(workers.c.id), {"now": now})
+    return [Worker(*row) for row in rows]
+
+
+def owner(db: Connection, key: CallKey, now: float) -> Worker | None:
+    row = db.execute(_OWNER, {"k": str(key), "now": now}).first()
+    return Worker(*row) if row is not None else None
+
+
+def orphans(db: Connection, worker: str, now: float, limit: int, claim_s: float) -> Sequence[StoredCall]:
+    _abandon(db, (slots.c.worker == "") & (slots.c.until <= now), now)
+    lease = db.execute(_LEASE, {"k": worker}).first()
+    if lease is not None and lease.until >= now and now - lease.since >= lease.lease_s:
+        for dead in db.execute(select(workers.c.id).where(workers.c.until < now)).scalars().all():
+            retire(db, dead, now)
+    forsaken = [standing.value for _, standing in _ABANDONED]
+    found = [
+        stored(row)
+        for row in db.execute(
+            select(calls)
+            .where(UNFINISHED, calls.c.standing.in_(forsaken), ~HANG_UP_PENDING, calls.c.claimed_until <= now)
+            .order_by(calls.c.created)
+            .limit(limit)
+        )
+    ]
+    claim(db, [str(call.key) for call in found], now + claim_s)
+    return found
