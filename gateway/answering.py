@@ -8,6 +8,7 @@ committed before the answer leaves.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from gateway.metrics import Metrics
 from gateway.public_url import Addressing
 from gateway.records import masked
 from gateway.settings import Settings
-from gateway.store import Admitted, CallKey, Caps, Refused, Store, StoreError
+from gateway.store import RESERVED_S, Admitted, CallKey, Caps, Refused, Store, StoredCall, StoreError
 from gateway.tokens import TokenMint
 from media.errors import GatewayError
 from webhooks.base import (
@@ -43,6 +44,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.webhooks")
 
 MAX_BODY = 64 * 1024
 BODY_S = 5.0  # for a whole body to arrive
+PLACED_TRIES, PLACED_WAIT_S = 20, 0.1  # for the reply to an order, when the call's answer webhook overtakes it
 ROUTES = frozenset({"answer", "events", "status", "stream-status", "after", "passthru"})
 
 
@@ -150,9 +152,15 @@ class Answering:
     async def _incoming(self, http: CarrierHttp, call: InboundCall, urls: Urls) -> Handled:
         """Admit it or turn it away; either way it is in the store before the carrier hears of it."""
         now = self._now()
-        route = registry.resolve(self._settings, call.carrier, call.to_number)
-        bot = call.parameters.get("bot", "") if call.direction == "outbound" else ""
-        bot = bot or (route.bot_name if route is not None else "")
+        if call.direction == "outbound":
+            placed = await self._placed(CallKey(call.carrier, call.call_id))
+            if placed is None:
+                return await self._turn_away(http, call, Refusal(reason="not-ours", instead="rejected"), now)
+            bot = placed.bot
+            call = dataclasses.replace(call, parameters={**placed.parameters, **call.parameters})
+        else:
+            route = registry.resolve(self._settings, call.carrier, call.to_number)
+            bot = route.bot_name if route is not None else ""
         if self._draining():
             return await self._turn_away(http, call, self._refusal("draining"), now, bot)
         if not bot:
@@ -176,13 +184,25 @@ class Answering:
         offer = StreamOffer(media_url=urls.media(call.carrier, token), urls=urls, parameters=call.parameters)
         return http.offer(call, offer)
 
-    async def admit(self, call: InboundCall, now: float, bot: str = "") -> Admitted | Refused:
+    async def _placed(self, key: CallKey) -> StoredCall | None:
+        """The call that we placed: its answer may come before the reply to our order has told us its id."""
+        for _ in range(PLACED_TRIES):
+            stored = await self._store.call(key)
+            if stored is not None and stored.bot:
+                return stored
+            await asyncio.sleep(PLACED_WAIT_S)
+        return None
+
+    async def admit(
+        self, call: InboundCall, now: float, bot: str = "", *, ttl_s: float = RESERVED_S
+    ) -> Admitted | Refused:
         """Reserve a slot under the caps of the gateway, the carrier and the number."""
-        route = registry.resolve(self._settings, call.carrier, call.to_number)
+        ours = call.from_number if call.direction == "outbound" else call.to_number
+        route = registry.resolve(self._settings, call.carrier, ours)
         number = route.key if route is not None else ""
         bot = bot or (route.bot_name if route is not None else "")
         caps = self._caps(self._carriers[call.carrier], number)
-        return await self._store.admit(call, caps, now, bot=bot, number=number)
+        return await self._store.admit(call, caps, now, bot=bot, number=number, ttl_s=ttl_s)
 
     def authenticate_upgrade(self, http: CarrierHttp, scope: Mapping[str, Any]) -> None:
         """The carrier's signature on the upgrade of a media socket. Raises NotAuthentic."""

@@ -264,7 +264,7 @@ class CallCore:
         self._route = route  # None: a task of the user's drives the pipeline that holds input and output
         self._lead_ms = serializer.lead_ms if lead_ms is None else lead_ms
         self._in_rate = 8000
-        self._opened = now
+        self.opened = now
         self._started = now
         self._deadline = now + self.limits.start_s  # of the state: start, drain, end
         self._last_heard = now  # when the carrier last sent anything
@@ -569,7 +569,7 @@ class CallCore:
             state=self.state.value,
             ended_by=self.ended_by,
             reason=self.reason,
-            duration_s=round(now - self._opened, 3),
+            duration_s=round(now - self.opened, 3),
             counters=counters,
             variables=dict(self.variables.changed),
         )

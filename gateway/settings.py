@@ -74,6 +74,21 @@ class GatewaySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApiToken:
+    """[api.tokens.<name>]: a bearer token and what it may do."""
+
+    secret: Secret
+    scopes: Annotated[tuple[Literal["read", "control", "dial", "admin"], ...], MinLen(1)] = ("read",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiSettings:
+    """[api]: the control API at /api. Without tokens only this machine may use it."""
+
+    tokens: Mapping[str, ApiToken] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BotEntry:
     """[bots.<name>]: which module answers, and what every bot has."""
 
@@ -111,6 +126,7 @@ class Settings:
     """One snapshot. A call keeps the one with which it started."""
 
     gateway: GatewaySettings = GatewaySettings()
+    api: ApiSettings = field(default_factory=ApiSettings)
     carriers: Mapping[str, Any] = field(default_factory=dict)  # those that are on: name -> its settings class
     carriers_off: Mapping[str, str] = field(default_factory=dict)  # name -> why
     carriers_lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> variables it is off without
@@ -147,11 +163,15 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
     """`load_settings` for a file that was already read."""
     base_dir = Path(base_dir)
     found: list[ConfigError] = []
-    sections = ("gateway", "carriers", "bots", "numbers")
+    sections = ("gateway", "api", "carriers", "bots", "numbers")
     for name in data:
         if name not in sections:
             found.append(ConfigError(name, "is not a table of gateway.toml", registry.did_you_mean(name, sections)))
     gateway = _build(GatewaySettings, _table(data, "gateway", found), "gateway", base_dir, found)
+    api = _build(ApiSettings, _table(data, "api", found), "api", base_dir, found)
+    if api is not None:
+        missing = [(where, secret.problem()) for where, secret in _secrets(api, "api") if secret.problem()]
+        found += [ConfigError(where, problem, "set it, or leave the token out") for where, problem in missing]
     carriers, off, lacking = _carriers(_tables(data, "carriers", found), base_dir, strict, found)
     bots = _bots(_tables(data, "bots", found), base_dir, found)
     numbers = _numbers(_tables(data, "numbers", found), _table(data, "bots", found), base_dir, found)
@@ -162,6 +182,7 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
     assert gateway is not None
     return Settings(
         gateway=gateway,
+        api=api,
         carriers=MappingProxyType(carriers),
         carriers_off=MappingProxyType(off),
         carriers_lacking=MappingProxyType(lacking),

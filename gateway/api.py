@@ -1,0 +1,268 @@
+"""The control API: HTTP in front of gateway/control.py, with an OpenAPI document at /api/openapi.json.
+
+Bearer tokens with scopes (`[api.tokens.<name>]`): "read" looks, "control" ends, hands over and sends digits, "dial"
+places calls, "admin" drains. Without any token configured only this machine may ask: the peer and the Host must both
+be loopback addresses, and nothing may have been forwarded.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import structlog
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Request, Security
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.control import CallDesk, ControlError, Order, view_record
+from gateway.settings import ApiSettings
+from gateway.store import CallFilter, CallKey, Standing, StoreError
+from webhooks.base import Urls
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.api")
+
+SCOPES = ("read", "control", "dial", "admin")
+
+Carrier = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="twilio, telnyx, plivo, ...")]
+CallId = Annotated[str, Path(pattern=r"^[\x21-\x2e\x30-\x7e]{1,200}$", description="the carrier's own id of the call")]
+Number = Annotated[str, Field(pattern=r"^[+0-9A-Za-z:@._\-]{1,128}$", examples=["+15550100"])]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class End(_Body):
+    reason: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] = "api"
+
+
+class TransferTo(_Body):
+    target: Number
+
+
+class Digits(_Body):
+    digits: Annotated[str, Field(pattern=r"^[0-9*#A-D]{1,64}$")]
+
+
+class Dial(_Body):
+    carrier: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    to_number: Number
+    from_number: Number
+    bot: Annotated[str, Field(max_length=64, description="default: the bot of from_number")] = ""
+    ring_s: Annotated[int, Field(ge=5, le=120)] = 45
+    longest_s: Annotated[int, Field(ge=10, le=86_400)] | None = None
+    detect_machine: bool = False
+    parameters: Annotated[dict[str, Annotated[str, Field(max_length=400)]], Field(max_length=20)] = {}
+
+
+class Taken(BaseModel):
+    """It is being done."""
+
+    carrier: str
+    call_id: str
+
+
+class Problem(BaseModel):
+    """What was wrong, in words."""
+
+    detail: str
+
+
+class LiveCall(BaseModel):
+    carrier: str
+    call_id: str
+    state: str
+    bot: str
+    direction: str
+    from_number: str
+    to_number: str
+    duration_s: float
+    counters: dict[str, int]
+
+
+class CallRecord(BaseModel):
+    carrier: str
+    call_id: str
+    standing: str
+    live: bool
+    bot: str
+    direction: str
+    from_number: str
+    to_number: str
+    created: float
+    answered: float | None
+    ended: float | None
+    duration_s: float | None
+    ended_by: str
+    reason: str
+    phase: str | None
+    cause: str
+    answered_by: str
+    hang_up: str
+    hang_up_attempts: int
+    counters: dict[str, int]
+    variables: dict[str, Any]
+
+
+class LiveCalls(BaseModel):
+    calls: list[LiveCall]
+
+
+class CallRecords(BaseModel):
+    calls: list[CallRecord]
+    next: Annotated[str, Field(description="give it as `after` to go on; empty: there is no more")]
+
+
+class Draining(BaseModel):
+    live: Annotated[int, Field(description="calls that are still up")]
+
+
+# ---------------------------------------------------------------- who may
+
+
+class Gatekeeper:
+    """Tells who asks, by the bearer token or by being this machine."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._tokens = [
+            (name, token.secret.reveal().encode(), frozenset(token.scopes)) for name, token in settings.tokens.items()
+        ]
+
+    def scopes_of(self, request: Request, bearer: str | None) -> frozenset[str]:
+        """What the asker may do. HTTPException 401 for nobody."""
+        if bearer is not None:
+            found: frozenset[str] | None = None
+            for _, secret, scopes in self._tokens:
+                if hmac.compare_digest(secret, bearer.encode("utf-8", "replace")):  # all are compared: no timing
+                    found = scopes
+            if found is not None:
+                return found
+        elif is_local(request.scope):
+            return frozenset(SCOPES)
+        raise HTTPException(401, "a bearer token is needed", headers={"www-authenticate": "Bearer"})
+
+
+def is_local(scope: Mapping[str, Any]) -> bool:
+    """Whether a request comes from this machine and was meant for it, through no proxy."""
+    headers = {name.lower(): value for name, value in scope["headers"]}
+    if any(name.startswith(b"x-forwarded-") or name in (b"forwarded", b"via", b"x-real-ip") for name in headers):
+        return False
+    host = headers.get(b"host", b"").decode("latin-1").lower()
+    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    peer = (scope.get("client") or ("", 0))[0]
+    return (name == "localhost" or _loopback(name)) and _loopback(peer)
+
+
+def _loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+_bearer = HTTPBearer(auto_error=False, description="a token of [api.tokens.<name>]")
+
+
+def _needs(scope: str, keeper: Gatekeeper) -> Callable[..., None]:
+    def check(
+        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None
+    ) -> None:
+        scopes = keeper.scopes_of(request, credentials.credentials if credentials is not None else None)
+        if scope not in scopes:
+            raise HTTPException(403, f"this token lacks the scope {scope!r}")
+
+    return check
+
+
+# ---------------------------------------------------------------- what is asked
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"model": Problem, "description": "no token, or an unknown one"},
+    403: {"model": Problem, "description": "the token lacks the scope"},
+    404: {"model": Problem, "description": "there is no such call or carrier"},
+    409: {"model": Problem, "description": "the carrier cannot do that"},
+    502: {"model": Problem, "description": "the carrier refused or did not answer"},
+    503: {"model": Problem, "description": "full, draining, or the store is busy"},
+}
+
+
+def create_api(desk: CallDesk, settings: ApiSettings, urls: Callable[[Mapping[str, Any]], Urls]) -> FastAPI:
+    """The API as an ASGI application, to be mounted at /api."""
+    keeper = Gatekeeper(settings)
+    api = FastAPI(title="telephony-gateway", version="1", docs_url=None, redoc_url=None, responses=_ERRORS)
+    read, control, dial, admin = (Depends(_needs(scope, keeper)) for scope in SCOPES)
+    calls = APIRouter(prefix="/calls", tags=["calls"])
+
+    @api.exception_handler(ControlError)
+    async def cannot(request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, ControlError)
+        return JSONResponse({"detail": str(exc)}, exc.status)
+
+    @api.exception_handler(StoreError)
+    async def busy(request: Request, exc: Exception) -> JSONResponse:
+        log.error("api.store_failed", problem=str(exc))
+        return JSONResponse({"detail": "the store is busy"}, 503, {"retry-after": "1"})
+
+    @calls.get("/live", dependencies=[read])
+    async def live() -> LiveCalls:
+        """The calls that are up, oldest first."""
+        return LiveCalls.model_validate({"calls": desk.live()})
+
+    @calls.get("", dependencies=[read])
+    async def records(
+        carrier: Annotated[str, Query(max_length=32)] = "",
+        bot: Annotated[str, Query(max_length=64)] = "",
+        number: Annotated[str, Query(max_length=128)] = "",
+        standing: Annotated[list[Standing] | None, Query()] = None,
+        since: Annotated[float | None, Query(ge=0, le=1e11, allow_inf_nan=False)] = None,
+        until: Annotated[float | None, Query(ge=0, le=1e11, allow_inf_nan=False)] = None,
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        after: Annotated[str, Query(max_length=200)] = "",
+    ) -> CallRecords:
+        """Records of calls, newest first."""
+        which = CallFilter(
+            carrier=carrier, bot=bot, number=number, standing=tuple(standing or ()), since=since, until=until
+        )
+        page = await desk.records(which, limit=limit, after=after)
+        return CallRecords.model_validate({"calls": [view_record(one) for one in page.calls], "next": page.next})
+
+    @calls.get("/{carrier}/{call_id}", dependencies=[read])
+    async def record(carrier: Carrier, call_id: CallId) -> CallRecord:
+        """The record of one call, live or over."""
+        return CallRecord.model_validate(view_record(await desk.record(CallKey(carrier, call_id))))
+
+    @calls.post("", status_code=201, dependencies=[dial])
+    async def place(order: Dial, request: Request) -> Taken:
+        """Place a call. The answer comes when the carrier has taken the order, not when somebody has picked up."""
+        key = await desk.place(Order(**order.model_dump()), urls(request.scope))
+        return Taken(carrier=key.carrier, call_id=key.call_id)
+
+    @calls.post("/{carrier}/{call_id}/end", status_code=202, dependencies=[control])
+    async def end(carrier: Carrier, call_id: CallId, body: End | None = None) -> Taken:
+        """End a live call when what is queued for the caller was heard."""
+        desk.end(CallKey(carrier, call_id), (body or End()).reason)
+        return Taken(carrier=carrier, call_id=call_id)
+
+    @calls.post("/{carrier}/{call_id}/transfer", status_code=202, dependencies=[control])
+    async def transfer(carrier: Carrier, call_id: CallId, body: TransferTo) -> Taken:
+        """Hand the caller over to a number, a SIP URI or a flow."""
+        desk.transfer(CallKey(carrier, call_id), body.target)
+        return Taken(carrier=carrier, call_id=call_id)
+
+    @calls.post("/{carrier}/{call_id}/digits", status_code=202, dependencies=[control])
+    async def digits(carrier: Carrier, call_id: CallId, body: Digits) -> Taken:
+        """Send DTMF digits into a live call."""
+        desk.send_digits(CallKey(carrier, call_id), body.digits)
+        return Taken(carrier=carrier, call_id=call_id)
+
+    @api.post("/drain", status_code=202, dependencies=[admin], tags=["gateway"])
+    async def drain() -> Draining:
+        """Refuse new calls and let live ones end. There is no way back but a new start."""
+        return Draining(live=desk.drain())
+
+    api.include_router(calls)
+    return api

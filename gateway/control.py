@@ -1,0 +1,230 @@
+"""What can be done to calls from outside: look, end, hand over, send digits, place, drain.
+
+The HTTP API, the command line and the console all come through here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from gateway import registry
+from gateway.store import PROVISIONAL, CallFilter, CallKey, Page, Refused, Standing, StoredCall
+from media.errors import GatewayError
+from media.frames import KeypadEntry, OutputDTMFFrame
+from webhooks.base import DialOrder, InboundCall, OutcomeKind, Urls
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+    from gateway.session import CallSession
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.control")
+
+RING_MARGIN_S = 30.0  # from the end of ringing to the media socket
+MAX_DIGITS = 64
+
+
+class ControlError(GatewayError):
+    """It cannot be done. `status` is the HTTP status that says why."""
+
+    def __init__(self, status: int, problem: str) -> None:
+        super().__init__(problem)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A call to place."""
+
+    carrier: str
+    to_number: str
+    from_number: str
+    bot: str = ""  # default: the bot of `from_number`
+    ring_s: int = 45
+    longest_s: int | None = None
+    detect_machine: bool = False
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+class CallDesk:
+    """The calls of one gateway, seen from outside."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._drains: set[asyncio.Task[Any]] = set()
+
+    # ------------------------------------------------------------ looking
+
+    def live(self) -> Sequence[Mapping[str, Any]]:
+        """The live calls of this process, oldest first."""
+        return [view(session) for session in sorted(self._gateway.calls, key=lambda one: one.core.opened)]
+
+    async def records(self, which: CallFilter, *, limit: int = 50, after: str = "") -> Page:
+        try:
+            return await self._gateway.store.records(which, limit=limit, after=after)
+        except ValueError as exc:
+            raise ControlError(422, str(exc)) from None
+
+    async def record(self, key: CallKey) -> StoredCall:
+        stored = await self._gateway.store.call(key)
+        if stored is None:
+            raise ControlError(404, f"no call {key.call_id} of {key.carrier}")
+        return stored
+
+    # ------------------------------------------------------------ acting
+
+    def end(self, key: CallKey, reason: str = "api") -> None:
+        """End in good order: what is queued is heard first."""
+        self._session(key).core.end(reason)
+
+    def transfer(self, key: CallKey, target: str) -> None:
+        core = self._session(key).core
+        if core.control is None or not core.control.can_transfer(target):
+            raise ControlError(409, f"{key.carrier} cannot hand this call over to that target")
+        core.transfer(target)
+
+    def send_digits(self, key: CallKey, digits: str) -> None:
+        """By the carrier's own way where it has one, else as tones in the audio."""
+        core = self._session(key).core
+        try:
+            keys = [KeypadEntry(digit) for digit in digits]
+        except ValueError:
+            raise ControlError(422, "digits are 0-9, *, # and A-D") from None
+        if not keys or len(keys) > MAX_DIGITS:
+            raise ControlError(422, f"1 to {MAX_DIGITS} digits at once")
+        for one in keys:
+            core.inject(OutputDTMFFrame(one))
+
+    async def place(self, order: Order, urls: Urls) -> CallKey:
+        """Place a call; gives its key when the carrier has taken the order. The slot is taken first."""
+        gateway = self._gateway
+        http = gateway.http.get(order.carrier)
+        if http is None:
+            raise ControlError(404, f"the carrier {order.carrier} is not on")
+        bot = order.bot or self._bot_of(order)
+        if bot not in gateway.settings.bots:
+            raise ControlError(422, f"there is no bot {bot!r}: name one of {', '.join(sorted(gateway.settings.bots))}")
+        key = CallKey(order.carrier, PROVISIONAL + secrets.token_hex(12))
+        now = time.time()
+        call = InboundCall(
+            carrier=order.carrier,
+            call_id=key.call_id,
+            from_number=order.from_number,
+            to_number=order.to_number,
+            direction="outbound",
+            parameters=order.parameters,
+        )
+        if gateway.calls.draining:
+            raise ControlError(503, "draining")
+        admitted = await gateway.answering.admit(call, now, bot, ttl_s=order.ring_s + RING_MARGIN_S)
+        if isinstance(admitted, Refused):
+            raise ControlError(503, admitted.reason)
+        token = gateway.mint.mint(
+            order.carrier,
+            ttl_s=order.ring_s + RING_MARGIN_S,
+            call_id=key.call_id,
+            from_number=order.from_number,
+            to_number=order.to_number,
+            bot=bot,
+            codec=getattr(http.settings, "send_codec", "") or "",
+            sample_rate=http.settings.sample_rate or 0,
+            direction="outbound",
+        )
+        try:
+            request = http.dial(
+                DialOrder(
+                    to_number=order.to_number,
+                    from_number=order.from_number,
+                    media_url=urls.media(order.carrier, token),
+                    ring_s=order.ring_s,
+                    longest_s=order.longest_s,
+                    detect_machine=order.detect_machine,
+                    parameters=order.parameters,
+                    command_id=key.call_id.removeprefix(PROVISIONAL),
+                ),
+                urls,
+            )
+        except ValueError as exc:
+            await gateway.store.release(key, time.time())
+            raise ControlError(422, str(exc)) from None
+        if request is None:
+            await gateway.store.release(key, time.time())
+            raise ControlError(409, f"{order.carrier} cannot place calls, or lacks the credentials for it")
+        outcome = await gateway.api.ask(request)
+        if outcome.kind is not OutcomeKind.DONE or not outcome.call_id:
+            await gateway.store.release(key, time.time())
+            raise ControlError(502, f"{order.carrier} did not take the order: {outcome.detail}")
+        await gateway.store.rename(key, outcome.call_id, time.time())
+        log.info("call.placed", call=outcome.call_id, carrier=order.carrier, bot=bot)
+        return CallKey(order.carrier, outcome.call_id)
+
+    def drain(self) -> int:
+        """Begin to refuse new calls and to let live ones end; gives how many are live."""
+        live = len(self._gateway.calls)
+        if not self._gateway.calls.draining:
+            task = asyncio.get_running_loop().create_task(self._gateway.drain(), name="drain")
+            self._drains.add(task)
+            task.add_done_callback(self._drains.discard)
+        return live
+
+    # ------------------------------------------------------------ inside
+
+    def _bot_of(self, order: Order) -> str:
+        route = registry.resolve(self._gateway.settings, order.carrier, order.from_number)
+        return route.bot_name if route is not None else ""
+
+    def _session(self, key: CallKey) -> CallSession:
+        session = self._gateway.calls.find(key)
+        if session is None:
+            raise ControlError(404, f"no live call {key.call_id} of {key.carrier}")
+        return session
+
+
+def view(session: CallSession) -> dict[str, Any]:
+    """A live call as the API shows it."""
+    core = session.core
+    now = core.now()
+    return {
+        "carrier": core.info.carrier,
+        "call_id": core.info.call_id,
+        "state": core.state.value,
+        "bot": core.bot,
+        "direction": core.info.direction,
+        "from_number": core.info.from_number,
+        "to_number": core.info.to_number,
+        "duration_s": round(now - core.opened, 1),
+        "counters": dict(core.counters),
+    }
+
+
+def view_record(stored: StoredCall) -> dict[str, Any]:
+    """A record as the API shows it."""
+    return {
+        "carrier": stored.key.carrier,
+        "call_id": stored.key.call_id,
+        "standing": stored.standing.value,
+        "live": stored.standing is Standing.LIVE,
+        "bot": stored.bot,
+        "direction": stored.direction,
+        "from_number": stored.from_number,
+        "to_number": stored.to_number,
+        "created": stored.created,
+        "answered": stored.answered,
+        "ended": stored.ended,
+        "duration_s": stored.duration_s,
+        "ended_by": stored.ended_by,
+        "reason": stored.reason,
+        "phase": stored.phase.value if stored.phase is not None else None,
+        "cause": stored.cause,
+        "answered_by": stored.answered_by,
+        "hang_up": stored.hang_up.value,
+        "hang_up_attempts": stored.hang_up_attempts,
+        "counters": dict(stored.counters),
+        "variables": dict(stored.variables),
+    }
