@@ -7,7 +7,6 @@ An observer sees each frame once per hop. It gets records by a queue of its own,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from media.events import DONE, BaseObject, MaybeAwaitable
 from media.flow import FrameDirection
@@ -42,7 +41,7 @@ class BaseObserver(BaseObject):
     """Override what you want to see, with `def` or `async def`; the rest is not even recorded."""
 
     # Only frames of these types are recorded; None: all. Declare it: a record costs more than the frame itself.
-    frame_types: ClassVar[tuple[type[Frame], ...] | None] = None
+    frame_types: tuple[type[Frame], ...] | None = None
 
     def on_push_frame(self, data: FramePushed) -> MaybeAwaitable:
         """A frame was pushed. The form with five arguments (source, destination, frame, direction, timestamp) works."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from typing import Any
 
 import pytest
 
+from bots.log_observers import DebugLogObserver, FrameEndpoint, LLMLogObserver, TranscriptionLogObserver
 from bots.observing import QUEUE_LIMIT
 from bots.runtime import PipelineParams, PipelineTask
 from media.frames import (
@@ -15,9 +17,20 @@ from media.frames import (
     BotStoppedSpeakingFrame,
     EndFrame,
     Frame,
+    FunctionCallInProgressFrame,
+    FunctionCallResultFrame,
+    InputDTMFFrame,
+    InterimTranscriptionFrame,
     InterruptionFrame,
+    KeypadEntry,
+    LLMContextFrame,
+    LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
+    LLMTextFrame,
+    OutputAudioRawFrame,
     TextFrame,
     TranscriptionFrame,
+    UserStartedSpeakingFrame,
 )
 from media.observers import BaseObserver, FrameProcessed, FramePushed
 from media.pipeline import ParallelPipeline, Pipeline
@@ -329,6 +342,93 @@ def test_an_observer_of_the_start_taps_nothing() -> None:
     run(program())
 
 
+# ---------------------------------------------------------------- the observers that log
+
+
+def logged(caplog: pytest.LogCaptureFixture, observer: BaseObserver, *frames: Frame) -> list[str]:
+    """What `observer` writes, without the time at the end."""
+    with caplog.at_level(logging.DEBUG, "bots.log_observers"):
+        run_task(PipelineTask(Pipeline([Pass("one"), AsyncPass("two")]), observers=[observer]), *frames)
+    records = [r.getMessage() for r in caplog.records if r.name == "bots.log_observers"]
+    assert all(re.fullmatch(r".* at \d+\.\d\ds", record, re.S) for record in records)
+    return [record.rsplit(" at ", 1)[0] for record in records]
+
+
+def test_debug_log_of_everything(caplog: pytest.LogCaptureFixture) -> None:
+    sound, key = OutputAudioRawFrame(bytes(320), 8000, 1), InputDTMFFrame(KeypadEntry.FIVE)
+    lines = logged(caplog, DebugLogObserver(), TextFrame("hello"), sound, key)
+    text = "one → two: TextFrame text: 'hello', skip_tts: None, includes_inter_frame_spaces: False"
+    assert f"{text}, append_to_context: True" in lines
+    assert "one → two: OutputAudioRawFrame sample_rate: 8000, num_channels: 1" in lines
+    assert "one → two: InputDTMFFrame" in lines
+    assert len(lines) == 5 * 3
+
+
+def test_debug_log_of_some_types_and_fields(caplog: pytest.LogCaptureFixture) -> None:
+    observer = DebugLogObserver(frame_types=(OutputAudioRawFrame,), exclude_fields={"num_channels"})
+    lines = logged(caplog, observer, TextFrame("hello"), OutputAudioRawFrame(bytes(320), 8000, 1))
+    assert lines[1] == "one → two: OutputAudioRawFrame audio: 320 bytes, sample_rate: 8000"
+    assert len(lines) == 3
+
+
+def test_debug_log_by_source_and_destination(caplog: pytest.LogCaptureFixture) -> None:
+    observer = DebugLogObserver(
+        frame_types={
+            # Only log InterruptionFrame when source is AsyncPass
+            InterruptionFrame: (AsyncPass, FrameEndpoint.SOURCE),
+            # Only log UserStartedSpeakingFrame when destination is AsyncPass
+            UserStartedSpeakingFrame: (AsyncPass, FrameEndpoint.DESTINATION),
+            # Log LLMTextFrame regardless of source or destination
+            LLMTextFrame: None,
+        }
+    )
+    frames = InterruptionFrame(), UserStartedSpeakingFrame(), LLMTextFrame("x"), TextFrame("y")
+    lines = logged(caplog, observer, *frames)
+    assert [line.split(": ")[1].split(" ")[0] for line in lines].count("LLMTextFrame") == 3
+    first, second = (line for line in lines if "LLMTextFrame" not in line)
+    assert re.fullmatch(r"two → .*::Sink: InterruptionFrame", first)
+    assert second == "one → two: UserStartedSpeakingFrame emulated: False"
+    assert not [line for line in lines if "'y'" in line]
+
+
+def test_a_language_model_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    class Model(Pass):
+        def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+            if isinstance(frame, LLMContextFrame):
+                for answer in answers:
+                    self.push_frame(answer)
+            else:
+                self.push_frame(frame, direction)
+
+    answers: list[Frame] = [
+        LLMFullResponseStartFrame(),
+        LLMTextFrame("Hello"),
+        FunctionCallInProgressFrame("weather", "call-1", {"city": "Oslo"}),
+        FunctionCallResultFrame("weather", "call-1", {"city": "Oslo"}, "rain"),
+        LLMFullResponseEndFrame(),
+    ]
+    task = PipelineTask(Pipeline([Pass("one"), Model("model"), Pass("tts")]), observers=[LLMLogObserver()])
+    with caplog.at_level(logging.DEBUG, "bots.log_observers"):
+        run_task(task, LLMContextFrame(["be kind"]))
+    assert [message.rsplit(" at ", 1)[0] for message in caplog.messages] == [
+        "🧠 → one LLM CONTEXT FRAME: ['be kind']",
+        "🧠 model → LLM START RESPONSE",
+        "🧠 model → LLM GENERATING: 'Hello'",
+        "🧠 model → LLM FUNCTION CALL (call-1): weather({'city': 'Oslo'})",
+        "🧠 model → LLM FUNCTION CALL RESULT (call-1): 'rain'",
+        "🧠 model → LLM END RESPONSE",
+    ]
+
+
+def test_transcripts_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    frames = InterimTranscriptionFrame("good", "user", "now"), TranscriptionFrame("good day", "user", "now")
+    lines = logged(caplog, TranscriptionLogObserver(), *frames, TextFrame("x"))
+    assert [line.split(" → ")[1] for line in lines] == [
+        "INTERIM TRANSCRIPTION: 'good' from 'user'",
+        "TRANSCRIPTION: 'good day' from 'user'",
+    ]
+
+
 # ---------------------------------------------------------------- documented programs
 
 logger = logging.getLogger("program")
@@ -367,7 +467,7 @@ def test_documented_observers(caplog: pytest.LogCaptureFixture) -> None:
     task = PipelineTask(
         pipeline,
         params=PipelineParams(
-            observers=[CustomObserver(), DebugObserver()],
+            observers=[LLMLogObserver(), TranscriptionLogObserver(), CustomObserver(), DebugObserver()],
         ),
     )
     with caplog.at_level(logging.INFO, "program"):
