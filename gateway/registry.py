@@ -25,6 +25,7 @@ import serializers
 import webhooks
 from bots.base import Bot, Build, PrepareContext
 from media.errors import ConfigError, ConfigErrors, toml_path
+from media.resample import make_resampler
 from serializers.base import FrameSerializer, WireOptions
 from webhooks.base import CarrierHttp, SocketOnly
 
@@ -218,6 +219,7 @@ def prepare_bots(
         from bots.speech import speak as installed  # the speech library is looked for when somebody speaks
 
         speak = installed
+    design_filters(settings)
     builds: dict[str, Build] = {}
     errors: list[ConfigError] = []
     context = PrepareContext(settings.base_dir, sample_rates(settings), speak)
@@ -230,6 +232,15 @@ def prepare_bots(
     if errors:
         raise ConfigErrors(errors)
     return builds
+
+
+def design_filters(settings: Settings) -> None:
+    """Resamplers between the bots' rates and the wires'. The first of a kind takes tens of milliseconds."""
+    inside = {entry.sample_rate for entry in settings.bots.values() if entry.sample_rate}
+    for rate in inside:
+        for wire in {8000, 16000, 24000, *sample_rates(settings)} - {rate}:
+            make_resampler(rate, wire)
+            make_resampler(wire, rate)
 
 
 def _wait(build: Awaitable[Build]) -> Build:

@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -18,13 +19,14 @@ from typing import Any, TypeVar
 from bots.base import Build
 from gateway.app import Gateway
 from gateway.core import CallRecord
-from gateway.registry import carrier_names, carrier_settings_class
+from gateway.registry import carrier_names, carrier_settings_class, design_filters
 from gateway.server import Server, server
 from gateway.settings import BotEntry, GatewaySettings, Settings
 from gateway.simulator.base import CallPlan, FakeCarrier, fake_carrier
 from gateway.simulator.caller import Limits, place_call
 from gateway.simulator.report import CallReport
 from gateway.simulator.script import Script
+from gateway.tokens import TokenMint
 
 T = TypeVar("T")
 
@@ -45,20 +47,24 @@ def run(main: Coroutine[Any, Any, T], *, limit_s: float = 60.0) -> T:
 
 
 class Kept:
-    """Takes the records of finished calls."""
+    """Takes the records of finished calls; counts them only, where they would be too many."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, counts_only: bool = False) -> None:
         self.records: list[CallRecord] = []
+        self.counts: Counter[tuple[str, str, str]] = Counter()  # by state, who ended the call, reason
+        self._counts_only = counts_only
 
     def put(self, record: CallRecord) -> None:
-        self.records.append(record)
+        self.counts[record.state, record.ended_by, record.reason] += 1
+        if not self._counts_only:
+            self.records.append(record)
 
 
 class Served:
     """A gateway that listens, and callers for it."""
 
     def __init__(self, gateway: Gateway, running: Server, kept: Kept) -> None:
-        self.gateway, self.server, self._kept = gateway, running, kept
+        self.gateway, self.server, self.kept = gateway, running, kept
 
     @property
     def url(self) -> str:
@@ -66,7 +72,7 @@ class Served:
 
     @property
     def records(self) -> list[CallRecord]:
-        return self._kept.records
+        return self.kept.records
 
     def record(self, carrier: str) -> CallRecord:
         """The one record of the one call of `carrier`."""
@@ -75,16 +81,7 @@ class Served:
         return found[0]
 
     def token(self, carrier: FakeCarrier, bot: str = "bot") -> str:
-        plan = carrier.plan
-        return self.gateway.mint.mint(
-            carrier.name,
-            call_id=carrier.call_id,
-            from_number=plan.from_number,
-            to_number=plan.to_number,
-            bot=bot,
-            codec=plan.send_codec,
-            sample_rate=plan.sample_rate,
-        )
+        return token(self.gateway.mint, carrier, bot)
 
     async def call(
         self, carrier: FakeCarrier | str, script: Script, *, bot: str = "bot", limits: Limits = QUICK
@@ -106,29 +103,49 @@ class Served:
         await until(lambda: not len(self.gateway.calls) and not self.server.server_state.connections, limit_s)
 
 
+def token(mint: TokenMint, carrier: FakeCarrier, bot: str = "bot", ttl_s: float = 60.0) -> str:
+    """A token that lets `carrier`'s call in, to `bot`."""
+    plan = carrier.plan
+    return mint.mint(
+        carrier.name,
+        ttl_s=ttl_s,
+        call_id=carrier.call_id,
+        from_number=plan.from_number,
+        to_number=plan.to_number,
+        bot=bot,
+        codec=plan.send_codec,
+        sample_rate=plan.sample_rate,
+    )
+
+
 @asynccontextmanager
 async def serve(
     bots: Mapping[str, Build],
     *,
-    sample_rate: int | None = None,
+    sample_rates: Mapping[str, int] | int | None = None,
     carriers: Mapping[str, Mapping[str, Any]] | None = None,
+    kept: Kept | None = None,
+    token_key: str = "",
     **limits: Any,
 ) -> AsyncIterator[Served]:
     """A gateway that answers with `bots` (by name; a token names its bot), and that leaves nothing behind.
 
     Args:
-        sample_rate: of the bots' pipelines.
+        sample_rates: Hz of the bots' pipelines, by bot or of all; else the wire's.
         carriers: [carriers.<name>] keys, by name.
+        kept: takes the records.
         limits: keys of [gateway].
     """
-    kept = Kept()
+    kept = kept if kept is not None else Kept()
+    rates = sample_rates if isinstance(sample_rates, Mapping) else dict.fromkeys(bots, sample_rates)
     settings = Settings(
         gateway=GatewaySettings(**limits),
         carriers={name: carrier_settings_class(name)(**(carriers or {}).get(name, {})) for name in CARRIERS},
-        bots={name: BotEntry(name=name, use="echo", sample_rate=sample_rate) for name in bots},  # type: ignore[arg-type]
+        bots={name: BotEntry(name=name, use="echo", sample_rate=rates.get(name)) for name in bots},  # type: ignore[arg-type]
     )
+    design_filters(settings)
     before = Left.now()
-    gateway = Gateway(settings, bots, sink=kept)
+    gateway = Gateway(settings, bots, sink=kept, token_key=token_key)
     running = server(gateway, host="127.0.0.1", port=0)
     task = asyncio.create_task(running.serve(), name="server")
     up = asyncio.create_task(running.up.wait())

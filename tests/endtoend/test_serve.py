@@ -20,11 +20,15 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from gateway.app import prepare
+from gateway.registry import carrier_settings_class
+from gateway.settings import BotEntry, PipelineRate, Settings
 from gateway.simulator.base import CallPlan, fake_carrier
 from gateway.simulator.caller import place_call
 from gateway.simulator.report import CallReport
 from gateway.simulator.script import HangUp, Script, at
 from gateway.tokens import TokenMint
+from media.resample import make_resampler, taps_for
 from media.wav import write_wav
 from tests.endtoend import actors
 from tests.endtoend.served import CARRIERS, QUICK, run, serve, until
@@ -285,3 +289,23 @@ def test_a_port_that_is_taken_is_said_without_a_traceback(tmp_path: Path) -> Non
             assert "Traceback" not in served.log
         finally:
             served.close()
+
+
+# ---------------------------------------------------------------- what is made ahead
+
+
+RATES: tuple[PipelineRate, ...] = (16000, 24000, 48000)
+
+
+def test_no_call_waits_for_the_design_of_a_filter() -> None:
+    settings = Settings(
+        carriers={"twilio": carrier_settings_class("twilio")(), "exotel": carrier_settings_class("exotel")()},
+        bots={str(rate): BotEntry(name=str(rate), use="echo", sample_rate=rate) for rate in RATES},
+    )
+    run(prepare(settings))
+    designed = taps_for.cache_info().misses
+    for inside in RATES:
+        for wire in {8000, 16000, 24000} - {inside}:
+            make_resampler(inside, wire)
+            make_resampler(wire, inside)
+    assert taps_for.cache_info().misses == designed
