@@ -142,6 +142,7 @@ class InboundCall:
     direction: str = "inbound"  # "outbound": a call that we placed was answered
     parameters: Mapping[str, str] = field(default_factory=dict)  # what the bot gets: custom parameters, SIP headers
     extra: Mapping[str, str] = field(default_factory=dict)  # what the carrier's later requests need: region, leg ids
+    again: bool = False  # a call that was admitted before and lost its socket: what is empty here, its record tells
 
 
 class CallPhase(enum.Enum):
@@ -247,6 +248,7 @@ class Handled:
 
     incoming: the gateway admits it or not, and calls `offer` or `refuse`.
     asks_after: the stream of this call is over and the carrier asks what now: the gateway calls `after`.
+    Both, for the same call: its socket was lost. If nobody wished it elsewhere (`after`), it is admitted again.
     """
 
     answer: HttpAnswer | None = None
@@ -302,6 +304,7 @@ class Outcome:
     retry_after_s: float | None = None
     call_id: str = ""  # of a call that was placed
     phase: CallPhase | None = None  # of a call that was fetched
+    extra: Mapping[str, str] = field(default_factory=dict)  # of a call that was placed: joins `CallRef.extra`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,6 +329,7 @@ class DialOrder:
     detect_machine: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
     command_id: str = ""  # makes a repeated order harmless, where the carrier knows such ids
+    at: float = 0.0  # when it is placed, Unix seconds: for carriers whose orders hold something dated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
