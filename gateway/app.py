@@ -5,28 +5,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import secrets
-from collections.abc import AsyncIterator, Mapping
+import socket
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
 import structlog
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Mount, Route, WebSocketRoute
 
 from bots.base import Build
 from gateway import registry
+from gateway.answering import Answering
+from gateway.api import create_api
 from gateway.calls import CallRegistry
+from gateway.carrier_api import CarrierApi, Patience
 from gateway.clock import Clock
+from gateway.control import CallDesk
 from gateway.core import BotRoute, CallCore, CallLimits, CallRecord
+from gateway.hangups import CallControl, HangUps, Rhythm
 from gateway.metrics import Metrics
+from gateway.public_url import StripPrefix
 from gateway.records import LogSink, RecordSink
 from gateway.session import CallSession, Receive, Send
 from gateway.settings import Settings
+from gateway.store import CallKey, Store, StoredCall, StoreError, Worker
+from gateway.store import Refused as AdmissionRefused
+from gateway.store_sql import SqlStore
 from gateway.tokens import Claims, TokenError, TokenMint
 from media.call import CallInfo
+from media.errors import GatewayError
 from serializers.base import WireOptions
+from webhooks.base import CallStatus, CarrierEvent, CarrierRequest, InboundCall, NotAuthentic, Urls
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.app")
 
@@ -38,16 +53,34 @@ class Gateway:
     """One process's worth of gateway: settings, prepared bots, and everything that outlives a call."""
 
     def __init__(
-        self, settings: Settings, builds: Mapping[str, Build], *, sink: RecordSink | None = None, token_key: str = ""
+        self,
+        settings: Settings,
+        builds: Mapping[str, Build],
+        *,
+        sink: RecordSink | None = None,
+        token_key: str = "",
+        store: Store | None = None,
+        patience: Patience | None = None,
+        rhythm: Rhythm | None = None,
     ) -> None:
         self.settings = settings
         self.builds = builds
+        self.store: Store = store or SqlStore(settings.gateway.store or "sqlite://")
+        self.worker = Worker(f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}")
+        self.http = {name: registry.carrier_http(name)(own) for name, own in settings.carriers.items()}
+        self.api = CarrierApi(self.http, patience=patience)
+        self.hang_ups = HangUps(self.store, self.api, self.worker, rhythm=rhythm)
         self.clock = Clock()
         self.calls = CallRegistry(settings.gateway.max_calls)
         self.metrics = Metrics()
         secret = settings.gateway.secret
         self.mint = TokenMint(token_key or (secret.reveal() if secret is not None else secrets.token_hex(32)))
         self.sink = sink if sink is not None else LogSink()
+        self.answering = Answering(
+            settings, self.http, self.store, self.mint, self.metrics, self, draining=lambda: self.calls.draining
+        )
+        self.desk = CallDesk(self)
+        self._background: set[asyncio.Task[Any]] = set()
         limits = settings.gateway
         self._limits = CallLimits(
             start_s=limits.start_timeout_s,
@@ -65,6 +98,9 @@ class Gateway:
     # ------------------------------------------------------------ life
 
     async def start(self) -> None:
+        await self.store.open()
+        await self.api.open()
+        await self.hang_ups.open()
         self.clock.start()
 
     async def drain(self) -> None:
@@ -74,7 +110,45 @@ class Gateway:
             log.warning("gateway.calls_cut", calls=cut)
 
     async def stop(self) -> None:
+        """Everything that was begun for a call is finished, or in the store for the next process."""
         await self.clock.stop()
+        if self._background:
+            await asyncio.wait(set(self._background), timeout=5.0)
+        await self.hang_ups.close()
+        await self.api.close()
+        await self.store.close()
+
+    def _later(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        """Do `work` beside whatever waits for an answer now."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log.error("gateway.task_failed", task=task.get_name(), exc_info=exc)
+
+    # ------------------------------------------------------------ what webhooks set in motion
+
+    def execute(self, request: CarrierRequest) -> None:
+        """Send it, after the answer has left."""
+        self._later(self.api.ask(request), f"request {request.carrier}")
+
+    async def reported(self, event: CarrierEvent) -> None:
+        """A carrier's report: into the record, to the pending hang-up, to the live call."""
+        folded = await self.store.fold(event, time.time())
+        if not folded.new or not isinstance(event, CallStatus) or not event.phase.final:
+            return
+        key = CallKey(event.carrier, event.call_id)
+        self.hang_ups.reported(key)
+        session = self.calls.find(key)
+        if session is not None:
+            session.core.carrier_ended(event.ended_by or "caller")
+
+    def urls(self, scope: Mapping[str, Any]) -> Urls:
+        """Our own URLs, as whoever made this request must address them."""
+        return Urls(base=self.answering.addressing.base(scope))
 
     # ------------------------------------------------------------ a media socket
 
@@ -82,41 +156,103 @@ class Gateway:
         """A carrier opens the media stream of a call."""
         carrier = scope["path_params"]["carrier"]
         await receive()  # websocket.connect
-        refusal, claims = self._admit(carrier, scope)
-        if refusal is not None:
-            status, reason = refusal
-            self.metrics.refused[carrier if carrier in self.settings.carriers else "unknown", reason] += 1
-            log.warning("media.refused", carrier=carrier[:20], reason=reason)
-            await _refuse(scope, send, status)
-            return
-        assert claims is not None
-        await self._carry(carrier, claims, receive, send)
-
-    def _admit(self, carrier: str, scope: Any) -> tuple[tuple[int, str] | None, Claims | None]:
-        """Why this socket stays out, or who it is."""
-        if carrier not in self.settings.carriers:
-            return (404, "unknown-carrier"), None
-        if self.calls.draining:
-            return (503, "draining"), None
-        token = scope["path_params"].get("token", "")
         try:
-            claims = self.mint.take(carrier, token, may_repeat=carrier in _RETRYING)
-        except TokenError as exc:
-            return (403, exc.reason), None
-        if self.calls.full:
-            return (503, "full"), None
-        return None, claims
+            claims = self._let_in(carrier, scope)
+            stored = await self._connected(claims)
+        except _Refused as exc:
+            self.metrics.refused[carrier if carrier in self.settings.carriers else "unknown", exc.reason] += 1
+            log.warning("media.refused", carrier=carrier[:20], reason=exc.reason)
+            await _refuse(scope, send, exc.status)
+            return
+        await self._carry(claims, stored, scope, receive, send)
 
-    async def _carry(self, carrier: str, claims: Claims, receive: Receive, send: Send) -> None:
+    def _let_in(self, carrier: str, scope: Any) -> Claims:
+        """Who this socket is. Raises _Refused."""
+        http = self.http.get(carrier)
+        if http is None:
+            raise _Refused(404, "unknown-carrier")
+        if self.calls.draining:
+            raise _Refused(503, "draining")
+        try:
+            if http.settings.verify_signatures:
+                self.answering.authenticate_upgrade(http, scope)
+            claims = self.mint.take(carrier, scope["path_params"].get("token", ""), may_repeat=carrier in _RETRYING)
+        except NotAuthentic as exc:
+            log.warning("media.not_authentic", carrier=carrier, reason=exc.reason, checked=exc.checked)
+            raise _Refused(exc.status, exc.reason) from None
+        except TokenError as exc:
+            raise _Refused(403, exc.reason) from None
+        return claims
+
+    async def _connected(self, claims: Claims) -> StoredCall | None:
+        """Take the slot that the webhook reserved, or another where there was no webhook. Raises _Refused."""
+        key = CallKey(claims.carrier, claims.call_id)
+        if not key.call_id or key.provisional:
+            return None  # it is known by its own id as soon as the stream starts: see `_named`
+        try:
+            await self._take_slot(key, claims.call())
+            older = self.calls.find(key)
+            if older is not None:
+                older.core.displaced()  # the carrier tried again: the newest socket has the call
+            return await self.store.call(key)
+        except StoreError as exc:
+            log.error("media.store_failed", carrier=claims.carrier, problem=str(exc))
+            raise _Refused(503, "store") from None
+
+    async def _take_slot(self, key: CallKey, info: CallInfo) -> None:
+        now = time.time()
+        if await self.store.connected(key, self.worker.id, now) is not None:
+            return
+        call = InboundCall(
+            carrier=key.carrier,
+            call_id=key.call_id,
+            from_number=info.from_number,
+            to_number=info.to_number,
+            direction=info.direction,
+        )
+        admitted = await self.answering.admit(call, now)
+        if isinstance(admitted, AdmissionRefused):
+            raise _Refused(503, admitted.reason)
+        await self.store.connected(key, self.worker.id, now)
+
+    async def _named(self, session: CallSession, info: CallInfo, bot: str) -> None:
+        """The stream has started: the record is completed, and a call that had no id of its own has one now."""
+        assert session.key is not None
+        if session.key.call_id != info.call_id:
+            session.key = CallKey(info.carrier, info.call_id)
+            try:
+                await self._take_slot(session.key, info)
+            except _Refused as exc:
+                session.core.end(exc.reason)
+                return
+        await self.store.started(session.key, info, bot, time.time())
+
+    async def _carry(self, claims: Claims, stored: StoredCall | None, scope: Any, receive: Receive, send: Send) -> None:
+        carrier = claims.carrier
         settings = self.settings.carriers[carrier]
         serializer = registry.serializer_class(carrier).for_call(_wire_options(settings, claims))
+        control = CallControl(self.hang_ups, self.http[carrier], self.store, self.api, self.urls(scope))
         session = CallSession(receive, send, self.clock)
+        session.key = CallKey(carrier, claims.call_id)
+        known = claims.call()
+        if stored is not None:
+            control.extra = stored.extra
+            known = dataclasses.replace(known, account_id=stored.account_id, parameters=dict(stored.parameters))
+
+        def started(info: CallInfo) -> BotRoute | None:
+            control.info = info
+            route = self.route(info, claims.bot)
+            if info.call_id and not info.probe:
+                self._later(self._named(session, info, route.bot if route is not None else ""), "call-named")
+            return route
+
         session.core = CallCore(
             serializer,
             session,
             limits=self._limits,
-            claims=claims.call(),
-            route=lambda info: self.route(info, claims.bot),
+            claims=known,
+            route=started,
+            control=control,
             lead_ms=settings.lead_ms,
             now=self.clock.now(),
         )
@@ -126,7 +262,14 @@ class Gateway:
         try:
             await send({"type": "websocket.accept"})
             record = await session.run()
+            if session.core.is_displaced:
+                return  # another socket has the call: it writes the record
             self._finished(record)
+            await self.store.ended(
+                session.key, record, time.time(), hang_up=control.hang_up_state, worker=self.worker.id
+            )
+        except StoreError as exc:
+            log.error("record.not_stored", call=session.key.call_id, carrier=carrier, problem=str(exc))
         finally:
             self.calls.discard(session)
 
@@ -169,6 +312,14 @@ async def _refuse(scope: Any, send: Send, status: int) -> None:
         await send({"type": "websocket.close", "code": 1008})
 
 
+class _Refused(GatewayError):
+    """A socket that stays out."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
 class _MediaEndpoint:
     """An ASGI application, so that no message of a call passes through a framework."""
 
@@ -207,11 +358,15 @@ def create_app(gateway: Gateway) -> Starlette:
             await gateway.stop()
 
     media = _MediaEndpoint(gateway)
+    prefix = gateway.answering.addressing.prefix
     return Starlette(
+        middleware=[Middleware(StripPrefix, prefix=prefix)] if prefix else [],
         routes=[
             Route("/health", health),
             Route("/ready", ready),
             Route("/metrics", metrics),
+            Mount("/api", create_api(gateway.desk, gateway.settings.api, gateway.urls)),
+            Route("/{carrier}/{route}", gateway.answering.webhook, methods=["GET", "POST"]),
             WebSocketRoute("/{carrier}/media/{token:path}", media),
             Route("/{carrier}/media/{token:path}", not_a_socket),
         ],

@@ -151,16 +151,16 @@ class CallDesk:
                 urls,
             )
         except ValueError as exc:
-            await gateway.store.release(key, time.time())
+            await gateway.store.release(key)
             raise ControlError(422, str(exc)) from None
         if request is None:
-            await gateway.store.release(key, time.time())
+            await gateway.store.release(key)
             raise ControlError(409, f"{order.carrier} cannot place calls, or lacks the credentials for it")
         outcome = await gateway.api.ask(request)
         if outcome.kind is not OutcomeKind.DONE or not outcome.call_id:
-            await gateway.store.release(key, time.time())
+            await gateway.store.release(key)
             raise ControlError(502, f"{order.carrier} did not take the order: {outcome.detail}")
-        await gateway.store.rename(key, outcome.call_id, time.time())
+        await gateway.store.rename(key, outcome.call_id)
         log.info("call.placed", call=outcome.call_id, carrier=order.carrier, bot=bot)
         return CallKey(order.carrier, outcome.call_id)
 

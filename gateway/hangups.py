@@ -103,7 +103,7 @@ class HangUps:
     # ------------------------------------------------------------ attempts
 
     async def _first_attempt(self, ref: CallRef, reason: str) -> None:
-        mine = await self._store.hang_up_due(ref, reason, time.time(), worker=self.worker.id)
+        mine = await self._store.hang_up_due(ref, reason, time.time(), claim=True)
         if mine:
             await self._attempt(PendingHangUp(ref=ref, reason=reason, attempts=1, since=time.time(), claimed_until=0))
 
@@ -200,7 +200,7 @@ class HangUps:
         look_s = self.rhythm.look_s * self.rhythm.scale
         while not self._closing:
             try:
-                for due in await self._store.hang_ups(self.worker.id, time.time()):
+                for due in await self._store.hang_ups(time.time()):
                     self._spawn(self._attempt(due), f"hang-up {due.ref.carrier}")
                 for call in await self._store.orphans(self.worker.id, time.time()):
                     self._adopt(call)
@@ -291,7 +291,7 @@ class CallControl:
     async def _transfer(self, plan: Any, target: str) -> None:
         """The wish first: a carrier that asks afterwards may ask at once. A transfer that fails ends the call."""
         key = CallKey(self.ref.carrier, self.ref.call_id)
-        await self._store.wish(key, target, time.time())
+        await self._store.wish(key, target)
         if plan.request is None:
             return
         outcome = await self._api.ask(plan.request)

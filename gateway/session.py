@@ -11,6 +11,7 @@ import structlog
 from bots.lanes import LoopRuntime
 from gateway.clock import Clock
 from gateway.core import CallCore, CallRecord
+from gateway.store import CallKey
 from serializers.base import Message
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.session")
@@ -32,7 +33,7 @@ class CallSession(LoopRuntime):
         self._awake = asyncio.Event()
         self._closing: asyncio.Timeout | None = None
         self.core: CallCore  # set by whoever builds the core, which needs this shell
-        self.key: Any = None  # by which the call is known to others; set by the gateway
+        self.key: CallKey | None = None  # by which the call is known to others; set by the gateway
 
     # ------------------------------------------------------------ what the core asks
 

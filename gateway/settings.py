@@ -237,7 +237,15 @@ def _carriers(
             off[name] = "; ".join(f"{where}: {secret.problem()}" for where, secret in missing)
             lacking[name] = tuple(secret.env for _, secret in missing if secret.env)
         else:
-            carriers[name] = settings
+            try:
+                registry.carrier_http(name)(settings)
+            except ConfigError as exc:  # what its webhooks need is not there: they would all be refused
+                if strict:
+                    found.append(exc.within(path))
+                else:
+                    off[name] = str(exc.within(path))
+            else:
+                carriers[name] = settings
     return carriers, off, lacking
 
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 from gateway.settings import Settings, load_settings
 from gateway.simulator.base import CallPlan, FakeCarrier, carrier_names, fake_carrier
@@ -13,6 +14,7 @@ from gateway.simulator.caller import Limits, place_call
 from gateway.simulator.script import HangUp, Press, Say, Script, Voice, at
 from gateway.tokens import TokenMint
 from media.errors import ConfigError
+from media.secret import Secret
 from media.wav import read_wav, write_wav
 
 
@@ -58,6 +60,14 @@ _REFUSALS = {
 }
 
 
+def credentials(settings: Any) -> dict[str, str]:
+    """The secrets of a carrier's settings, with which its fake signs."""
+    if settings is None:
+        return {}
+    values = ((field.name, getattr(settings, field.name)) for field in dataclasses.fields(settings))
+    return {name: value.reveal() for name, value in values if isinstance(value, Secret)}
+
+
 def mint_for(mint: TokenMint, carrier: FakeCarrier) -> str:
     """A token such as the answer to this call's webhook would carry."""
     plan = carrier.plan
@@ -84,6 +94,7 @@ def simulated(settings: Settings, name: str, plan: CallPlan) -> FakeCarrier:
         send_codec=codec,
         receive_codec=plan.receive_codec or codec,
         sample_rate=plan.sample_rate or getattr(own, "sample_rate", None) or 0,
+        credentials=plan.credentials or credentials(own),
     )
     try:
         return fake_carrier(name)(filled)

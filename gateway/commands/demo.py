@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 from rich.console import Console
@@ -23,12 +19,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from gateway.commands.call import mint_for, simulated
-from gateway.commands.serve import made_up_secrets, write_sample
+from gateway.commands.serve import write_sample
 from gateway.settings import Settings, load_settings
+from gateway.simulator.accounts import Account, make_up, with_accounts
 from gateway.simulator.base import CallPlan, carrier_names
 from gateway.simulator.caller import Limits, place_call
 from gateway.simulator.report import CallReport
 from gateway.simulator.script import Press, Say, Script, Voice, after, after_bot, while_bot_speaks
+from gateway.simulator.webcaller import CarrierServer, Way, place_call_through_webhooks
 from gateway.tokens import TokenMint
 from media.errors import ConfigError
 from media.wav import write_wav
@@ -64,18 +62,8 @@ def demo(*, out: Path, only: Sequence[str] | None = None, as_json: bool = False)
         if name not in carrier_names():
             raise ConfigError("--carrier", f"there is no {name!r}", f"one of {', '.join(carrier_names())}")
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="gateway-demo-") as folder:
-        config = Path(folder) / "gateway.toml"
-        write_sample(config)
-        settings = load_settings(config)
-        made_up_secrets(settings)
-        settings = load_settings(config)
-        voice = _voice()
-        with _progress(console) as say:
-            say("starting a gateway")
-            with _gateway(config, out / "gateway.log") as url:
-                say(f"calling through {len(carriers)} carriers: {SCRIPT_TEXT}")
-                outcomes = asyncio.run(_calls(settings, url, carriers, voice))
+    with tempfile.TemporaryDirectory(prefix="gateway-demo-") as folder, _progress(console) as say:
+        outcomes = asyncio.run(_demo(Path(folder), out, carriers, say))
     for outcome in outcomes:
         report = outcome.report
         if report.heard:
@@ -107,20 +95,46 @@ def script(voice: Voice) -> Script:
 # ---------------------------------------------------------------- calls
 
 
-async def _calls(settings: Settings, url: str, carriers: Sequence[str], voice: Voice) -> list[Outcome]:
-    secret = settings.gateway.secret
-    assert secret is not None
-    mint = TokenMint(secret.reveal())
+async def _demo(folder: Path, out: Path, carriers: Sequence[str], say: Callable[[str], None]) -> list[Outcome]:
+    """The carriers' REST servers here, a gateway in a process of its own, and one call through each carrier."""
+    accounts = [make_up(name, folder) for name in carriers]
+    webs = [account.web for account in accounts if account.web is not None]
+    async with CarrierServer(webs) as rest:
+        for account in accounts:
+            if account.web is not None:
+                account.api_base = rest.base(account.carrier)
+        config = folder / "gateway.toml"
+        write_sample(config)
+        config.write_text(with_accounts(config.read_text(encoding="utf-8"), accounts), encoding="utf-8")
+        settings = load_settings(config, strict=True)
+        say("starting a gateway")
+        async with _gateway(config, out / "gateway.log") as url:
+            say(f"calling through {len(carriers)} carriers: {SCRIPT_TEXT}")
+            voice = await asyncio.to_thread(_voice)
+            calls = [_call(settings, url, account, voice, 0.1 * index) for index, account in enumerate(accounts)]
+            return list(await asyncio.gather(*calls))
 
-    async def one(name: str, delay_s: float) -> Outcome:
-        await asyncio.sleep(delay_s)
-        carrier = simulated(settings, name, CallPlan(to_number=MENU, parameters={"demo": "yes"}))
-        report = await place_call(
-            carrier, url, script(voice), token=mint_for(mint, carrier), limits=Limits(longest_s=45)
-        )
-        return Outcome(report, list(_wrong(report)))
 
-    return list(await asyncio.gather(*(one(name, 0.1 * index) for index, name in enumerate(carriers))))
+async def _call(settings: Settings, url: str, account: Account, voice: Voice, delay_s: float) -> Outcome:
+    """As the carrier does it: the signed webhook, the answer document, the socket, callbacks, the REST hang-up.
+
+    A carrier that has no webhooks opens the socket at once.
+    """
+    await asyncio.sleep(delay_s)
+    plan = CallPlan(to_number=MENU, parameters={"demo": "yes"})
+    limits = Limits(longest_s=45)
+    web = account.web
+    if web is not None:
+        web.answer_url = f"{url}/{account.carrier}/answer"
+        web.status_url = f"{url}/{account.carrier}/status"
+        report = await place_call_through_webhooks(web, Way(gateway_url=url), script(voice), plan=plan, limits=limits)
+    else:
+        secret = settings.gateway.secret
+        assert secret is not None
+        carrier = simulated(settings, account.carrier, plan)
+        token = mint_for(TokenMint(secret.reveal()), carrier)
+        report = await place_call(carrier, url.replace("http", "ws", 1), script(voice), token=token, limits=limits)
+    return Outcome(report, list(_wrong(report)))
 
 
 def _wrong(report: CallReport) -> Iterator[str]:
@@ -149,37 +163,39 @@ def _wrong(report: CallReport) -> Iterator[str]:
 # ---------------------------------------------------------------- the gateway
 
 
-@contextlib.contextmanager
-def _gateway(config: Path, log: Path) -> Iterator[str]:
+@contextlib.asynccontextmanager
+async def _gateway(config: Path, log: Path) -> AsyncIterator[str]:
     """A gateway in a process of its own, as `gateway serve` starts it; its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "gateway.cli", "serve", "--config", str(config), "--port", str(port)]
     with log.open("wb") as lines:
-        process = subprocess.Popen(command, stderr=lines, stdout=lines, env=os.environ)
+        process = await asyncio.create_subprocess_exec(*command, stdout=lines, stderr=lines)
         try:
-            _wait_until_ready(process, port, log)
-            yield f"ws://127.0.0.1:{port}"
+            await _wait_until_ready(process, port, log)
+            yield f"http://127.0.0.1:{port}"
         finally:
-            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
             try:
-                process.wait(timeout=15)
-            except subprocess.TimeoutExpired:
+                await asyncio.wait_for(process.wait(), 15)
+            except TimeoutError:
                 process.kill()
-                process.wait()
+                await process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[Any], port: int, log: Path) -> None:
+async def _wait_until_ready(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
     deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-            raise ConfigError("gateway", f"did not start:\n{tail}", f"see {log}")
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"http://127.0.0.1:{port}/ready", timeout=1.0, trust_env=False).status_code == 200:
-                return
-        time.sleep(0.05)
+    async with httpx.AsyncClient(trust_env=False, timeout=1.0) as http:
+        while time.monotonic() < deadline:
+            if process.returncode is not None:
+                tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+                raise ConfigError("gateway", f"did not start:\n{tail}", f"see {log}")
+            with contextlib.suppress(httpx.HTTPError):
+                if (await http.get(f"http://127.0.0.1:{port}/ready")).status_code == 200:
+                    return
+            await asyncio.sleep(0.05)
     raise ConfigError("gateway", f"was not ready after {START_S:.0f} s", f"see {log}")
 
 
@@ -187,7 +203,7 @@ def _wait_until_ready(process: subprocess.Popen[Any], port: int, log: Path) -> N
 
 
 @contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Any]:
+def _progress(console: Console) -> Iterator[Callable[[str], None]]:
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
     ) as progress:
