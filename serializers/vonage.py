@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -160,6 +161,9 @@ class VonageFrameSerializer(FrameSerializer):
     def _start(self, headers: Json) -> Sequence[Frame]:
         self._started = True
         ours = headers.get("gw_call")
+        if isinstance(data := headers.get("gw_data"), str):  # parameters, packed so that no name is one of the wire's
+            others = {name: value for name, value in headers.items() if name != "gw_data"}
+            headers = {**others, **dict(parse_qsl(data, keep_blank_values=True))}
         form = MediaFormat("L16", self._rate)
         call = CallInfo(
             carrier="vonage",

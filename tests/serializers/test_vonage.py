@@ -118,6 +118,12 @@ def test_16_khz_is_what_is_assumed() -> None:
     assert VonageFrameSerializer.for_call(WireOptions()).send_rate == 16000
 
 
+def test_packed_parameters_are_unpacked() -> None:
+    packed = "tenant=t1&event=Gr%C3%BC%C3%9Fe+%26+more&none="
+    call = one(VonageFrameSerializer(), connected(gw_data=packed)).call
+    assert call.parameters == {"gw_call": LEG, "tenant": "t1", "event": "Grüße & more", "none": ""}
+
+
 def test_a_second_connected_is_ignored() -> None:
     serializer = started()
     assert serializer.decode(connected("audio/l16;rate=8000")) == ()
