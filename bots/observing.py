@@ -32,6 +32,7 @@ class _Seat:
         self.queue: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self.dropped = 0
         self.task: Handle | None = None
+        self.at_work = False
         self._on_push: Callable[..., Any] = observer.on_push_frame
         if self.sees_pushes and _has_five_arguments(observer.on_push_frame):
             self._on_push = lambda data: observer.on_push_frame(  # type: ignore[call-arg]
@@ -51,7 +52,8 @@ class _Seat:
                 log.warning("observer.too_slow observer=%s: records are dropped", self.observer)
             return
         self.queue.append((method, args))
-        if self.task is None:
+        if not self.at_work:
+            self.at_work = True
             self.task = self.runtime.spawn(self._empty(), f"{self.observer}::records")
 
     async def _empty(self) -> None:
@@ -65,6 +67,7 @@ class _Seat:
                 except Exception:
                     log.exception("observer.failed observer=%s", self.observer)
         finally:
+            self.at_work = False
             self.task = None
 
 
@@ -85,7 +88,7 @@ class Observing:
     @property
     def tasks(self) -> list[Handle]:
         """Of observers that are at work."""
-        return [seat.task for seat in self._seats if seat.task is not None]
+        return [seat.task for seat in self._seats if seat.at_work and seat.task is not None]
 
     def add(self, observer: BaseObserver) -> None:
         self._seats.append(_Seat(observer, self._runtime))
@@ -115,7 +118,7 @@ class Observing:
         if flow is not None:
             flow.tap = flow.probe = None
         for seat in self._seats:
-            if seat.task is not None:
+            if seat.at_work and seat.task is not None:
                 await self._runtime.settle((seat.task,))
             result = seat.observer.cleanup()
             if result is not None:

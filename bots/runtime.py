@@ -359,7 +359,7 @@ class PipelineTask(BaseObject):
 
     def queue_frame(self, frame: Frame, direction: FrameDirection = DOWNSTREAM) -> Awaitable[None]:
         """Push `frame` in from the top, or upstream from the bottom, once StartFrame has come through."""
-        if isinstance(frame, CancelFrame) and direction is DOWNSTREAM:
+        if isinstance(frame, CancelFrame):
             self._cancel(frame)
         elif self._out is not None:
             log.debug("task.over task=%s frame=%s: dropped", self, type(frame).__name__)

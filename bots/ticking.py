@@ -53,7 +53,10 @@ class TaskRuntime(LoopRuntime):
 
     def interrupting(self, frame: InterruptionFrame) -> None:
         for interrupt in tuple(self._interrupters):
-            interrupt(frame)
+            try:
+                interrupt(frame)
+            except Exception:
+                log.exception("runtime.interrupter_failed interrupter=%r", interrupt)
 
     # ------------------------------------------------------------ ticks
 

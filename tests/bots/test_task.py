@@ -12,6 +12,8 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bots.runtime import PipelineParams, PipelineTask
 from media.frames import (
@@ -865,7 +867,9 @@ def test_interrupters_are_called_before_the_frame_travels() -> None:
     task = PipelineTask(Pipeline([last, wire]))
 
     async def program(task: PipelineTask) -> None:
+        task.runtime.add_interrupter(lambda frame: 1 / 0)  # type: ignore[arg-type]
         await task.queue_frame(InterruptionFrame())
+        assert labels(last.seen)[-1] == "InterruptionFrame"
         assert order == ["InterruptionFrame behind StartFrame"]
         wire.handle.cancel()
         wire.handle.cancel()
@@ -905,3 +909,101 @@ def test_tickers_tick_every_20_ms_and_nothing_ticks_without_them(caplog: pytest.
         run(asyncio.sleep(0.03))
     assert len(times) == count
     assert task.runtime._timer is None
+
+
+# ---------------------------------------------------------------- any order of things
+
+FRAMES: dict[str, Callable[[], Frame]] = {
+    "text": lambda: TextFrame("x"),
+    "interruption": InterruptionFrame,
+    "end": EndFrame,
+    "stop": StopFrame,
+    "cancel": CancelFrame,
+    "end from inside": EndTaskFrame,
+    "stop from inside": StopTaskFrame,
+    "cancel from inside": CancelTaskFrame,
+    "interruption from inside": InterruptionTaskFrame,
+    "error": lambda: ErrorFrame("hiccup"),
+    "fatal error": lambda: ErrorFrame("no credit", fatal=True),
+}
+STEPS = st.lists(st.tuples(st.sampled_from(sorted(FRAMES)), st.booleans(), st.sampled_from(["", "turn", "pause"])))
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=STEPS, started=st.booleans(), asynchronous=st.lists(st.booleans(), min_size=1, max_size=3))
+def test_any_order_of_frames_ends_once_and_leaves_nothing(
+    steps: list[tuple[str, bool, str]], started: bool, asynchronous: list[bool]
+) -> None:
+    row = [AsyncPass() if waits else Pass() for waits in asynchronous]
+
+    async def program() -> None:
+        task = PipelineTask(Pipeline(list(row)), cancel_timeout_secs=5)
+        told = heard(task, "on_pipeline_finished")
+        running = asyncio.ensure_future(task.run())
+        if started:
+            await turns()
+        for name, up, then in steps:
+            if task.has_finished():
+                break
+            frame = FRAMES[name]()
+            await task.queue_frame(frame, UP if up and not isinstance(frame, EndFrame | StopFrame) else DOWN)
+            if then == "turn":
+                await asyncio.sleep(0)
+            elif then == "pause":
+                await turns()
+        await task.cancel()
+        await running
+        assert task.has_finished()
+        # One that is cancelled before it begins tells nobody.
+        assert [event for event, _ in told] == ["on_pipeline_finished"] * bool(row[0].seen)
+        await turns()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(program())
+    for processor in row:
+        seen = processor.seen
+        assert sum(isinstance(frame, StartFrame) for frame in seen) <= 1
+        assert sum(isinstance(frame, EndFrame | StopFrame) for frame in seen) <= 1
+        assert sum(isinstance(frame, CancelFrame) for frame in seen) <= 1
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "eager tasks"])
+def test_on_other_loops(loop: str) -> None:
+    class Sees(BaseObserver):
+        seen = 0
+
+        async def on_push_frame(self, data: FramePushed) -> None:
+            self.seen += 1
+
+    last, sees = AsyncPass(), Sees()
+
+    async def program() -> None:
+        if loop == "eager tasks":
+            if not hasattr(asyncio, "eager_task_factory"):
+                pytest.skip("from Python 3.12 on")
+            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        params = PipelineParams(enable_heartbeats=True, heartbeats_period_secs=0.01)
+        task = PipelineTask(Pipeline([Pass(), last]), params, observers=[sees])
+        told = heard(task, "on_pipeline_started", "on_pipeline_finished", "on_pipeline_error")
+        await task.queue_frames([TextFrame("1"), TextFrame("2")])
+        running = asyncio.ensure_future(task.run())
+        await asyncio.sleep(0.03)
+        await last.push_error("no credit", fatal=True)
+        await running
+        assert [event for event, _ in told] == ["on_pipeline_started", "on_pipeline_error", "on_pipeline_finished"]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    if loop == "uvloop":
+        uvloop = pytest.importorskip("uvloop")
+
+        async def limited() -> None:
+            async with asyncio.timeout(10):
+                await program()
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(limited())
+    else:
+        run(program())
+    texts = [label for label in labels(last.seen) if label != "HeartbeatFrame"]
+    assert texts == ["StartFrame", "1", "2", "CancelFrame"]
+    assert sees.seen == 3 * len(last.seen) + 2  # each frame three hops down, the error two up
