@@ -380,6 +380,13 @@ class CarrierHttp(ABC):
         """The same for the upgrade of the media socket, where the carrier signs it; gives a remark for the log."""
         return ""
 
+    def standing_stream(self, request: WebRequest) -> bool:
+        """Whether this upgrade is to a URL that stands in the carrier's console, instead of one with a call's token.
+
+        Such a stream is as authentic as `authenticate_upgrade` found it; its start message says which call it is.
+        """
+        return False
+
     # ------------------------------------------------------------ webhooks
 
     @abstractmethod
