@@ -265,6 +265,9 @@ class Gateway:
             if session.core.is_displaced:
                 return  # another socket has the call: it writes the record
             self._finished(record)
+            if session.core.never_started and carrier in _RETRYING:
+                await self.store.release(session.key, worker=self.worker.id)  # the carrier's next try is the call
+                return
             await self.store.ended(
                 session.key, record, time.time(), hang_up=control.hang_up_state, worker=self.worker.id
             )

@@ -799,6 +799,11 @@ class CallCore:
         self._timers.clear()
 
     @property
+    def never_started(self) -> bool:
+        """The carrier has not said what call this was."""
+        return self.state is CallState.FAILED and self._started == self.opened
+
+    @property
     def over(self) -> bool:
         return self.state in OVER
 
