@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import json
 import math
 import os
@@ -123,6 +124,17 @@ def loud_s(pcm: bytes, rate: int, level: int = 500) -> float:
     block = rate // 100 * 2
     blocks = [pcm[at : at + block] for at in range(0, len(pcm), block)]
     return sum(any(abs(v) > level for v in struct.unpack(f"<{len(b) // 2}h", b)) for b in blocks) / 100
+
+
+def pitched_s(pcm: bytes, rate: int, hz: float) -> float:
+    """Seconds of 20 ms blocks that sound like a tone of `hz`, by their zero crossings."""
+    count = rate // 50
+    wanted, found = hz / 25, 0
+    for at in range(0, len(pcm) - 2 * count + 1, 2 * count):
+        block = struct.unpack(f"<{count}h", pcm[at : at + 2 * count])
+        crossings = sum((a < 0) != (b < 0) for a, b in itertools.pairwise(block))
+        found += max(block) > 2000 and abs(crossings - wanted) <= 2
+    return found / 50
 
 
 class MemoryWebSocket:
