@@ -239,6 +239,8 @@ class Gateway:
             control.extra = stored.extra
             known = dataclasses.replace(known, account_id=stored.account_id, parameters=dict(stored.parameters))
 
+        control.info = known
+
         def started(info: CallInfo) -> BotRoute | None:
             control.info = info
             route = self.route(info, claims.bot)

@@ -72,9 +72,9 @@ def demo(args: argparse.Namespace) -> int:
 
     Example: gateway demo --out heard
     """
-    from gateway.commands import demo as demonstration
+    from gateway.commands.demo import demo as place_demo_calls
 
-    return demonstration.demo(out=args.out, only=args.carrier, as_json=args.json)
+    return place_demo_calls(out=args.out, only=args.carrier, as_json=args.json)
 
 
 def call(args: argparse.Namespace) -> int:
@@ -84,9 +84,9 @@ def call(args: argparse.Namespace) -> int:
 
     Example: gateway call --carrier twilio --to +15550100 --wav hello.wav --digits 1 --out heard.wav
     """
-    from gateway.commands import call as calling
+    from gateway.commands.call import call as place_one
 
-    return asyncio.run(calling.call(args))
+    return asyncio.run(place_one(args))
 
 
 def check(args: argparse.Namespace) -> int:

@@ -329,10 +329,9 @@ class CallCore:
         self.counters.setdefault("close_code", code)
         if self.state in OVER:
             return
-        lost = not self.serializer.close_is_normal_end and code != 1000
-        was_up = self.state is not CallState.OPENING
+        lost = self.state is CallState.OPENING or (not self.serializer.close_is_normal_end and code != 1000)
         self._move(CallEvent.SOCKET_CLOSED, "socket-lost" if lost else "caller", now)
-        if lost and was_up and self.control is not None:
+        if lost and self.control is not None:
             self.control.lost()
 
     def tick(self, now: float) -> None:
@@ -791,6 +790,8 @@ class CallCore:
     def _over(self, event: CallEvent, now: float) -> None:
         if self.state is CallState.FAILED:
             self.close_code = 1008
+            if self.control is not None and event not in (CallEvent.CALLER_ENDED, CallEvent.SOCKET_CLOSED):
+                self.control.hang_up(self.reason)  # the carrier may have answered for us
         # A carrier that has said goodbye closes the socket itself; it gets the time for that.
         self.close_at = now + (self.serializer.end_wait_s if event is CallEvent.CALLER_ENDED else 0.0)
         if self.pipeline is not None:

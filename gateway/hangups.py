@@ -169,6 +169,8 @@ class HangUps:
         if await self._over(key) or await self._report_comes(key):
             self.counters["ended_by_itself"] += 1
             return
+        if await self._store.owner(key, time.time()) is not None:
+            return  # the carrier has tried again: another socket has the call
         phase = await self._ask_phase(http, ref)
         if phase is not None and phase.final:
             self.counters["ended_by_itself"] += 1
