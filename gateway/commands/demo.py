@@ -190,7 +190,8 @@ async def _wait_until_ready(process: asyncio.subprocess.Process, port: int, log:
     async with httpx.AsyncClient(trust_env=False, timeout=1.0) as http:
         while time.monotonic() < deadline:
             if process.returncode is not None:
-                tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+                lines = (await asyncio.to_thread(log.read_text, errors="replace")).splitlines()
+                tail = "\n".join(lines[-5:])
                 raise ConfigError("gateway", f"did not start:\n{tail}", f"see {log}")
             with contextlib.suppress(httpx.HTTPError):
                 if (await http.get(f"http://127.0.0.1:{port}/ready")).status_code == 200:

@@ -39,7 +39,6 @@ def socket_only(name: str, **keys: Any) -> Any:
     return carrier_settings_class(name)(verify_signatures=False, **keys)
 
 
-
 def run(main: Coroutine[Any, Any, T], *, limit_s: float = 60.0) -> T:
     """Run `main` on the loop that the product uses."""
     if sys.platform == "win32":
