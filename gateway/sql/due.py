@@ -4,15 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from gateway.sql.records import FINAL, change, due, row_of
-from gateway.sql.tables import FOREVER, HANG_UP_PENDING, Values, calls, from_json, outgoing, put, to_json, used
+from gateway.sql.records import FINAL, due, row_of
+from gateway.sql.tables import (
+    FOREVER,
+    HANG_UP_PENDING,
+    Values,
+    among,
+    calls,
+    change,
+    from_json,
+    outgoing,
+    put,
+    to_json,
+    used,
+)
 from gateway.store import CLAIM_S, REPEAT_S, CallKey, HangUp, OutgoingEvent, PendingHangUp, Standing
 from webhooks.base import CallRef
 
 _FINAL = frozenset(phase.value for phase in FINAL)
 _SETTLED = frozenset({HangUp.DONE, HangUp.ALREADY_OVER})
+
+_DUE = (
+    select(calls)
+    .where(HANG_UP_PENDING, calls.c.hang_up_at <= bindparam("now"), calls.c.claimed_until <= bindparam("now"))
+    .order_by(calls.c.hang_up_at)
+    .limit(bindparam("most"))
+)
+_ALREADY_OVER = update(calls).where(among(calls.c.key)).values(hang_up=HangUp.ALREADY_OVER.value)
+_ATTEMPT = (
+    update(calls)
+    .where(among(calls.c.key))
+    .values(claimed_until=bindparam("until"), hang_up_attempts=calls.c.hang_up_attempts + 1)
+)
+_WISH = select(calls.c.wish, calls.c.wish_taken).where(calls.c.key == bindparam("k"))
+_USED_ONE = select(used).where(used.c.key == bindparam("keys"))
+_USED_MANY = select(used).where(among(used.c.key))
+_WAITING = select(func.count()).select_from(outgoing)
+_EARLIER = select(outgoing.c.id).where(outgoing.c.call == bindparam("k")).limit(1)
+_EVENTS = (
+    select(outgoing)
+    .where(outgoing.c.due <= bindparam("now"), outgoing.c.claimed_until <= bindparam("now"))
+    .order_by(outgoing.c.due, outgoing.c.id)
+    .limit(bindparam("most"))
+)
+_TRY = (
+    update(outgoing)
+    .where(among(outgoing.c.id))
+    .values(claimed_until=bindparam("until"), attempts=outgoing.c.attempts + 1)
+)
+_SETTLE = delete(outgoing).where(outgoing.c.id == bindparam("k")).returning(outgoing.c.call)
+_FIRST = select(func.min(outgoing.c.id)).where(outgoing.c.call == bindparam("k")).scalar_subquery()
+_NEXT = update(outgoing).where(outgoing.c.id == _FIRST, outgoing.c.due == FOREVER).values(due=0.0)
+_POSTPONE = update(outgoing).where(outgoing.c.id == bindparam("k")).values(due=bindparam("at"), claimed_until=0.0)
 
 # ---------------------------------------------------------------- hang-ups
 
@@ -26,28 +71,19 @@ def hang_up_due(db: Connection, ref: CallRef, reason: str, now: float, not_befor
         values["account_id"] = ref.account_id
     if ref.extra:
         values["extra"] = to_json({**from_json(row.extra), **ref.extra})
-    change(db, key, values)
+    change(db, calls, key, values)
     return wanted
 
 
 def hang_ups(db: Connection, now: float, limit: int, claim_s: float) -> Sequence[PendingHangUp]:
-    rows = db.execute(
-        select(calls)
-        .where(HANG_UP_PENDING, calls.c.hang_up_at <= now, calls.c.claimed_until <= now)
-        .order_by(calls.c.hang_up_at)
-        .limit(limit)
-    ).all()
+    rows = db.execute(_DUE, {"now": now, "most": limit}).all()
     over = [row.key for row in rows if row.phase in _FINAL]  # reported while somebody was at it who did not finish
     if over:
-        db.execute(update(calls).where(calls.c.key.in_(over)).values(hang_up=HangUp.ALREADY_OVER.value))
+        db.execute(_ALREADY_OVER, {"keys": over})
     rows = [row for row in rows if row.phase not in _FINAL]
     until = now + claim_s
     if rows:
-        db.execute(
-            update(calls)
-            .where(calls.c.key.in_([row.key for row in rows]))
-            .values(claimed_until=until, hang_up_attempts=calls.c.hang_up_attempts + 1)
-        )
+        db.execute(_ATTEMPT, {"keys": [row.key for row in rows], "until": until})
     found = []
     for row in rows:
         carrier, call_id = CallKey.parse(row.key)
@@ -77,22 +113,22 @@ def hang_up_result(
         values["hang_up_at"] = now if retry_at is None else retry_at
     if outcome in _SETTLED and row.ended is None and row.standing != Standing.LIVE.value:
         values |= {"ended": now, "ended_by": row.ended_by or "gateway", "reason": row.reason or row.hang_up_reason}
-    change(db, str(key), values)
+    change(db, calls, str(key), values)
 
 
 # ---------------------------------------------------------------- wishes
 
 
 def wish(db: Connection, key: CallKey, target: str) -> None:
-    change(db, str(key), {"wish": target, "wish_taken": None})
+    change(db, calls, str(key), {"wish": target, "wish_taken": None})
 
 
 def take_wish(db: Connection, key: CallKey, now: float) -> str | None:
-    row = db.execute(select(calls.c.wish, calls.c.wish_taken).where(calls.c.key == str(key))).first()
+    row = db.execute(_WISH, {"k": str(key)}).first()
     if row is None or not row.wish:
         return None
     if row.wish_taken is None:
-        change(db, str(key), {"wish_taken": now})
+        change(db, calls, str(key), {"wish_taken": now})
     elif now - row.wish_taken > REPEAT_S:
         return None
     return str(row.wish)
@@ -103,7 +139,10 @@ def take_wish(db: Connection, key: CallKey, now: float) -> str | None:
 
 def once(db: Connection, asked: Sequence[tuple[str, float, float, str, float]]) -> Sequence[bool]:
     """Of each question (key, now, ttl_s, holder, repeat_s) whether it is the first."""
-    rows = db.execute(select(used).where(used.c.key.in_({question[0] for question in asked})))
+    if len(asked) == 1:
+        rows = db.execute(_USED_ONE, {"keys": asked[0][0]})
+    else:
+        rows = db.execute(_USED_MANY, {"keys": [question[0] for question in asked]})
     seen: dict[str, Values] = {row["key"]: dict(row) for row in rows.mappings()}
     taken: dict[str, Values] = {}
     answers = []
@@ -122,29 +161,20 @@ def once(db: Connection, asked: Sequence[tuple[str, float, float, str, float]]) 
 
 
 def events_waiting(db: Connection) -> int:
-    return int(db.execute(select(func.count()).select_from(outgoing)).scalar_one())
+    return int(db.execute(_WAITING).scalar_one())
 
 
 def enqueue(db: Connection, body: bytes, now: float, call: str) -> None:
     """The events of one call go one after the other: only its first is ever due."""
-    earlier = call and db.execute(select(outgoing.c.id).where(outgoing.c.call == call).limit(1)).first()
-    row = {"call": call, "body": body, "created": now, "due": FOREVER if earlier else now}
+    waits = bool(call) and db.execute(_EARLIER, {"k": call}).first() is not None
+    row = {"call": call, "body": body, "created": now, "due": FOREVER if waits else now}
     db.execute(outgoing.insert(), row)
 
 
 def events(db: Connection, now: float, limit: int, claim_s: float) -> Sequence[OutgoingEvent]:
-    rows = db.execute(
-        select(outgoing)
-        .where(outgoing.c.due <= now, outgoing.c.claimed_until <= now)
-        .order_by(outgoing.c.due, outgoing.c.id)
-        .limit(limit)
-    ).all()
+    rows = db.execute(_EVENTS, {"now": now, "most": limit}).all()
     if rows:
-        db.execute(
-            update(outgoing)
-            .where(outgoing.c.id.in_([row.id for row in rows]))
-            .values(claimed_until=now + claim_s, attempts=outgoing.c.attempts + 1)
-        )
+        db.execute(_TRY, {"keys": [row.id for row in rows], "until": now + claim_s})
     return [
         OutgoingEvent(id=row.id, call=row.call, body=row.body, created=row.created, attempts=row.attempts + 1)
         for row in rows
@@ -153,12 +183,11 @@ def events(db: Connection, now: float, limit: int, claim_s: float) -> Sequence[O
 
 def settle(db: Connection, event_id: int) -> bool:
     """This event is done with: the next of its call is due. False: it was settled before."""
-    call = db.execute(delete(outgoing).where(outgoing.c.id == event_id).returning(outgoing.c.call)).scalar()
+    call = db.execute(_SETTLE, {"k": event_id}).scalar()
     if call:
-        first = select(func.min(outgoing.c.id)).where(outgoing.c.call == call).scalar_subquery()
-        db.execute(update(outgoing).where(outgoing.c.id == first, outgoing.c.due == FOREVER).values(due=0.0))
+        db.execute(_NEXT, {"k": call})
     return call is not None
 
 
 def postpone(db: Connection, event_id: int, until: float) -> None:
-    db.execute(update(outgoing).where(outgoing.c.id == event_id).values(due=until, claimed_until=0.0))
+    db.execute(_POSTPONE, {"k": event_id, "at": until})

@@ -16,7 +16,9 @@ from gateway.sql.tables import (
     HANG_UP_PENDING,
     Values,
     add,
+    among,
     calls,
+    change,
     from_json,
     reports,
     slots,
@@ -34,6 +36,15 @@ _RANK = {phase.value: 3 if phase.final else rank for rank, phase in enumerate(Ca
 _MAY_HANG_UP = frozenset({HangUp.NONE.value, HangUp.FAILED.value, HangUp.LEFT_TO_CARRIER.value})
 _HERE = calls.c.key == bindparam("k")
 _ROW = select(calls).where(_HERE)
+_EXISTS = select(calls.c.key).where(_HERE)
+_CLAIM = update(calls).where(among(calls.c.key)).values(claimed_until=bindparam("until"))
+_FREE = delete(slots).where(slots.c.key == bindparam("k"))
+_ENDPOINT = select(workers.c.endpoint).where(workers.c.id == bindparam("k"), workers.c.until > bindparam("now"))
+_REPORTS = (
+    select(reports.c.at, reports.c.kind, reports.c.key, reports.c.content)
+    .where(reports.c.call == bindparam("k"))
+    .order_by(reports.c.at, reports.c.key)
+)
 _KINDS: dict[type, str] = {CallStatus: "status", StreamStatus: "stream", AnsweredBy: "answered-by"}
 _JSON = ("counters", "variables", "parameters", "extra")
 _PLAIN = tuple(
@@ -65,12 +76,12 @@ def read_call(db: Connection, key: CallKey) -> StoredCall | None:
 
 
 def exists(db: Connection, key: str) -> bool:
-    return db.execute(select(calls.c.key).where(_HERE), {"k": key}).first() is not None
+    return db.execute(_EXISTS, {"k": key}).first() is not None
 
 
 def claim(db: Connection, keys: Sequence[str], until: float) -> None:
     if keys:
-        db.execute(update(calls).where(calls.c.key.in_(keys)).values(claimed_until=until))
+        db.execute(_CLAIM, {"keys": keys, "until": until})
 
 
 def row_of(db: Connection, key: str, now: float, standing: Standing = Standing.REPORTED) -> Row[Any]:
@@ -81,11 +92,6 @@ def row_of(db: Connection, key: str, now: float, standing: Standing = Standing.R
         add(db, calls, {"key": key, "carrier": carrier, "standing": standing.value, "created": now})
         row = db.execute(_ROW, {"k": key}).one()
     return row
-
-
-def change(db: Connection, key: str, values: Values) -> None:
-    if values:
-        db.execute(update(calls).where(calls.c.key == key).values(values))
 
 
 def _of(info: CallInfo) -> Values:
@@ -105,7 +111,7 @@ def started(db: Connection, key: CallKey, info: CallInfo, bot: str, now: float) 
         values["extra"] = to_json({**from_json(row.extra), **from_json(values.get("extra", ""))})
     if row.answered is None:
         values["answered"] = now
-    change(db, str(key), values)
+    change(db, calls, str(key), values)
 
 
 def ended(db: Connection, key: CallKey, record: CallRecord, now: float, hang_up: HangUp, worker: str) -> bool:
@@ -129,8 +135,8 @@ def ended(db: Connection, key: CallKey, record: CallRecord, now: float, hang_up:
         values |= due(row, record.reason, now, now)[1]
     elif hang_up is not HangUp.NONE and row.hang_up == HangUp.NONE.value:
         values["hang_up"] = hang_up.value
-    change(db, str(key), values)
-    db.execute(delete(slots).where(slots.c.key == str(key)))
+    change(db, calls, str(key), values)
+    db.execute(_FREE, {"k": str(key)})
     return True
 
 
@@ -166,14 +172,13 @@ def fold(db: Connection, event: CarrierEvent, now: float) -> Folded:
     values: Values = {}
     if new:
         values = _FOLDS[type(event)](row, event, now)
-        change(db, key, values)
+        change(db, calls, key, values)
         if values.get("ended") is not None:
-            db.execute(delete(slots).where(slots.c.key == key))
+            db.execute(_FREE, {"k": key})
     phase, standing = values.get("phase", row.phase), Standing(values.get("standing", row.standing))
     owner = None
     if standing is Standing.LIVE and row.worker:
-        endpoint = db.execute(select(workers.c.endpoint).where(workers.c.id == row.worker, workers.c.until > now))
-        found = endpoint.scalar()
+        found = db.execute(_ENDPOINT, {"k": row.worker, "now": now}).scalar()
         owner = Worker(row.worker, found) if found is not None else None
     return Folded(new=new, phase=CallPhase(phase) if phase else None, standing=standing, owner=owner)
 
@@ -216,9 +221,8 @@ _FOLDS: dict[type, Any] = {CallStatus: _fold_status, StreamStatus: _fold_stream,
 
 
 def read_reports(db: Connection, key: CallKey) -> Sequence[Report]:
-    columns = select(reports.c.at, reports.c.kind, reports.c.key, reports.c.content).where(reports.c.call == str(key))
-    rows = db.execute(columns.order_by(reports.c.at))
-    return [Report(row.at, row.kind, row.key, from_json(row.content)) for row in rows]
+    found = db.execute(_REPORTS, {"k": str(key)})
+    return [Report(row.at, row.kind, row.key, from_json(row.content)) for row in found]
 
 
 # ---------------------------------------------------------------- reading and forgetting

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, literal_column, select, update
 
 from gateway.sql.records import FINAL, claim, exists, key_of, read_call, stored
 from gateway.sql.tables import (
@@ -14,7 +14,9 @@ from gateway.sql.tables import (
     HANG_UP_PENDING,
     UNFINISHED,
     Values,
+    among,
     calls,
+    change,
     outgoing,
     put,
     reports,
@@ -25,28 +27,53 @@ from gateway.sql.tables import (
 from gateway.store import Admitted, CallKey, Caps, Connected, Refused, Standing, StoredCall, Usage, Worker
 from webhooks.base import InboundCall
 
-_SLOT_OF = slots.c.key == bindparam("k")
-_TAKEN = slots.c.until > bindparam("now")
-_ALIVE = workers.c.until > bindparam("now")
 _FINAL = tuple(phase.value for phase in FINAL)
 _BLANK = (None, "", 0, "none")
 # A slot that is gone before its call: what the call was, and what it is then.
 _ABANDONED = (
-    ((Standing.EXPECTED.value, Standing.DIALLING.value), Standing.NEVER_CAME),
-    ((Standing.LIVE.value,), Standing.LOST),
+    ((Standing.EXPECTED.value, Standing.DIALLING.value), Standing.NEVER_CAME.value),
+    ((Standing.LIVE.value,), Standing.LOST.value),
 )
 
+_THE_SLOT = slots.c.key == bindparam("k")
+_RESERVED = slots.c.worker == literal_column("''")
+_ALIVE = workers.c.until > bindparam("now")
 _COUNT = (
-    select(slots.c.carrier, slots.c.number, slots.c.worker != "", func.count())
-    .where(_TAKEN)
-    .group_by(slots.c.carrier, slots.c.number, slots.c.worker != "")
+    select(slots.c.carrier, slots.c.number, func.count())
+    .where(slots.c.until > bindparam("now"))
+    .group_by(slots.c.carrier, slots.c.number)
 )
-_SLOT = select(slots.c.worker, slots.c.until).where(_SLOT_OF)
+_COUNT_RESERVED = select(func.count()).where(_RESERVED, slots.c.until > bindparam("now"))
+_KNOWN = select(calls.c.key, calls.c.standing, calls.c.ended, calls.c.phase, slots.c.until).outerjoin_from(
+    calls, slots, calls.c.key == slots.c.key
+)
+_KNOWN_ONE, _KNOWN_MANY = _KNOWN.where(calls.c.key == bindparam("keys")), _KNOWN.where(among(calls.c.key))
+_SLOT = select(slots.c.worker, slots.c.until).where(_THE_SLOT)
+_EXPIRED = select(slots.c.key).where(_RESERVED, slots.c.until <= bindparam("now"))
+_SLOTS_OF = select(slots.c.key).where(slots.c.worker == bindparam("w"))
+_FREE = delete(slots).where(among(slots.c.key))
+_FORSAKE = [
+    update(calls).where(among(calls.c.key), UNFINISHED, calls.c.standing.in_(before)).values(standing=after)
+    for before, after in _ABANDONED
+]
+# The carrier has already said that these are over.
+_CLOSE = (
+    update(calls)
+    .where(among(calls.c.key), UNFINISHED, calls.c.phase.in_(_FINAL))
+    .values(ended=bindparam("now"), ended_by="carrier")
+)
 _LEASE = select(workers.c.since, workers.c.until, workers.c.lease_s).where(workers.c.id == bindparam("k"))
-_FREE = delete(slots).where(_SLOT_OF)
-_TAKE = update(slots).where(_SLOT_OF).values(worker=bindparam("w"), until=FOREVER)
-_OWN = update(calls).where(calls.c.key == bindparam("k")).values(worker=bindparam("w"), standing=Standing.LIVE.value)
-_OWNER = select(workers.c.id, workers.c.endpoint).where(_SLOT_OF, slots.c.worker == workers.c.id, _ALIVE)
+_BURY = delete(workers).where(workers.c.id == bindparam("k"))
+_DEAD = select(workers.c.id).where(workers.c.until < bindparam("now"))
+_WORKERS = select(workers.c.id, workers.c.endpoint).where(_ALIVE).order_by(workers.c.id)
+_OWNER = select(workers.c.id, workers.c.endpoint).where(_THE_SLOT, slots.c.worker == workers.c.id, _ALIVE)
+_ORPHANS = (
+    select(calls)
+    .where(UNFINISHED, ~HANG_UP_PENDING, calls.c.claimed_until <= bindparam("now"))
+    .where(calls.c.standing.in_([after for _, after in _ABANDONED]))
+    .order_by(calls.c.created)
+    .limit(bindparam("most"))
+)
 
 Question = tuple[InboundCall, Caps, float, str, str, float]  # call, caps, now, bot, number, ttl_s
 
@@ -54,8 +81,7 @@ Question = tuple[InboundCall, Caps, float, str, str, float]  # call, caps, now, 
 def admit(db: Connection, asked: Sequence[Question]) -> Sequence[Admitted | Refused]:
     """All who ask at once: the slots are counted once, and what is given out is counted along."""
     known = _known(db, {key_of(question[0]) for question in asked})
-    taken = usage(db, min(question[2] for question in asked))
-    total, by_carrier, by_number = taken.reserved + taken.live, Counter(taken.by_carrier), Counter(taken.by_number)
+    total, by_carrier, by_number = _taken(db, min(question[2] for question in asked))
     answers: list[Admitted | Refused] = []
     put_calls: dict[str, Values] = {}
     put_slots: dict[str, Values] = {}
@@ -95,8 +121,10 @@ def admit(db: Connection, asked: Sequence[Question]) -> Sequence[Admitted | Refu
 
 def _known(db: Connection, keys: set[str]) -> dict[str, tuple[bool, float]]:
     """Of the calls that have a row: whether they are over, and until when they have a slot."""
-    columns = select(calls.c.key, calls.c.standing, calls.c.ended, calls.c.phase, slots.c.until)
-    rows = db.execute(columns.outerjoin_from(calls, slots, calls.c.key == slots.c.key).where(calls.c.key.in_(keys)))
+    if len(keys) == 1:
+        rows = db.execute(_KNOWN_ONE, {"keys": next(iter(keys))})
+    else:
+        rows = db.execute(_KNOWN_MANY, {"keys": list(keys)})
     refused = Standing.REFUSED.value
     return {
         key: ((ended is not None and standing != refused) or phase in _FINAL, until or 0.0)
@@ -129,18 +157,20 @@ def refused(db: Connection, call: InboundCall, reason: str, now: float, bot: str
         put(db, calls, [_row(call, Standing.REFUSED, now, bot, reason)])
 
 
-def usage(db: Connection, now: float) -> Usage:
-    reserved = live = 0
+def _taken(db: Connection, now: float) -> tuple[int, Counter[str], Counter[str]]:
+    """How many slots are, by carrier and by number."""
     by_carrier: Counter[str] = Counter()
     by_number: Counter[str] = Counter()
-    for carrier, number, is_live, count in db.execute(_COUNT, {"now": now}):
-        if is_live:
-            live += count
-        else:
-            reserved += count
+    for carrier, number, count in db.execute(_COUNT, {"now": now}):
         by_carrier[carrier] += count
         by_number[number] += count
-    return Usage(reserved=reserved, live=live, by_carrier=by_carrier, by_number=by_number)
+    return by_carrier.total(), by_carrier, by_number
+
+
+def usage(db: Connection, now: float) -> Usage:
+    total, by_carrier, by_number = _taken(db, now)
+    reserved = db.execute(_COUNT_RESERVED, {"now": now}).scalar_one()
+    return Usage(reserved=reserved, live=total - reserved, by_carrier=by_carrier, by_number=by_number)
 
 
 def rename(db: Connection, key: CallKey, call_id: str) -> bool:
@@ -163,11 +193,11 @@ def rename(db: Connection, key: CallKey, call_id: str) -> bool:
     db.execute(calls.insert(), row)
     for table in (reports, outgoing):
         db.execute(update(table).where(table.c.call == names[0]).values(call=names[1]))
-    slot = db.execute(select(slots).where(slots.c.key == names[0])).mappings().first()
-    if slot is not None:
-        db.execute(_FREE, {"k": names[0]})
-        if row["ended"] is None and db.execute(_SLOT, {"k": names[1]}).first() is None:
-            db.execute(slots.insert(), {**slot, "key": names[1]})
+    slot = db.execute(_SLOT, {"k": names[0]}).first()
+    if slot is not None and (row["ended"] is not None or db.execute(_SLOT, {"k": names[1]}).first() is not None):
+        db.execute(_FREE, {"keys": [names[0]]})
+    elif slot is not None:
+        db.execute(update(slots).where(slots.c.key == names[0]).values(key=names[1]))
     return True
 
 
@@ -179,8 +209,8 @@ def connected(db: Connection, key: CallKey, worker: str, now: float) -> Connecte
     call = read_call(db, key)
     if call is None or call.ended is not None:
         return None
-    db.execute(_TAKE, {"k": name, "w": worker})
-    db.execute(_OWN, {"k": name, "w": worker})
+    change(db, slots, name, {"worker": worker, "until": FOREVER})
+    change(db, calls, name, {"worker": worker, "standing": Standing.LIVE.value})
     call = replace(call, worker=worker, standing=Standing.LIVE)
     return Connected(call, slot.worker if slot.worker != worker else "")
 
@@ -188,19 +218,16 @@ def connected(db: Connection, key: CallKey, worker: str, now: float) -> Connecte
 def release(db: Connection, key: CallKey, worker: str) -> None:
     slot = db.execute(_SLOT, {"k": str(key)}).first()
     if slot is not None and worker in ("", slot.worker):
-        _abandon(db, slots.c.key == str(key), 0.0)
+        _abandon(db, [str(key)], 0.0)
 
 
-def _abandon(db: Connection, which: ColumnElement[bool], now: float) -> None:
+def _abandon(db: Connection, keys: Sequence[str], now: float) -> None:
     """Free slots before their calls have ended."""
-    keys = list(db.execute(delete(slots).where(which).returning(slots.c.key)).scalars())
-    if not keys:
-        return
-    here = calls.c.key.in_(keys) & UNFINISHED
-    for before, after in _ABANDONED:
-        db.execute(update(calls).where(here, calls.c.standing.in_(before)).values(standing=after.value))
-    # The carrier has already said that it is over.
-    db.execute(update(calls).where(here, calls.c.phase.in_(_FINAL)).values(ended=now, ended_by="carrier"))
+    if keys:
+        db.execute(_FREE, {"keys": keys})
+        for forsake in _FORSAKE:
+            db.execute(forsake, {"keys": keys})
+        db.execute(_CLOSE, {"keys": keys, "now": now})
 
 
 # ---------------------------------------------------------------- workers
@@ -216,13 +243,12 @@ def renew(db: Connection, worker: Worker, now: float, lease_s: float) -> bool:
 
 
 def retire(db: Connection, worker: str, now: float) -> None:
-    db.execute(delete(workers).where(workers.c.id == worker))
-    _abandon(db, slots.c.worker == worker, now)
+    db.execute(_BURY, {"k": worker})
+    _abandon(db, db.execute(_SLOTS_OF, {"w": worker}).scalars().all(), now)
 
 
 def alive(db: Connection, now: float) -> Sequence[Worker]:
-    rows = db.execute(select(workers.c.id, workers.c.endpoint).where(_ALIVE).order_by(workers.c.id), {"now": now})
-    return [Worker(*row) for row in rows]
+    return [Worker(*row) for row in db.execute(_WORKERS, {"now": now})]
 
 
 def owner(db: Connection, key: CallKey, now: float) -> Worker | None:
@@ -231,20 +257,11 @@ def owner(db: Connection, key: CallKey, now: float) -> Worker | None:
 
 
 def orphans(db: Connection, worker: str, now: float, limit: int, claim_s: float) -> Sequence[StoredCall]:
-    _abandon(db, (slots.c.worker == "") & (slots.c.until <= now), now)
+    _abandon(db, db.execute(_EXPIRED, {"now": now}).scalars().all(), now)
     lease = db.execute(_LEASE, {"k": worker}).first()
     if lease is not None and lease.until >= now and now - lease.since >= lease.lease_s:
-        for dead in db.execute(select(workers.c.id).where(workers.c.until < now)).scalars().all():
+        for dead in db.execute(_DEAD, {"now": now}).scalars().all():
             retire(db, dead, now)
-    forsaken = [standing.value for _, standing in _ABANDONED]
-    found = [
-        stored(row)
-        for row in db.execute(
-            select(calls)
-            .where(UNFINISHED, calls.c.standing.in_(forsaken), ~HANG_UP_PENDING, calls.c.claimed_until <= now)
-            .order_by(calls.c.created)
-            .limit(limit)
-        )
-    ]
+    found = [stored(row) for row in db.execute(_ORPHANS, {"now": now, "most": limit})]
     claim(db, [str(call.key) for call in found], now + claim_s)
     return found

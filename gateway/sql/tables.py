@@ -1,4 +1,7 @@
-"""The tables, and how rows get in. Times are Unix seconds; texts are empty rather than null; JSON is text."""
+"""The tables, and how rows get in. Times are Unix seconds; texts are empty rather than null; JSON is text.
+
+Statements are made once, with parameters: making one costs several times what executing it does.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import msgspec
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Float,
     Index,
@@ -19,8 +23,10 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    bindparam,
     case,
     literal_column,
+    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -109,6 +115,7 @@ slots = Table(
     _word("worker"),  # "": reserved
     Column("until", Float, nullable=False),  # of a reservation; a live slot has its worker's lease
     Index("slots_by_worker", "worker"),
+    Index("slots_counted", "carrier", "number", "until"),  # all that admission looks at
 )
 
 workers = Table(
@@ -183,12 +190,30 @@ def put(db: Connection, table: Table, rows: Sequence[Values]) -> None:
 
 @functools.cache
 def _if_new(dialect: str, table: Table) -> Any:
-    return (postgresql.insert if dialect == "postgresql" else sqlite.insert)(table).on_conflict_do_nothing()
+    insert = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(table)
+    return insert.on_conflict_do_nothing().returning(*table.primary_key.columns)
 
 
 def add(db: Connection, table: Table, row: Values) -> bool:
     """Insert `row`; False if there is one of that key."""
-    return bool(db.execute(_if_new(db.dialect.name, table), row).rowcount)
+    return db.execute(_if_new(db.dialect.name, table), row).first() is not None
+
+
+@functools.cache
+def _change(table: Table, columns: tuple[str, ...]) -> Any:
+    key = table.c.key == bindparam("its_key")
+    return update(table).where(key).values({name: bindparam(name) for name in columns})
+
+
+def change(db: Connection, table: Table, key: str, values: Values) -> None:
+    """Change the row of that key, if there is one."""
+    if values:
+        db.execute(_change(table, tuple(values)), {**values, "its_key": key})
+
+
+def among(column: Column[Any]) -> ColumnElement[bool]:
+    """That a column is one of the parameter `keys`."""
+    return column.in_(bindparam("keys", expanding=True))
 
 
 def to_json(values: Mapping[str, Any]) -> str:
