@@ -3,8 +3,9 @@
 `load_settings` gives one snapshot or all that is wrong with the file at once, each mistake with its TOML path and
 what to do about it. Nothing in a snapshot changes afterwards, and no secret is in it: a Secret says where to look.
 
-The tables: [gateway], [carriers.<name>] (keys: webhooks/<name>.py), [bots.<name>] (`use`, the keys of BotEntry that
-every bot has, and the keys of the settings class in bots/<use>.py), [numbers."<number>"].
+The tables: [gateway], [api], [events] (gateway/event_settings.py), [carriers.<name>] (keys: webhooks/<name>.py),
+[bots.<name>] (`use`, the keys of BotEntry that every bot has, and the keys of the settings class in bots/<use>.py),
+[numbers."<number>"].
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from annotated_types import Ge, Gt, Interval, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gateway import registry
+from gateway.event_settings import EventSettings
 from gateway.public_url import Network, networks
 from media.errors import ConfigError, ConfigErrors, toml_path
 from media.secret import Secret
@@ -127,6 +129,7 @@ class Settings:
 
     gateway: GatewaySettings = GatewaySettings()
     api: ApiSettings = field(default_factory=ApiSettings)
+    events: EventSettings = field(default_factory=EventSettings)
     carriers: Mapping[str, Any] = field(default_factory=dict)  # those that are on: name -> its settings class
     carriers_off: Mapping[str, str] = field(default_factory=dict)  # name -> why
     carriers_lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> variables it is off without
@@ -163,7 +166,7 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
     """`load_settings` for a file that was already read."""
     base_dir = Path(base_dir)
     found: list[ConfigError] = []
-    sections = ("gateway", "api", "carriers", "bots", "numbers")
+    sections = ("gateway", "api", "events", "carriers", "bots", "numbers")
     for name in data:
         if name not in sections:
             found.append(ConfigError(name, "is not a table of gateway.toml", registry.did_you_mean(name, sections)))
@@ -172,6 +175,12 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
     if api is not None:
         missing = [(where, secret.problem()) for where, secret in _secrets(api, "api") if secret.problem()]
         found += [ConfigError(where, problem, "set it, or leave the token out") for where, problem in missing]
+    events = _build(EventSettings, _table(data, "events", found), "events", base_dir, found)
+    if events is not None:
+        try:
+            _ = events.keys
+        except ConfigError as exc:
+            found.append(exc.within("events"))
     carriers, off, lacking = _carriers(_tables(data, "carriers", found), base_dir, strict, found)
     bots = _bots(_tables(data, "bots", found), base_dir, found)
     numbers = _numbers(_tables(data, "numbers", found), _table(data, "bots", found), base_dir, found)
@@ -183,6 +192,7 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
     return Settings(
         gateway=gateway,
         api=api,
+        events=events,
         carriers=MappingProxyType(carriers),
         carriers_off=MappingProxyType(off),
         carriers_lacking=MappingProxyType(lacking),
