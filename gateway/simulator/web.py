@@ -556,6 +556,7 @@ class FakeWeb(ABC):
 def form_webhook(what: str, url: str, fields: Fields, method: str = "POST") -> Webhook:
     """Fields as a form body; with GET as the query, after what the URL has of it."""
     pairs = list(fields.items()) if isinstance(fields, Mapping) else list(fields)
+    url = url.partition("#")[0]  # it is never sent
     if method == "GET":
         joined = f"{url}{'&' if '?' in url else '?'}{urlencode(pairs)}" if pairs else url
         return Webhook(what=what, method="GET", url=joined)
