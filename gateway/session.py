@@ -56,8 +56,12 @@ class CallSession(LoopRuntime):
         core.tick(now)
         if core.close_at is not None and now >= core.close_at:
             self._awake.set()
-            if self._closing is not None and self._closing.when() is None:
-                self._closing.reschedule(asyncio.get_running_loop().time() + CLOSE_WAIT_S)
+            self._close_soon()
+
+    def _close_soon(self) -> None:
+        """The socket is closed, or is going to be: the reader waits no longer than this for the end."""
+        if self._closing is not None and self._closing.when() is None:
+            self._closing.reschedule(asyncio.get_running_loop().time() + CLOSE_WAIT_S)
 
     # ------------------------------------------------------------ the call
 
@@ -107,9 +111,10 @@ class CallSession(LoopRuntime):
         except asyncio.CancelledError:
             raise
         except Exception as exc:  # the server's own exceptions for a socket that is gone
+            # The reader hears of it too, behind what the carrier has said before: its goodbye may be among that.
             core.counters["send_failed"] += 1
             log.debug("call.send_failed", problem=repr(exc))
-            core.disconnected(1006, clock.now())
+            self._close_soon()
 
     async def _put(self, message: Message) -> None:
         await self._send(_outgoing(message))
