@@ -9,8 +9,10 @@ from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any, TypeVar
 
+import h11
 import structlog
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway.app import Gateway, create_app
@@ -19,6 +21,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.serve")
 
 T = TypeVar("T")
 
+REQUEST_S = 10.0  # for the whole head of a request, the handshake of a media socket among them
 LINGER_S = 2.0  # after a call: for what was sent last to be read, and for the peer's own half of the close
 
 
@@ -33,6 +36,32 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
+class HttpSocket(H11Protocol):
+    """A connection that has to make its request in time: uvicorn waits for the first one for ever."""
+
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._waiting = self.loop.call_later(REQUEST_S, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._has_asked()
+        elif self._waiting is None:
+            self._waiting = self.loop.call_later(REQUEST_S, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._has_asked()
+        super().connection_lost(exc)
+
+    def _has_asked(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+
 class MediaSocket(WebSocketsSansIOProtocol):
     """A socket that is gone soon after its call, also where the peer has stopped reading.
 
@@ -40,13 +69,15 @@ class MediaSocket(WebSocketsSansIOProtocol):
     """
 
     _linger: asyncio.TimerHandle | None = None
+    _lost = False
 
-    def on_task_complete(self, task: asyncio.Task[None]) -> None:
-        super().on_task_complete(task)
-        if not self.disconnected:
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        if not self._lost:
             self._linger = self.loop.call_later(LINGER_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
         if self._linger is not None:
             self._linger.cancel()
         super().connection_lost(exc)
@@ -115,7 +146,7 @@ def server(gateway: Gateway, *, host: str | None = None, port: int | None = None
         create_app(gateway),
         host=settings.host if host is None else host,
         port=settings.port if port is None else port,
-        http="h11",
+        http=HttpSocket,
         ws=MediaSocket,
         # Carriers answer pings late or not at all: silence of the media is the sign of death, not a missing pong.
         ws_ping_interval=None,

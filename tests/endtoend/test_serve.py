@@ -111,6 +111,42 @@ def test_carriers_that_retry_a_handshake_may_show_their_token_again() -> None:
     assert run(main()) == {name: 101 if name in ("plivo", "exotel") else 403 for name in CARRIERS}
 
 
+@pytest.mark.parametrize(
+    "said", [b"", b"GET /twilio/media/x HTTP/1.1\r\nHost: a\r\n"], ids=["nothing", "half a request"]
+)
+def test_a_connection_that_does_not_ask_is_closed(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.server.REQUEST_S", 0.3)
+
+    async def main() -> None:
+        async with serve({"bot": actors.echo}) as served:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+            writer.write(said)
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 3) == b""
+            writer.close()
+            # One that has asked is not hurried: nor is a call.
+            assert (await served.call("twilio", Script().then(at(0.6), HangUp()))).ok
+
+    run(main())
+
+
+def test_a_slow_second_request_on_one_connection_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.server.REQUEST_S", 0.3)
+
+    async def main() -> None:
+        async with serve({"bot": actors.echo}) as served:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+            writer.write(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(0.5)  # it may rest between two requests
+            writer.write(b"GET /hea")
+            with contextlib.suppress(ConnectionError):
+                assert b"HTTP/1.1" not in await asyncio.wait_for(reader.read(), 3)
+            writer.close()
+
+    run(main())
+
+
 # ---------------------------------------------------------------- how it ends, inside one process
 
 
