@@ -57,6 +57,11 @@ class Consequences(Protocol):
     def reported(self, event: CarrierEvent) -> Awaitable[None]:
         """A carrier's report, once committed, reaches the live call, the pending hang-up, the user's URL."""
 
+    def let_in(self, call: InboundCall, bot: str) -> None:
+        """A slot was reserved for it, for the first time."""
+
+    def turned_away(self, call: InboundCall, reason: str, bot: str) -> None: ...
+
 
 class Answering:
     """The webhooks of all carriers of one settings snapshot."""
@@ -202,7 +207,13 @@ class Answering:
         number = route.key if route is not None else ""
         bot = bot or (route.bot_name if route is not None else "")
         caps = self._caps(self._carriers[call.carrier], number)
-        return await self._store.admit(call, caps, now, bot=bot, number=number, ttl_s=ttl_s)
+        decided = await self._store.admit(call, caps, now, bot=bot, number=number, ttl_s=ttl_s)
+        if isinstance(decided, Refused):
+            if decided.reason != "over":
+                self._consequences.turned_away(call, decided.reason, bot)
+        elif not decided.repeated:
+            self._consequences.let_in(call, bot)
+        return decided
 
     def authenticate_upgrade(self, http: CarrierHttp, scope: Mapping[str, Any]) -> None:
         """The carrier's signature on the upgrade of a media socket. Raises NotAuthentic."""
@@ -232,6 +243,7 @@ class Answering:
         self, http: CarrierHttp, call: InboundCall, refusal: Refusal, now: float, bot: str = ""
     ) -> Handled:
         await self._store.refused(call, refusal.reason, now, bot=bot)
+        self._consequences.turned_away(call, refusal.reason, bot)
         return self._turned_away(http, call, refusal)
 
     def _turned_away(self, http: CarrierHttp, call: InboundCall, refusal: Refusal) -> Handled:

@@ -30,11 +30,12 @@ from gateway.control import CallDesk
 from gateway.core import BotRoute, CallCore, CallLimits, CallRecord
 from gateway.hangups import CallControl, HangUps, Rhythm
 from gateway.metrics import Metrics
+from gateway.notify import Notifier
 from gateway.public_url import StripPrefix
 from gateway.records import LogSink, RecordSink
 from gateway.session import CallSession, Receive, Send
 from gateway.settings import Settings
-from gateway.store import CallKey, Store, StoredCall, StoreError, Worker
+from gateway.store import CallKey, Standing, Store, StoredCall, StoreError, Worker
 from gateway.store import Refused as AdmissionRefused
 from gateway.store_sql import SqlStore
 from gateway.tokens import Claims, TokenError, TokenMint
@@ -70,6 +71,8 @@ class Gateway:
         self.http = {name: registry.carrier_http(name)(own) for name, own in settings.carriers.items()}
         self.api = CarrierApi(self.http, patience=patience)
         self.hang_ups = HangUps(self.store, self.api, self.worker, rhythm=rhythm)
+        self.hang_ups.settled = self._settled
+        self.events = Notifier(settings.events, self.store)
         self.clock = Clock()
         self.calls = CallRegistry(settings.gateway.max_calls)
         self.metrics = Metrics()
@@ -91,6 +94,7 @@ class Gateway:
             blocked_s=limits.blocked_timeout_s,
         )
         self.metrics.gauge("gateway_calls_live", "calls that are up", lambda: float(len(self.calls)))
+        self.metrics.tally("gateway_events", "event webhooks", "result", lambda: self.events.counters)
         self.metrics.gauge(
             "gateway_tick_lateness_seconds", "99th percentile of the last five seconds", self.clock.lateness_s
         )
@@ -101,6 +105,7 @@ class Gateway:
         await self.store.open()
         await self.api.open()
         await self.hang_ups.open()
+        await self.events.open()
         self.clock.start()
 
     async def drain(self) -> None:
@@ -115,6 +120,7 @@ class Gateway:
         if self._background:
             await asyncio.wait(set(self._background), timeout=5.0)
         await self.hang_ups.close()
+        await self.events.close()
         await self.api.close()
         await self.store.close()
 
@@ -145,6 +151,22 @@ class Gateway:
         session = self.calls.find(key)
         if session is not None:
             session.core.carrier_ended(event.ended_by or "caller")
+        elif folded.standing is not Standing.LIVE:
+            self.events.ended(key)
+
+    def let_in(self, call: InboundCall, bot: str) -> None:
+        """A slot was reserved for a call; one that we are placing has no id yet and is told of when it has."""
+        if not CallKey(call.carrier, call.call_id).provisional:
+            self.events.started(call, bot)
+
+    def turned_away(self, call: InboundCall, reason: str, bot: str) -> None:
+        if not CallKey(call.carrier, call.call_id).provisional:
+            self.events.refused(call, reason, bot)
+
+    def _settled(self, key: CallKey) -> None:
+        """A hang-up has come to its end; that of a live call is told with the call's own."""
+        if self.calls.find(key) is None:
+            self.events.ended(key)
 
     def urls(self, scope: Mapping[str, Any]) -> Urls:
         """Our own URLs, as whoever made this request must address them."""
@@ -245,7 +267,9 @@ class Gateway:
             control.info = info
             route = self.route(info, claims.bot)
             if info.call_id and not info.probe:
-                self._later(self._named(session, info, route.bot if route is not None else ""), "call-named")
+                bot = route.bot if route is not None else ""
+                self._later(self._named(session, info, bot), "call-named")
+                self.events.answered(info, bot)
             return route
 
         session.core = CallCore(
@@ -258,6 +282,7 @@ class Gateway:
             lead_ms=settings.lead_ms,
             now=self.clock.now(),
         )
+        control.transferred = lambda target: self.events.transferred(session.core.info, target, session.core.bot)
         structlog.contextvars.clear_contextvars()
         self.calls.add(session)
         self.metrics.started[carrier] += 1
@@ -270,9 +295,12 @@ class Gateway:
             if session.core.never_started and carrier in _RETRYING:
                 await self.store.release(session.key, worker=self.worker.id)  # the carrier's next try is the call
                 return
-            await self.store.ended(
+            written = self.store.ended(
                 session.key, record, time.time(), hang_up=control.hang_up_state, worker=self.worker.id
             )
+            if not record.info.probe:
+                self.events.ended(session.key)  # no await between the two: they are committed together
+            await written
         except StoreError as exc:
             log.error("record.not_stored", call=session.key.call_id, carrier=carrier, problem=str(exc))
         finally:

@@ -6,6 +6,7 @@ The HTTP API, the command line and the console all come through here.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -161,6 +162,7 @@ class CallDesk:
             await gateway.store.release(key)
             raise ControlError(502, f"{order.carrier} did not take the order: {outcome.detail}")
         await gateway.store.rename(key, outcome.call_id)
+        gateway.events.started(dataclasses.replace(call, call_id=outcome.call_id), bot)
         log.info("call.placed", call=outcome.call_id, carrier=order.carrier, bot=bot)
         return CallKey(order.carrier, outcome.call_id)
 

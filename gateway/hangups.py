@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,7 @@ class HangUps:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wake = asyncio.Event()
         self._reported: dict[CallKey, asyncio.Event] = {}  # who waits for a carrier's report of the end
+        self.settled: Callable[[CallKey], None] = lambda key: None  # told when no more will be known of a call's end
         self._closing = False
 
     # ------------------------------------------------------------ life
@@ -168,6 +169,7 @@ class HangUps:
         key = CallKey(ref.carrier, ref.call_id)
         if await self._over(key) or await self._report_comes(key):
             self.counters["ended_by_itself"] += 1
+            self.settled(key)
             return
         if await self._store.owner(key, time.time()) is not None:
             return  # the carrier has tried again: another socket has the call
@@ -176,6 +178,7 @@ class HangUps:
             self.counters["ended_by_itself"] += 1
             event = CallStatus(carrier=ref.carrier, call_id=ref.call_id, phase=phase, key=f"asked-{phase.value}")
             await self._store.fold(event, time.time())
+            self.settled(key)
             return
         self.counters["orphans_ended"] += 1
         await self._first_attempt(ref, reason)
@@ -194,6 +197,7 @@ class HangUps:
     async def _result(self, key: CallKey, outcome: HangUp, detail: str) -> None:
         self.counters[outcome.value] += 1
         await self._store.hang_up_result(key, outcome, time.time(), detail=detail)
+        self.settled(key)
 
     # ------------------------------------------------------------ what others left behind
 
@@ -243,6 +247,7 @@ class CallControl:
         self.info: CallInfo | None = None  # as soon as the call has started
         self.extra: Mapping[str, str] = {}  # what the webhook brought: region, leg ids
         self.hang_up_state = HangUp.NONE  # for the record
+        self.transferred: Callable[[str], None] = lambda target: None  # told when the carrier knows where to
 
     @property
     def ref(self) -> CallRef:
@@ -295,6 +300,7 @@ class CallControl:
         key = CallKey(self.ref.carrier, self.ref.call_id)
         await self._store.wish(key, target)
         if plan.request is None:
+            self.transferred(target)
             return
         outcome = await self._api.ask(plan.request)
         if outcome.kind is not OutcomeKind.DONE:
@@ -302,6 +308,8 @@ class CallControl:
             self._hang_ups.counters["transfers_failed"] += 1
             assert self._http is not None
             self._hang_ups.hang_up(self._http, self.ref, "transfer-failed")
+            return
+        self.transferred(target)
 
     def send_digits(self, digits: str) -> bool:
         http = self._http

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily
@@ -37,6 +37,7 @@ class Metrics:
         self.ended: Counter[tuple[str, str, str]] = Counter()  # by carrier, who ended it, reason
         self.summed: Counter[str] = Counter()
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self.tallies: dict[str, tuple[str, str, Callable[[], Mapping[str, int]]]] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -52,6 +53,10 @@ class Metrics:
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         self.gauges[name] = (text, read)
+
+    def tally(self, name: str, text: str, label: str, read: Callable[[], Mapping[str, int]]) -> None:
+        """Counts that somebody else keeps, by the value of one label."""
+        self.tallies[name] = (text, label, read)
 
     def render(self) -> bytes:
         """The text exposition of Prometheus."""
@@ -81,6 +86,11 @@ class Metrics:
         for name, text, key in _SUMMED:
             family = CounterMetricFamily(name, text)
             family.add_metric([], self.summed[key])
+            yield family
+        for name, (text, label, counts) in self.tallies.items():
+            family = CounterMetricFamily(name, text, labels=[label])
+            for which_one, value in sorted(counts().items()):
+                family.add_metric([which_one], value)
             yield family
         for name, (text, read) in self.gauges.items():
             gauge = GaugeMetricFamily(name, text)

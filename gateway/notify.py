@@ -99,7 +99,7 @@ class Notifier:
 
     def answered(self, info: CallInfo, bot: str) -> None:
         """The bot hears the caller."""
-        if not info.probe:
+        if not info.probe and self._first("answered", CallKey(info.carrier, info.call_id)):
             self._tell("call.answered", _facts(info, bot), parameters=dict(info.parameters))
 
     def refused(self, call: InboundCall, reason: str, bot: str = "") -> None:
@@ -112,7 +112,7 @@ class Notifier:
 
     def ended(self, key: CallKey) -> None:
         """The call's record is written. What is told is the record as it stands when it is sent."""
-        if self._first("ended", key):
+        if key.call_id and not key.provisional and self._first("ended", key):
             self._tell("call.ended", {"carrier": key.carrier, "call_id": key.call_id})
 
     def _first(self, what: str, key: CallKey) -> bool:
@@ -244,6 +244,9 @@ class Notifier:
         record = await self._store.call(key)
         if record is not None and _unsettled(record) and self._now() - event.created < SETTLE_S * self._scale:
             return LOOK_S * self._scale
+        if record is not None and record.standing is Standing.LIVE:
+            message.clear()  # another worker has the call, and tells its end
+            return None
         # The session, a carrier's report and a hang-up finished elsewhere may each have queued the end.
         for_s = self.settings.give_up_s + 3600.0
         first = await self._store.once(f"ended {key}", self._now(), ttl_s=for_s, holder=str(event.id), repeat_s=for_s)
