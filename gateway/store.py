@@ -305,8 +305,8 @@ class Store(Protocol):
     def renew(self, worker: Worker, now: float, *, lease_s: float = LEASE_S) -> Awaitable[bool]:
         """Say that `worker` lives; every third of `lease_s` or so.
 
-        False: it is new, or its lease had run out, so that its calls may have been taken for lost: say `connected`
-        again for each.
+        False: it is new, or its lease had run out, so that its calls may have been taken for lost: `admit` (without
+        caps) and `connected` again for each.
         """
 
     def retire(self, worker: str, now: float) -> Awaitable[None]:

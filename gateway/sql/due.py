@@ -14,6 +14,7 @@ from gateway.sql.tables import (
     among,
     calls,
     change,
+    first_of,
     from_json,
     outgoing,
     put,
@@ -55,8 +56,7 @@ _TRY = (
     .values(claimed_until=bindparam("until"), attempts=outgoing.c.attempts + 1)
 )
 _SETTLE = delete(outgoing).where(outgoing.c.id == bindparam("k")).returning(outgoing.c.call)
-_FIRST = select(func.min(outgoing.c.id)).where(outgoing.c.call == bindparam("k")).scalar_subquery()
-_NEXT = update(outgoing).where(outgoing.c.id == _FIRST, outgoing.c.due == FOREVER).values(due=0.0)
+_NEXT = update(outgoing).where(outgoing.c.id == first_of(bindparam("k")), outgoing.c.due == FOREVER).values(due=0.0)
 _POSTPONE = update(outgoing).where(outgoing.c.id == bindparam("k")).values(due=bindparam("at"), claimed_until=0.0)
 
 # ---------------------------------------------------------------- hang-ups

@@ -14,9 +14,11 @@ from gateway.sql.tables import (
     HANG_UP_PENDING,
     UNFINISHED,
     Values,
+    add,
     among,
     calls,
     change,
+    first_of,
     outgoing,
     put,
     reports,
@@ -24,7 +26,7 @@ from gateway.sql.tables import (
     to_json,
     workers,
 )
-from gateway.store import Admitted, CallKey, Caps, Connected, Refused, Standing, StoredCall, Usage, Worker
+from gateway.store import LEASE_S, Admitted, CallKey, Caps, Connected, Refused, Standing, StoredCall, Usage, Worker
 from webhooks.base import InboundCall
 
 _FINAL = tuple(phase.value for phase in FINAL)
@@ -65,6 +67,12 @@ _CLOSE = (
 _LEASE = select(workers.c.since, workers.c.until, workers.c.lease_s).where(workers.c.id == bindparam("k"))
 _BURY = delete(workers).where(workers.c.id == bindparam("k"))
 _DEAD = select(workers.c.id).where(workers.c.until < bindparam("now"))
+_UNKNOWN = select(slots.c.worker).distinct().where(~_RESERVED, slots.c.worker.not_in(select(workers.c.id)))
+_QUEUE_UP = (
+    update(outgoing)
+    .where(outgoing.c.call == bindparam("k"), outgoing.c.id > first_of(bindparam("k")))
+    .values(due=FOREVER)
+)
 _WORKERS = select(workers.c.id, workers.c.endpoint).where(_ALIVE).order_by(workers.c.id)
 _OWNER = select(workers.c.id, workers.c.endpoint).where(_THE_SLOT, slots.c.worker == workers.c.id, _ALIVE)
 _ORPHANS = (
@@ -193,6 +201,7 @@ def rename(db: Connection, key: CallKey, call_id: str) -> bool:
     db.execute(calls.insert(), row)
     for table in (reports, outgoing):
         db.execute(update(table).where(table.c.call == names[0]).values(call=names[1]))
+    db.execute(_QUEUE_UP, {"k": names[1]})
     slot = db.execute(_SLOT, {"k": names[0]}).first()
     if slot is not None and (row["ended"] is not None or db.execute(_SLOT, {"k": names[1]}).first() is not None):
         db.execute(_FREE, {"keys": [names[0]]})
@@ -235,7 +244,7 @@ def _abandon(db: Connection, keys: Sequence[str], now: float) -> None:
 
 def renew(db: Connection, worker: Worker, now: float, lease_s: float) -> bool:
     before = db.execute(_LEASE, {"k": worker.id}).first()
-    held = before is not None and before.until >= now
+    held = before is not None and before.until >= now and before.lease_s > 0
     since = before.since if before is not None and held else now
     row = {"id": worker.id, "endpoint": worker.endpoint, "since": since, "lease_s": lease_s, "until": now + lease_s}
     put(db, workers, [row])
@@ -258,6 +267,9 @@ def owner(db: Connection, key: CallKey, now: float) -> Worker | None:
 
 def orphans(db: Connection, worker: str, now: float, limit: int, claim_s: float) -> Sequence[StoredCall]:
     _abandon(db, db.execute(_EXPIRED, {"now": now}).scalars().all(), now)
+    for unknown in db.execute(_UNKNOWN).scalars().all():
+        # It was taken for dead, but has taken a call since: it has one lease's time to say that it lives.
+        add(db, workers, {"id": unknown, "since": now, "lease_s": 0.0, "until": now + LEASE_S})
     lease = db.execute(_LEASE, {"k": worker}).first()
     if lease is not None and lease.until >= now and now - lease.since >= lease.lease_s:
         for dead in db.execute(_DEAD, {"now": now}).scalars().all():

@@ -21,11 +21,14 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    ScalarSelect,
     Table,
     Text,
     bindparam,
     case,
+    func,
     literal_column,
+    select,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -214,6 +217,11 @@ def change(db: Connection, table: Table, key: str, values: Values) -> None:
 def among(column: Column[Any]) -> ColumnElement[bool]:
     """That a column is one of the parameter `keys`."""
     return column.in_(bindparam("keys", expanding=True))
+
+
+def first_of(call: ColumnElement[str]) -> ScalarSelect[int]:
+    """The id of the first event of a call that still waits."""
+    return select(func.min(outgoing.c.id)).where(outgoing.c.call == call).scalar_subquery()
 
 
 def to_json(values: Mapping[str, Any]) -> str:

@@ -247,8 +247,8 @@ class Writer:
         while True:
             committing = False
             try:
-                db = self._connection = self._connection or self._engine.connect()
-                transaction = db.begin()
+                transaction = self._connected(deadline).begin()
+                db = transaction.connection
                 try:
                     _execute(db, operations)
                     committing = True
@@ -269,6 +269,17 @@ class Writer:
                 self.counts["lock_waits"] += 1
                 time.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 1.5, 0.005)
+
+    def _connected(self, deadline: float) -> Connection:
+        while self._connection is None:
+            try:
+                self._connection = self._engine.connect()
+            except DBAPIError as exc:
+                if time.monotonic() >= deadline:
+                    why = str(exc.orig).partition("\n")[0]
+                    raise StoreBusy(f"the database cannot be reached: {why}") from None
+                time.sleep(0.05)
+        return self._connection
 
     def _translated(self, exc: Exception) -> Exception:
         """What the waiter gets. An error of the database does not name values: they may be numbers of callers."""

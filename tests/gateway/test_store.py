@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 
 from gateway.core import CallRecord
 from gateway.sql.tables import to_json
@@ -109,10 +110,9 @@ def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def new_database(server: str) -> str:
     name = f"test{next(_numbers)}"
-    engine = create_engine(server.format("postgres"), isolation_level="AUTOCOMMIT")
+    engine = create_engine(server.format("postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with engine.connect() as db:
         db.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
     return server.format(name)
 
 
@@ -136,7 +136,7 @@ def stored(scenario: Scenario) -> Callable[[str], None]:
     def test(url: str) -> None:
         run(url, scenario)
 
-    del test.__wrapped__  # type: ignore[attr-defined]  # pytest asks for what `test` takes
+    del test.__wrapped__  # pytest asks for what `test` takes
     return test
 
 
@@ -421,13 +421,17 @@ async def test_a_name_that_comes_after_the_call(store: SqlStore) -> None:
     await store.admit(call, NO_CAPS, NOW + 1)
     await store.connected(key_of(call), "a", NOW + 1)
     await store.enqueue(b"{}", NOW, call=key_of(order))
+    await store.enqueue(b"{}", NOW, call=key_of(call))
     assert await store.rename(key_of(order), "CAx")
     found = await read(store, call)
     assert (found.standing, found.worker) == (Standing.LIVE, "a")
     assert (found.bot, found.account_id, found.to_number, found.created) == ("survey", "AC1", "+2", NOW)
     assert (await store.usage(NOW + 2)).live == 1
     assert (await store.usage(NOW + 2)).reserved == 0
-    assert [event.call for event in await store.events(NOW)] == ["twilio/CAx"]
+    for _ in range(2):  # still one after the other
+        (event,) = await store.events(NOW)
+        assert event.call == "twilio/CAx"
+        await store.delivered(event.id)
 
 
 @stored
@@ -515,6 +519,26 @@ async def test_a_worker_known_to_be_dead_is_retired_at_once(store: SqlStore) -> 
     await store.renew(B, NOW)
     await store.retire("a", NOW + 1)
     assert [call.key for call in await store.orphans("b", NOW + 1)] == [key_of(inbound(1))]
+
+
+@stored
+async def test_a_worker_that_nobody_knows_has_one_lease_to_say_that_it_lives(store: SqlStore) -> None:
+    await live(store, inbound(1), A)
+    await store.retire("a", NOW)  # a mistake: it goes on, takes a call, and dies before it says that it lives
+    assert await admitted(store, inbound(2))
+    assert await store.connected(key_of(inbound(2)), "a", NOW)
+    await store.renew(B, NOW - LEASE_S)
+    now = await renewed(store, B, NOW, 1)
+    assert [call.key for call in await store.orphans("b", now)] == [key_of(inbound(1))]
+    assert (await store.usage(now)).live == 1
+    now = await renewed(store, B, now, LEASE_S + 1)
+    assert [call.key for call in await store.orphans("b", now)] == [key_of(inbound(2))]
+    # Had it come back, it would have been told that it was taken for dead.
+    assert await admitted(store, inbound(3), now=now)
+    assert await store.connected(key_of(inbound(3)), "a", now)
+    await store.orphans("b", now)
+    assert not await store.renew(A, now + 1)
+    assert await store.renew(A, now + 2)
 
 
 @stored
@@ -907,7 +931,7 @@ def test_the_queue_of_events_has_a_limit(url: str) -> None:
 async def test_what_is_asked_without_waiting_is_done_in_order_and_together(store: SqlStore) -> None:
     before = store.writer.counts["batches"]
     call = inbound()
-    futures = [
+    futures: list[asyncio.Future[Any]] = [
         store.renew(A, NOW),
         store.admit(call, NO_CAPS, NOW),
         store.connected(key_of(call), "a", NOW),
@@ -986,14 +1010,35 @@ def test_a_stuck_database_does_not_keep_anybody_waiting(url: str) -> None:
     run(url, scenario, wait_s=0.2)
 
 
+def test_a_lost_connection_is_made_again(postgres_server: str) -> None:
+    async def scenario(store: SqlStore) -> None:
+        for lane in (store.writer, store.reader):
+            pid = await lane.ask(lambda db: db.execute(text("SELECT pg_backend_pid()")).scalar_one())
+            with create_engine(postgres_server.format("postgres"), poolclass=NullPool).connect() as db:
+                assert db.execute(text(f"SELECT pg_terminate_backend({pid})")).scalar_one()
+        assert await admitted(store, inbound())
+        assert (await store.usage(NOW)).reserved == 1
+
+    run(new_database(postgres_server), scenario)
+
+
+def test_a_database_that_is_not_there() -> None:
+    pytest.importorskip("psycopg")
+
+    async def nothing(store: SqlStore) -> None: ...
+
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="cannot be reached"):
+        run("postgresql+psycopg://gateway@/nobody?host=/nonexistent", nothing, wait_s=0.3)
+    assert time.monotonic() - began < 10
+
+
 def test_a_database_of_another_version_is_refused(shared_url: str) -> None:
     async def nothing(store: SqlStore) -> None: ...
 
     run(shared_url, nothing)
-    engine = create_engine(shared_url)
-    with engine.begin() as db:
+    with create_engine(shared_url, poolclass=NullPool).begin() as db:
         db.execute(text("UPDATE gateway_schema SET version = 99"))
-    engine.dispose()
     with pytest.raises(StoreError, match="99"):
         run(shared_url, nothing)
 
