@@ -168,7 +168,10 @@ def spied(monkeypatch: pytest.MonkeyPatch, spy: Any) -> None:
 def test_each_bot_is_prepared_once_with_the_rates_of_the_wires(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = parse_settings(
         {
-            "carriers": {"twilio": {}, "vonage": {"sample_rate": 16000}},
+            "carriers": {
+                "twilio": {"verify_signatures": False},
+                "vonage": {"sample_rate": 16000, "verify_signatures": False},
+            },
             "bots": {"a": {"use": "echo"}, "b": {"use": "echo", "sample_rate": 24000}},
         }
     )

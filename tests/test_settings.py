@@ -249,8 +249,17 @@ def test_every_carriers_settings_need_nothing_and_share_the_base(name: str) -> N
 
     cls = registry.carrier_settings_class(name)
     assert issubclass(cls, CarrierSettings)
-    settings: Settings = parse_settings({"carriers": {name: {"lead_ms": 0}}})
-    assert settings.carriers[name] == cls(lead_ms=0)
+    settings: Settings = parse_settings({"carriers": {name: {"lead_ms": 0, "verify_signatures": False}}})
+    assert settings.carriers[name] == cls(lead_ms=0, verify_signatures=False)
+
+
+def test_a_carrier_that_could_not_be_believed_is_off_and_says_why() -> None:
+    table = {"carriers": {"telnyx": {}}}
+    settings: Settings = parse_settings(table)
+    assert "telnyx" not in settings.carriers
+    assert settings.carriers_off["telnyx"].startswith("carriers.telnyx.public_key: is not set")
+    with pytest.raises(ConfigErrors, match=r"carriers\.telnyx\.public_key"):
+        parse_settings(table, strict=True)
 
 
 @pytest.mark.parametrize("name", registry.bot_names())

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gateway.commands.serve import use_made_up_secrets
 from gateway.settings import Settings, load_settings
 from gateway.simulator.base import CallPlan, FakeCarrier, carrier_names, fake_carrier
 from gateway.simulator.caller import Limits, place_call
@@ -20,6 +21,7 @@ from media.wav import read_wav, write_wav
 
 async def call(args: argparse.Namespace) -> int:
     """Place the call, print its timeline, write what was heard. Gives 0 if the call was right."""
+    use_made_up_secrets(args.config)
     settings = load_settings(args.config)
     if settings.gateway.secret is None:
         raise ConfigError("gateway.secret", "is not set", "the call needs a token that the running gateway accepts")

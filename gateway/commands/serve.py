@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib.resources
 import json
 import os
@@ -85,21 +86,21 @@ def run(config: Path, *, port: int | None = None) -> int:
     if not config.exists():
         write_sample(config)
         print(f"wrote {config} and {config.parent / SECRET_FILE}: yours to edit")
+    lacking = make_up_secrets(config)
     settings = load_settings(config)
-    lacking = made_up_secrets(settings)
-    if lacking:
-        settings = load_settings(config)
     logging.configure(settings.gateway.log_level, as_json=_as_json(settings))
     lines = [
-        f"Real calls of {name} need {variables}; until then only simulated ones come in."
+        f"Real calls of {name} need {', '.join(variables)}; until then only simulated ones come in."
         for name, variables in lacking.items()
     ]
+    lines += [f"{name} is off: {why}" for name, why in settings.carriers_off.items()]
     command = "gateway" if sys.prefix == sys.base_prefix else os.path.relpath(Path(sys.prefix, "bin", "gateway"))
     hello = _HELLO.format(config=config, command=command, carriers="\n".join(lines))
     return run_loop(_serve(settings, host="127.0.0.1", port=port, hello=hello))
 
 
 SECRET_FILE = "gateway.secret"
+MADE_UP = ".gateway-made-up"  # a folder beside the configuration
 
 
 def write_sample(config: Path) -> None:
@@ -113,17 +114,30 @@ def write_sample(config: Path) -> None:
             file.write(secrets.token_urlsafe(32) + "\n")
 
 
-def made_up_secrets(settings: Settings) -> dict[str, str]:
-    """Give every carrier that is off for lack of environment variables random ones; name them by carrier.
+def make_up_secrets(config: Path) -> dict[str, tuple[str, ...]]:
+    """Give every carrier that lacks environment variables random ones; which they are, by carrier.
 
-    Nobody outside knows them, so nothing real gets in by them: they let the simulator's calls through.
+    Nobody outside knows them, so nothing real gets in by them: they let the simulator's calls through. They are kept
+    beside the configuration, so that `gateway call` signs with the same.
     """
-    lacking: dict[str, str] = {}
-    for name, variables in settings.carriers_lacking.items():
-        for variable in variables:
-            os.environ.setdefault(variable, secrets.token_hex(16))
-        lacking[name] = ", ".join(variables)
+    lacking = dict(load_settings(config).carriers_lacking)
+    folder = config.parent / MADE_UP
+    for variable in {variable for variables in lacking.values() for variable in variables}:
+        path = folder / variable
+        if not path.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+                file.write(base64.b64encode(secrets.token_bytes(32)).decode())
+    use_made_up_secrets(config)
     return lacking
+
+
+def use_made_up_secrets(config: Path) -> None:
+    """Set the variables that `gateway run` has made up for this configuration, unless the environment has them."""
+    folder = config.parent / MADE_UP
+    if folder.is_dir():
+        for path in folder.iterdir():
+            os.environ.setdefault(path.name, path.read_text(encoding="ascii").strip())
 
 
 # ---------------------------------------------------------------- checking
