@@ -15,6 +15,7 @@ import structlog
 
 from gateway.app import Gateway, prepare
 from gateway.settings import Settings, load_settings
+from gateway.store_sql import SqlStore
 from media.errors import ConfigError, ConfigErrors
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
@@ -42,7 +43,9 @@ async def _serve(settings: Settings, *, host: str | None = None, port: int | Non
     for warning in settings.warnings:
         log.warning("settings.warning", text=warning)
     builds = await prepare(settings)
-    gateway = Gateway(settings, builds)
+    gateway = Gateway(
+        settings, builds, store=SqlStore(settings.gateway.store or f"sqlite:///{default_store(settings)}")
+    )
     running = server(gateway, host=host, port=port)
     task = asyncio.get_running_loop().create_task(running.serve(), name="server")
     up = asyncio.get_running_loop().create_task(running.up.wait(), name="server-up")
@@ -61,6 +64,11 @@ async def _serve(settings: Settings, *, host: str | None = None, port: int | Non
             print(hello.format(port=running.port), flush=True)
     await task
     return 0 if running.started else 1
+
+
+def default_store(settings: Settings) -> Path:
+    """Where calls and records are kept if the configuration does not say."""
+    return settings.base_dir.resolve() / "gateway.db"
 
 
 # ---------------------------------------------------------------- trying it out
