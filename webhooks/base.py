@@ -124,6 +124,7 @@ class Once:
     key: str
     for_s: float
     repeat_s: float = 10.0
+    status: int = 403  # of the answer to a replay
 
 
 class UnreadableRequest(GatewayError):
@@ -232,6 +233,22 @@ class StreamOffer:
     media_url: str  # wss://, with the token in its path
     urls: Urls
     parameters: Mapping[str, str] = field(default_factory=dict)  # to be handed back by the wire's start message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandingStream:
+    """A media stream that no webhook has announced: its URL stands in the carrier's console.
+
+    Its start message says which call it is; the call counts against the limits from the upgrade on.
+    """
+
+    connector: str = ""  # what the URL names: a bot of [bots], or the stream is refused; empty: the number decides
+    bot: str = ""  # for calls to numbers that are nobody's
+    group: str = ""  # for `max_calls` of it: the streams of one API key
+    max_calls: int | None = None  # at once, of this group
+    parameters: Mapping[str, str] = field(default_factory=dict)  # for the bot: the URL's query
+    options: Mapping[str, Any] = field(default_factory=dict)  # for the serializer, over the carrier's settings
+    log: Mapping[str, str] = field(default_factory=dict)  # in every log line of the call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,6 +362,8 @@ class CarrierHttp(ABC):
 
     carrier: ClassVar[str]
     hosts: ClassVar[Sequence[str]] = ()  # patterns (fnmatch) of the hosts to which its requests may go
+    refused_upgrade_s: ClassVar[float] = 0.0  # an upgrade that is not authentic is answered no sooner than this
+    streams_share_calls: ClassVar[bool] = False  # one call may have several standing streams: each has its own record
 
     def __init__(self, settings: Any) -> None:
         if not is_loopback_base(settings.api_base):
@@ -380,12 +399,16 @@ class CarrierHttp(ABC):
         """The same for the upgrade of the media socket, where the carrier signs it; gives a remark for the log."""
         return ""
 
-    def standing_stream(self, request: WebRequest) -> bool:
-        """Whether this upgrade is to a URL that stands in the carrier's console, instead of one with a call's token.
+    def once_of_upgrade(self, request: WebRequest) -> Once | None:
+        """What of an authentic upgrade must not be shown again (a nonce), where the scheme has such a thing."""
+        return None
 
-        Such a stream is as authentic as `authenticate_upgrade` found it; its start message says which call it is.
+    def standing_stream(self, request: WebRequest) -> StandingStream | None:
+        """What is known of an upgrade to a URL that stands in the carrier's console; None: it needs a call's token.
+
+        Such a stream is as authentic as `authenticate_upgrade` found it.
         """
-        return False
+        return None
 
     # ------------------------------------------------------------ webhooks
 

@@ -39,6 +39,7 @@ from webhooks.base import (
     Purpose,
     Refusal,
     Secret,
+    StandingStream,
     StreamOffer,
     StreamStatus,
     Transfer,
@@ -163,8 +164,9 @@ class ExotelHttp(CarrierHttp):
             raise self._refused("no-basic", request)
         return ""
 
-    def standing_stream(self, request: WebRequest) -> bool:
-        return bool(self._path_token) and same(_rest_of_path("media", request.url), self._path_token)
+    def standing_stream(self, request: WebRequest) -> StandingStream | None:
+        stands = bool(self._path_token) and same(_rest_of_path("media", request.url), self._path_token)
+        return StandingStream() if stands else None
 
     def _check_peer(self, request: WebRequest) -> None:
         if not self._networks:
