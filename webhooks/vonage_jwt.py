@@ -29,6 +29,7 @@ from webhooks.signature import checked_body, fingerprint, same
 MAX_AGE_S = 300  # the tokens carry no expiry of their own
 SKEW_S = 30  # how far in our future one may have been made
 MAX_TOKEN = 4096  # characters
+REPEAT_S = 15.0  # a webhook that is not answered is sent again within this time: its time-outs may be 1 s and 10 s
 ISSUER = "Vonage"
 
 _SEGMENTS = re.compile(r"([\w-]+)\.([\w-]+)\.([\w-]+)", re.ASCII)
@@ -92,7 +93,6 @@ def verify(request: WebRequest, secrets: SignatureSecrets, *, needs_hash: bool) 
         return NotAuthentic("vonage", reason, checked, status=401)
 
     scheme, _, token = request.header("authorization").partition(" ")
-    token = token.strip()
     if scheme.lower() != "bearer" or not token:
         raise refused("no-signature")
     checked["token"] = f"{len(token)} characters #{fingerprint(token)}"
@@ -128,13 +128,13 @@ def verify(request: WebRequest, secrets: SignatureSecrets, *, needs_hash: bool) 
     return Signed(
         account=account if isinstance(account, str) else "",
         application_id=str(said.get("application_id") or ""),
-        once=Once(key=f"{account}:{name}", for_s=MAX_AGE_S + SKEW_S),
+        once=Once(key=f"{account}:{name}", for_s=MAX_AGE_S + SKEW_S, repeat_s=REPEAT_S),
     )
 
 
 def account_of(request: WebRequest) -> str:
     """The account in the token of a request that `verify` has passed; empty where signatures are off."""
-    said = _claims(request.header("authorization").partition(" ")[2].strip()) or {}
+    said = _claims(request.header("authorization").partition(" ")[2]) or {}
     account = said.get("api_key")
     return account if isinstance(account, str) else ""
 
