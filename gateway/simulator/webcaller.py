@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl as tls
+import struct
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -295,7 +297,7 @@ class CarrierServer:
         self._webs = {web.name: web for web in webs}
         self._wanted = port
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
+        self._open: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
 
     @property
     def port(self) -> int:
@@ -315,19 +317,24 @@ class CarrierServer:
     ) -> None:
         assert self._server is not None
         self._server.close()
-        for writer in tuple(self._open):
+        tasks = [task for task in self._open.values() if task is not None]
+        for writer, task in tuple(self._open.items()):
             writer.transport.abort()
+            if task is not None:
+                task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
+        self._open[writer] = asyncio.current_task()
         try:
             with contextlib.suppress(OSError, h11.RemoteProtocolError, h11.LocalProtocolError):
                 async for name, request in _requests(reader, connection := h11.Connection(h11.SERVER)):
                     if not await self._answer(name, request, connection, writer, reader):
                         break
         finally:
-            self._open.discard(writer)
+            del self._open[writer]
             writer.close()
 
     async def _answer(
@@ -347,6 +354,8 @@ class CarrierServer:
             if result.delay_s:
                 await asyncio.sleep(result.delay_s)
             if result.reset:
+                linger = struct.pack("ii", 1, 0)  # closing then resets the connection instead of ending it
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 writer.transport.abort()
                 return False
             reply = result.reply
