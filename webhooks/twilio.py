@@ -138,6 +138,7 @@ class TwilioHttp(CarrierHttp):
     """
 
     carrier: ClassVar[str] = "twilio"
+    account_fields = ("account_sid", "auth_token")
     hosts: ClassVar[Sequence[str]] = ("api.twilio.com", "api.*.twilio.com")
 
     def __init__(self, settings: TwilioSettings) -> None:
@@ -150,7 +151,7 @@ class TwilioHttp(CarrierHttp):
         self._authorization = basic_auth(user, secret.reveal()) if user and secret is not None else ""
         host = f"api.{settings.edge}.{settings.region}.twilio.com" if settings.region else "api.twilio.com"
         self._accounts = self.api(f"https://{host}") + API
-        # A tenth of a second that no call shall wait for.
+        # Imported here, not when this module is (settings need none of it) nor when the first call waits for it.
         self._twiml = importlib.import_module("twilio.twiml.voice_response")
         self._handlers: Mapping[str, Callable[[WebRequest], Handled]] = {
             "answer": self._answer,
@@ -193,7 +194,7 @@ class TwilioHttp(CarrierHttp):
                 raise self._refused("no-body-hash", request, body=checked_body(request.body))
             return ()
         try:
-            request.body.decode("ascii")  # everything else is percent-encoded
+            # Strictly, so that two different bodies are never one text: all else is percent-encoded UTF-8.
             return parse_qsl(request.body.decode("ascii"), keep_blank_values=True, errors="strict")
         except ValueError:
             raise self._refused("bad-form", request, body=checked_body(request.body)) from None
