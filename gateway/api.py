@@ -2,30 +2,34 @@
 
 Bearer tokens with scopes (`[api.tokens.<name>]`): "read" looks, "control" ends, hands over and sends digits, "dial"
 places calls, "admin" drains. Without any token configured only this machine may ask: the peer and the Host must both
-be loopback addresses, and nothing may have been forwarded.
+be loopback addresses, nothing may have been forwarded, and no page of another site may be behind it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Request, Security
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.control import CallDesk, ControlError, Order, view_record
-from gateway.settings import ApiSettings
+from gateway.public_url import is_loopback_host
+from gateway.settings import Settings
 from gateway.store import CallFilter, CallKey, Standing, StoreError
 from webhooks.base import Urls
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.api")
 
 SCOPES = ("read", "control", "dial", "admin")
+MAX_BODY = 64 * 1024
+BODY_S = 5.0  # for a whole body to arrive
 
 Carrier = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="twilio, telnyx, plivo, ...")]
 CallId = Annotated[str, Path(pattern=r"^[\x21-\x2e\x30-\x7e]{1,200}$", description="the carrier's own id of the call")]
@@ -127,41 +131,41 @@ class Draining(BaseModel):
 class Gatekeeper:
     """Tells who asks, by the bearer token or by being this machine."""
 
-    def __init__(self, settings: ApiSettings) -> None:
+    def __init__(self, settings: Settings) -> None:
+        self._trusts_loopback = settings.trusts_loopback
         self._tokens = [
-            (name, token.secret.reveal().encode(), frozenset(token.scopes)) for name, token in settings.tokens.items()
+            (token.secret.reveal().encode(), frozenset(token.scopes)) for token in settings.api.tokens.values()
         ]
 
     def scopes_of(self, request: Request, bearer: str | None) -> frozenset[str]:
         """What the asker may do. HTTPException 401 for nobody."""
         if bearer is not None:
             found: frozenset[str] | None = None
-            for _, secret, scopes in self._tokens:
+            for secret, scopes in self._tokens:
                 if hmac.compare_digest(secret, bearer.encode("utf-8", "replace")):  # all are compared: no timing
                     found = scopes
             if found is not None:
                 return found
-        elif is_local(request.scope):
+        elif self._trusts_loopback and is_local(request.scope):
             return frozenset(SCOPES)
         raise HTTPException(401, "a bearer token is needed", headers={"www-authenticate": "Bearer"})
 
 
 def is_local(scope: Mapping[str, Any]) -> bool:
-    """Whether a request comes from this machine and was meant for it, through no proxy."""
-    headers = {name.lower(): value for name, value in scope["headers"]}
+    """Whether a request comes from this machine and was meant for it, through no proxy and from no other site's page.
+
+    A browser on this machine sends what any page tells it to, and says so in Origin and Sec-Fetch-Site.
+    """
+    headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
     if any(name.startswith(b"x-forwarded-") or name in (b"forwarded", b"via", b"x-real-ip") for name in headers):
         return False
-    host = headers.get(b"host", b"").decode("latin-1").lower()
-    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
-    peer = (scope.get("client") or ("", 0))[0]
-    return (name == "localhost" or _loopback(name)) and _loopback(peer)
-
-
-def _loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
+    host = headers.get(b"host", "")
+    origin = headers.get(b"origin")
+    if origin is not None and origin.partition("://")[2] != host:
         return False
+    if headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin"):
+        return False
+    return is_loopback_host(host) and is_loopback_host((scope.get("client") or ("", 0))[0])
 
 
 _bearer = HTTPBearer(auto_error=False, description="a token of [api.tokens.<name>]")
@@ -178,6 +182,40 @@ def _needs(scope: str, keeper: Gatekeeper) -> Callable[..., None]:
     return check
 
 
+class BodyLimit:
+    """ASGI middleware: a body is read before anybody has asked who sends it, so it must be short and quick."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body, more = bytearray(), True
+        try:
+            async with asyncio.timeout(BODY_S):
+                while more and len(body) <= MAX_BODY:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return  # gone
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            await JSONResponse({"detail": "the body did not come in time"}, 408)(scope, receive, send)
+            return
+        if len(body) > MAX_BODY:
+            answer = JSONResponse({"detail": f"a body has {MAX_BODY} bytes at most"}, 413, {"connection": "close"})
+            await answer(scope, receive, send)
+            return
+        whole = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+        async def read() -> Any:
+            return whole.pop() if whole else await receive()
+
+        await self._app(scope, read, send)
+
+
 # ---------------------------------------------------------------- what is asked
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -185,17 +223,27 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     403: {"model": Problem, "description": "the token lacks the scope"},
     404: {"model": Problem, "description": "there is no such call or carrier"},
     409: {"model": Problem, "description": "the carrier cannot do that"},
+    413: {"model": Problem, "description": "the body is too long"},
+    422: {"model": Problem, "description": "something in the request is not as it must be"},
     502: {"model": Problem, "description": "the carrier refused or did not answer"},
     503: {"model": Problem, "description": "full, draining, or the store is busy"},
 }
 
 
-def create_api(desk: CallDesk, settings: ApiSettings, urls: Callable[[Mapping[str, Any]], Urls]) -> FastAPI:
+def create_api(desk: CallDesk, settings: Settings, urls: Callable[[Mapping[str, Any]], Urls]) -> FastAPI:
     """The API as an ASGI application, to be mounted at /api."""
     keeper = Gatekeeper(settings)
     api = FastAPI(title="telephony-gateway", version="1", docs_url=None, redoc_url=None, responses=_ERRORS)
     read, control, dial, admin = (Depends(_needs(scope, keeper)) for scope in SCOPES)
+    api.add_middleware(BodyLimit)
     calls = APIRouter(prefix="/calls", tags=["calls"])
+
+    @api.exception_handler(RequestValidationError)
+    async def unfit(request: Request, exc: Exception) -> JSONResponse:
+        """Where, and what is wanted there; not what was sent."""
+        assert isinstance(exc, RequestValidationError)
+        found = [f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in exc.errors()]
+        return JSONResponse({"detail": "; ".join(found[:10])}, 422)
 
     @api.exception_handler(ControlError)
     async def cannot(request: Request, exc: Exception) -> JSONResponse:

@@ -398,7 +398,7 @@ def create_app(gateway: Gateway) -> Starlette:
             Route("/health", health),
             Route("/ready", ready),
             Route("/metrics", metrics),
-            Mount("/api", create_api(gateway.desk, gateway.settings.api, gateway.urls)),
+            Mount("/api", create_api(gateway.desk, gateway.settings, gateway.urls)),
             Route("/{carrier}/{route}", gateway.answering.webhook, methods=["GET", "POST"]),
             WebSocketRoute("/{carrier}/media/{token:path}", media),
             Route("/{carrier}/media/{token:path}", not_a_socket),

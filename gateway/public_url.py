@@ -100,6 +100,24 @@ class Addressing:
         return any(parsed in network for network in self.trusted)
 
 
+def is_loopback_url(url: str) -> bool:
+    """Whether `url` leads to this machine, by its spelling alone."""
+    return is_loopback_host(url.partition("://")[2].partition("/")[0])
+
+
+def is_loopback_host(host: str) -> bool:
+    """The same of a Host header or an address, with or without a port."""
+    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host
+    if name.count(":") == 1:
+        name = name.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return name.lower() == "localhost"
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
 def raw_path(scope: Mapping[str, Any]) -> str:
     """The path as it was sent, percent signs and all."""
     raw = scope.get("raw_path")

@@ -158,6 +158,7 @@ def server(gateway: Gateway, *, host: str | None = None, port: int | None = None
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who may say where a request came from is for `trusted_proxies` to decide
         **more,
     )
     return Server(gateway, config)

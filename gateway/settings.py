@@ -27,7 +27,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gateway import registry
 from gateway.event_settings import EventSettings
-from gateway.public_url import Network, networks
+from gateway.public_url import Network, is_loopback_url, networks
 from media.errors import ConfigError, ConfigErrors, toml_path
 from media.secret import Secret
 
@@ -88,6 +88,7 @@ class ApiSettings:
     """[api]: the control API at /api. Without tokens only this machine may use it."""
 
     tokens: Mapping[str, ApiToken] = field(default_factory=dict)
+    trust_loopback: bool | None = None  # this machine needs no token; None: while there is neither token nor public_url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +138,17 @@ class Settings:
     numbers: Mapping[str, NumberEntry] = field(default_factory=dict)  # by normalised number, "<prefix>*" or "default"
     base_dir: Path = Path(".")  # relative paths of the file start here
     warnings: tuple[str, ...] = ()
+
+    @property
+    def trusts_loopback(self) -> bool:
+        """Whether requests that look like this machine's own need no token.
+
+        Behind a proxy that passes on neither Host nor X-Forwarded-* everybody looks like that.
+        """
+        if self.api.trust_loopback is not None:
+            return self.api.trust_loopback
+        behind_proxy = bool(self.gateway.public_url) and not is_loopback_url(self.gateway.public_url)
+        return not self.api.tokens and not behind_proxy
 
 
 def load_settings(path: str | Path, *, strict: bool = False) -> Settings:

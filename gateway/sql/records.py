@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -263,15 +264,22 @@ def position(text: str) -> tuple[float, str] | None:
         created, space, key = base64.b64decode(text.encode(), altchars=b"-_", validate=True).decode().partition(" ")
     except (binascii.Error, UnicodeError):
         raise ValueError("not a page of records") from None
-    if not space:
+    at = float(created) if space else math.nan
+    if not math.isfinite(at):
         raise ValueError("not a page of records")
-    return float(created), key
+    return at, key
 
 
 def prune(db: Connection, now: float, keep_s: float, limit: int) -> int:
     before = now - keep_s
-    unheard = (calls.c.standing == Standing.REPORTED.value) & (calls.c.created < before)
-    old = select(calls.c.key).where(or_(calls.c.ended < before, unheard), ~HANG_UP_PENDING).limit(limit)
+    unheard = calls.c.standing == Standing.REPORTED.value
+    # A call that ended before then began before then: that has an index.
+    old = (
+        select(calls.c.key)
+        .where(calls.c.created < before, or_(calls.c.ended < before, unheard), ~HANG_UP_PENDING)
+        .order_by(calls.c.created)
+        .limit(limit)
+    )
     keys = list(db.execute(old).scalars())
     gone = 0
     if keys:
