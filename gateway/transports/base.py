@@ -161,8 +161,8 @@ class WebsocketTransport(BaseTransport):
             now=clock.now(),
         )
         self._call = call
-        self._output.attach(call)
         call.prepare(frame, clock.now())
+        self._output.attach(call)
         if faces.waits_in:
             session.waiting = read
         else:

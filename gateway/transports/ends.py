@@ -169,6 +169,7 @@ class TransportOutput(OutputStage):
         self._owner = owner
         self._hears = False  # there is a wire that takes audio
         self._up = False  # between StartFrame and clean-up
+        self._ready = False  # this wire's readiness was told
         self._announced: InterruptionFrame | None = None
         self._strays: set[str] = set()  # destinations that nobody registered
         self._mixing: Mixing | None = None
@@ -191,7 +192,7 @@ class TransportOutput(OutputStage):
 
     def attach(self, wire: TransportWire) -> None:
         """Speak into `wire` from now on. What the last one did not get, nobody gets."""
-        self._wire = wire
+        self._wire, self._ready = wire, False
         self._hears = self._owner.params.audio_out_enabled
         self._handlers = self._ears if self._hears else self._deaf
         if self._up:
@@ -239,7 +240,9 @@ class TransportOutput(OutputStage):
             self.paced.hold()
 
     def _tell_ready(self) -> None:
-        self.push_frame(OutputTransportReadyFrame(), FrameDirection.UPSTREAM)
+        if not self._ready:
+            self._ready = True
+            self.push_frame(OutputTransportReadyFrame(), FrameDirection.UPSTREAM)
 
     # ------------------------------------------------------------ frames
 

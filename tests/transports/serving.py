@@ -138,7 +138,7 @@ def pitched_s(pcm: bytes, rate: int, hz: float) -> float:
 
 
 class MemoryWebSocket:
-    """Starlette's WebSocket without a network: the test is the other side."""
+    """Starlette's WebSocket without a network: the test is the other side. Marks come back when they were played."""
 
     def __init__(self, *messages: str | bytes) -> None:
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -160,6 +160,12 @@ class MemoryWebSocket:
     async def send_text(self, data: str) -> None:
         assert self.closed_with is None
         self.sent.append(data)
+        message = json.loads(data)
+        if message.get("action") == "notify":
+            message = {"event": "websocket:notify", "payload": message["payload"]}
+        if message.get("event") in ("mark", "websocket:notify"):
+            lead_s = 0.21 if message["event"] == "mark" else 0.41  # it was sent ahead by this much
+            asyncio.get_running_loop().call_later(lead_s, self.say, json.dumps(message))
 
     async def send_bytes(self, data: bytes) -> None:
         assert self.closed_with is None
