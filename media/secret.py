@@ -58,3 +58,30 @@ class Secret:
         except ConfigError as exc:
             return f"{self} {exc.problem}"
         return ""
+
+
+class GivenSecret(Secret):
+    """A secret that a program holds already. It is not shown either."""
+
+    __slots__ = ("_value",)
+    _value: str
+
+    def __init__(self, value: str) -> None:
+        object.__setattr__(self, "env", "")
+        object.__setattr__(self, "file", "")
+        object.__setattr__(self, "_value", value)
+
+    def __str__(self) -> str:
+        return "a given secret"
+
+    def __repr__(self) -> str:
+        return "GivenSecret()"
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def reveal(self) -> str:
+        return self._value

