@@ -124,11 +124,12 @@ class Gateway:
         await self.api.close()
         await self.store.close()
 
-    def _later(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+    def _later(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Do `work` beside whatever waits for an answer now."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._background.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._background.discard(task)
@@ -177,41 +178,62 @@ class Gateway:
     async def media(self, scope: Any, receive: Receive, send: Send) -> None:
         """A carrier opens the media stream of a call."""
         carrier = scope["path_params"]["carrier"]
+        arrived = time.monotonic()
         await receive()  # websocket.connect
         try:
-            claims = self._let_in(carrier, scope)
-            stored = await self._connected(claims)
+            claims, stream = await self._let_in(carrier, scope)
+            stored = await self._connected(claims, stream)
         except _Refused as exc:
             self.metrics.refused[carrier if carrier in self.settings.carriers else "unknown", exc.reason] += 1
             log.warning("media.refused", carrier=carrier[:20], reason=exc.reason)
+            if exc.not_before_s:
+                await asyncio.sleep(arrived + exc.not_before_s - time.monotonic())
             await _refuse(scope, send, exc.status)
             return
-        await self._carry(claims, stored, scope, receive, send)
+        await self._carry(claims, stream, stored, scope, receive, send)
 
-    def _let_in(self, carrier: str, scope: Any) -> Claims:
-        """Who this socket is. Raises _Refused."""
+    async def _let_in(self, carrier: str, scope: Any) -> tuple[Claims, StandingStream | None]:
+        """Who this socket is: by its token, or by what its standing URL says. Raises _Refused."""
         http = self.http.get(carrier)
         if http is None:
             raise _Refused(404, "unknown-carrier")
         if self.calls.draining:
             raise _Refused(503, "draining")
+        upgrade = self.answering.upgrade(scope)
         try:
             if http.settings.verify_signatures:
-                self.answering.authenticate_upgrade(http, scope)
-            claims = self.mint.take(carrier, scope["path_params"].get("token", ""), may_repeat=carrier in _RETRYING)
+                await self.answering.authenticate_upgrade(http, upgrade)
+            stream = http.standing_stream(upgrade)
+            if stream is not None:
+                return self._claims_of(carrier, stream), stream
+            token = scope["path_params"].get("token", "")
+            return self.mint.take(carrier, token, may_repeat=carrier in _RETRYING), None
         except NotAuthentic as exc:
             log.warning("media.not_authentic", carrier=carrier, reason=exc.reason, checked=exc.checked)
-            raise _Refused(exc.status, exc.reason) from None
+            raise _Refused(exc.status, exc.reason, not_before_s=http.refused_upgrade_s) from None
         except TokenError as exc:
             raise _Refused(403, exc.reason) from None
-        return claims
+        except StoreError as exc:
+            raise _Refused(503, "store") from exc
 
-    async def _connected(self, claims: Claims) -> StoredCall | None:
+    def _claims_of(self, carrier: str, stream: StandingStream) -> Claims:
+        """What a token would have said. Raises _Refused where it is clear already that nobody will answer."""
+        if stream.connector and stream.connector not in self.builds:
+            raise _Refused(404, "no-bot")
+        if not stream.connector and not stream.bot and not self.settings.numbers:
+            raise _Refused(404, "no-bot")
+        call_id = PROVISIONAL + secrets.token_hex(12)
+        return Claims(expires=0, nonce=b"", carrier=carrier, call_id=call_id, bot=stream.connector)
+
+    async def _connected(self, claims: Claims, stream: StandingStream | None) -> StoredCall | None:
         """Take the slot that the webhook reserved, or another where there was no webhook. Raises _Refused."""
         key = CallKey(claims.carrier, claims.call_id)
-        if not key.call_id or key.provisional:
+        if stream is None and (not key.call_id or key.provisional):
             return None  # it is known by its own id as soon as the stream starts: see `_named`
         try:
+            if stream is not None:
+                await self._reserve(key, stream)
+                return None
             await self._take_slot(key, claims.call())
             older = self.calls.find(key)
             if older is not None:
@@ -220,6 +242,15 @@ class Gateway:
         except StoreError as exc:
             log.error("media.store_failed", carrier=claims.carrier, problem=str(exc))
             raise _Refused(503, "store") from None
+
+    async def _reserve(self, key: CallKey, stream: StandingStream) -> None:
+        """A slot for a call that has no name yet. Raises _Refused."""
+        now = time.time()
+        call = InboundCall(carrier=key.carrier, call_id=key.call_id)
+        admitted = await self.answering.admit_stream(call, stream, now)
+        if isinstance(admitted, AdmissionRefused):
+            raise _Refused(503, admitted.reason)
+        await self.store.connected(key, self.worker.id, now)
 
     async def _take_slot(self, key: CallKey, info: CallInfo) -> None:
         now = time.time()
@@ -249,10 +280,50 @@ class Gateway:
                 return
         await self.store.started(session.key, info, bot, time.time())
 
-    async def _carry(self, claims: Claims, stored: StoredCall | None, scope: Any, receive: Receive, send: Send) -> None:
+    async def _named_stream(self, session: CallSession, info: CallInfo, bot: str) -> None:
+        """The start message has told which call a standing stream is: record and slot get its name."""
+        before, now = session.key, time.time()
+        assert before is not None
+        key = CallKey(info.carrier, info.call_id)
+        if self.http[info.carrier].streams_share_calls:
+            first = await self.store.once(f"stream:{key}", now, ttl_s=60.0, holder=before.call_id)
+            if not first or await self.store.call(key) is not None:
+                key = CallKey(info.carrier, f"{info.call_id}.{info.stream_id}")
+        elif (older := self.calls.find(key)) is not None:
+            older.core.displaced()
+        await self.store.rename(before, key.call_id)
+        session.key = key
+        if await self.store.connected(key, self.worker.id, now) is None:
+            session.core.end("over")
+            return
+        info = dataclasses.replace(info, call_id=key.call_id)
+        self.events.started(
+            InboundCall(
+                carrier=info.carrier,
+                call_id=info.call_id,
+                from_number=info.from_number,
+                to_number=info.to_number,
+                account_id=info.account_id,
+                parameters=info.parameters,
+            ),
+            bot,
+        )
+        self.events.answered(info, bot)
+        await self.store.started(key, info, bot, now)
+
+    async def _carry(
+        self,
+        claims: Claims,
+        stream: StandingStream | None,
+        stored: StoredCall | None,
+        scope: Any,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         carrier = claims.carrier
         settings = self.settings.carriers[carrier]
-        serializer = registry.serializer_class(carrier).for_call(_wire_options(settings, claims))
+        options = _wire_options(settings, claims, stream)
+        serializer = registry.serializer_class(carrier).for_call(options)
         control = CallControl(self.hang_ups, self.http[carrier], self.store, self.api, self.urls(scope))
         session = CallSession(receive, send, self.clock)
         session.key = CallKey(carrier, claims.call_id)
@@ -260,14 +331,20 @@ class Gateway:
         if stored is not None:
             control.extra = stored.extra
             known = dataclasses.replace(known, account_id=stored.account_id, parameters=dict(stored.parameters))
+        if stream is not None:
+            known = dataclasses.replace(known, parameters=stream.parameters)
 
         control.info = known
+        naming: list[asyncio.Task[None]] = []
 
         def started(info: CallInfo) -> BotRoute | None:
             control.info = info
-            route = self.route(info, claims.bot)
-            if info.call_id and not info.probe:
-                bot = route.bot if route is not None else ""
+            route = self.route(info, claims.bot, stream.bot if stream is not None else "")
+            bot = route.bot if route is not None else ""
+            if stream is not None:
+                self.metrics.started[carrier] += 1
+                naming.append(self._later(self._named_stream(session, info, bot), "call-named"))
+            elif info.call_id:
                 self._later(self._named(session, info, bot), "call-named")
                 self.events.answered(info, bot)
             return route
@@ -284,11 +361,19 @@ class Gateway:
         )
         control.transferred = lambda target: self.events.transferred(session.core.info, target, session.core.bot)
         structlog.contextvars.clear_contextvars()
+        if stream is not None:
+            structlog.contextvars.bind_contextvars(**stream.log)
+        else:
+            self.metrics.started[carrier] += 1
         self.calls.add(session)
-        self.metrics.started[carrier] += 1
         try:
             await send({"type": "websocket.accept"})
             record = await session.run()
+            if naming:
+                await asyncio.wait(naming)
+            if stream is not None and record.info.probe:
+                await self.store.forget(session.key)
+                return
             if session.core.is_displaced:
                 return  # another socket has the call: it writes the record
             self._finished(record)
@@ -312,11 +397,12 @@ class Gateway:
         self.metrics.count(record)
         self.sink.put(record)
 
-    def route(self, info: CallInfo, bot: str = "") -> BotRoute | None:
-        """Who answers: the bot that the token names, else the number's."""
+    def route(self, info: CallInfo, bot: str = "", otherwise: str = "") -> BotRoute | None:
+        """Who answers: the bot that the token or the URL names, else the number's, else `otherwise`."""
         found = registry.resolve(self.settings, info.carrier, info.to_number)
-        if not bot and found is not None:
+        if not bot and found is not None and not (otherwise and found.matched_by == "default"):
             bot = found.bot_name
+        bot = bot or otherwise
         build = self.builds.get(bot)
         entry = self.settings.bots.get(bot)
         if build is None or entry is None:
@@ -325,9 +411,11 @@ class Gateway:
         return BotRoute(bot, build, entry.sample_rate, of_number or entry.on_error)
 
 
-def _wire_options(settings: Any, claims: Claims) -> WireOptions:
+def _wire_options(settings: Any, claims: Claims, stream: StandingStream | None) -> WireOptions:
     """What the serializer must know before the carrier says anything: the token's word, then the configuration's."""
     own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    if stream is not None:
+        own.update(stream.options)
     return WireOptions(
         receive_codec=own.get("receive_codec") or "",
         send_codec=claims.codec or own.get("send_codec") or "",
@@ -348,9 +436,10 @@ async def _refuse(scope: Any, send: Send, status: int) -> None:
 class _Refused(GatewayError):
     """A socket that stays out."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, *, not_before_s: float = 0.0) -> None:
         super().__init__(reason)
         self.status, self.reason = status, reason
+        self.not_before_s = not_before_s  # after the upgrade came: so that the time taken tells nothing
 
 
 class _MediaEndpoint:
@@ -400,6 +489,8 @@ def create_app(gateway: Gateway) -> Starlette:
             Route("/metrics", metrics),
             Mount("/api", create_api(gateway.desk, gateway.settings, gateway.urls)),
             Route("/{carrier}/{route}", gateway.answering.webhook, methods=["GET", "POST"]),
+            Route("/{carrier}/{route}/{secret}", gateway.answering.webhook, methods=["GET", "POST"]),
+            WebSocketRoute("/{carrier}/media", media),
             WebSocketRoute("/{carrier}/media/{token:path}", media),
             Route("/{carrier}/media/{token:path}", not_a_socket),
         ],
