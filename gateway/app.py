@@ -35,14 +35,14 @@ from gateway.public_url import StripPrefix
 from gateway.records import LogSink, RecordSink
 from gateway.session import CallSession, Receive, Send
 from gateway.settings import Settings
-from gateway.store import CallKey, Standing, Store, StoredCall, StoreError, Worker
+from gateway.store import PROVISIONAL, CallKey, Standing, Store, StoredCall, StoreError, Worker
 from gateway.store import Refused as AdmissionRefused
 from gateway.store_sql import SqlStore
 from gateway.tokens import Claims, TokenError, TokenMint
 from media.call import CallInfo
 from media.errors import GatewayError
 from serializers.base import WireOptions
-from webhooks.base import CallStatus, CarrierEvent, CarrierRequest, InboundCall, NotAuthentic, Urls
+from webhooks.base import CallStatus, CarrierEvent, CarrierRequest, InboundCall, NotAuthentic, StandingStream, Urls
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.app")
 
@@ -468,6 +468,9 @@ def create_app(gateway: Gateway) -> Starlette:
     async def metrics(request: Request) -> Response:
         return Response(gateway.metrics.render(), media_type=gateway.metrics.content_type)
 
+    async def not_found(request: Request, exc: Exception) -> Response:
+        return JSONResponse({"detail": "Not Found"}, status_code=404)
+
     async def not_a_socket(request: Request) -> Response:
         return PlainTextResponse("this is a media WebSocket\n", status_code=426, headers={"upgrade": "websocket"})
 
@@ -489,11 +492,12 @@ def create_app(gateway: Gateway) -> Starlette:
             Route("/metrics", metrics),
             Mount("/api", create_api(gateway.desk, gateway.settings, gateway.urls)),
             Route("/{carrier}/{route}", gateway.answering.webhook, methods=["GET", "POST"]),
-            Route("/{carrier}/{route}/{secret}", gateway.answering.webhook, methods=["GET", "POST"]),
             WebSocketRoute("/{carrier}/media", media),
             WebSocketRoute("/{carrier}/media/{token:path}", media),
             Route("/{carrier}/media/{token:path}", not_a_socket),
+            Route("/{carrier}/{route}/{secret}", gateway.answering.webhook, methods=["GET", "POST"]),
         ],
+        exception_handlers={404: not_found},
         lifespan=lifespan,
     )
 
