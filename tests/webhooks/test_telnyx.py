@@ -981,6 +981,7 @@ def test_a_texml_call_is_transferred_by_another_document(target: str, form: dict
 def test_a_call_control_call_is_transferred_by_command(target: str) -> None:
     transfer = call_control().transfer(REF, target, URLS)
     assert transfer is not None
+    assert transfer.closes_socket
     raw = sent(transfer.request)
     assert str(raw.url) == f"{API}/calls/v3:AAA/actions/transfer"
     body = json.loads(raw.content)
