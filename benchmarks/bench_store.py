@@ -128,7 +128,7 @@ def ref_of(of: InboundCall) -> CallRef:
 
 
 async def concurrent(store: SqlStore, clients: int, seconds: float = 3.0) -> None:
-    """So many callers, each asking again as soon as it has its answer."""
+    """So many callers, each calling again as soon as its call has ended; only the admission is timed."""
     times: list[float] = []
     until = time.perf_counter() + seconds
 
@@ -136,34 +136,74 @@ async def concurrent(store: SqlStore, clients: int, seconds: float = 3.0) -> Non
         while time.perf_counter() < until:
             new = call()
             times.append(await timed(store.admit(new, CAPS, time.time())))
-            await store.release(key_of(new))
+            await store.ended(key_of(new), record_of(new), time.time())
 
     busy, began, cpu = store.writer.busy_s, time.perf_counter(), time.process_time()
     async with LoopWatch() as watch:
         await asyncio.gather(*(client() for _ in range(clients)))
     elapsed, cpu = time.perf_counter() - began, time.process_time() - cpu
     each = 1e3 / len(times)
-    print(f"{clients} at once, admit and release, again and again: {spread(times)}")
+    print(f"{clients} at once, admitted and ended, again and again: {spread(times)}")
     print(
-        f"  per pair {elapsed * each:.3f} ms elapsed, {cpu * each:.3f} ms CPU,"
+        f"  for each call {elapsed * each:.3f} ms elapsed, {cpu * each:.3f} ms CPU,"
         f" {(store.writer.busy_s - busy) * each:.3f} ms in transactions; {watch}"
     )
 
 
 async def arriving(store: SqlStore, rate: float, seconds: float = 4.0) -> None:
     """Webhooks at a steady rate, whatever the answers take, beside live calls."""
+    began, cpu, now = time.perf_counter(), time.process_time(), time.time()
     tasks: list[asyncio.Task[float]] = []
-    began = time.perf_counter()
     async with LoopWatch() as watch:
         for n in range(int(rate * seconds)):
-            wait = began + n / rate - time.perf_counter()
-            if wait > 0:
-                await asyncio.sleep(wait)
-            new = call()
-            tasks.append(asyncio.create_task(timed(store.admit(new, CAPS, time.time()))))
-            store.release(key_of(new))
+            await asyncio.sleep(began + n / rate - time.perf_counter())
+            # Reserved in the past, so that the slot is free again when the next one asks.
+            tasks.append(asyncio.create_task(timed(store.admit(call(), CAPS, now + n, ttl_s=0.5))))
         times = await asyncio.gather(*tasks)
-    print(f"{rate:.0f} webhooks a second: {spread(list(times))}; {watch}")
+    share = (time.process_time() - cpu) / (time.perf_counter() - began)
+    await store.orphans("w", now + rate * seconds, limit=1)
+    print(f"{rate:.0f} webhooks a second: {spread(list(times))}; {share:.0%} of a core; {watch}")
+
+
+async def lives(store: SqlStore, rate: float, seconds: float = 4.0) -> None:
+    """So many calls a second that begin and end, with all that is written of each."""
+    began, cpu, busy = time.perf_counter(), time.process_time(), store.writer.busy_s
+
+    async def life() -> float:
+        new, now = call(), time.time()
+        key = key_of(new)
+        said = [
+            CallStatus(carrier=key.carrier, call_id=key.call_id, phase=phase, key=phase.value)
+            for phase in (CallPhase.RINGING, CallPhase.ANSWERED, CallPhase.COMPLETED)
+        ]
+        taken = await timed(store.admit(new, CAPS, now))
+        store.enqueue(b'{"event":"call.started"}', now, call=key)
+        await store.fold(said[0], now)
+        await store.once(f"token/{key}", now, ttl_s=60, holder=str(key), repeat_s=10)
+        await store.connected(key, "w", now)
+        store.started(key, info_of(new), "echo", now)
+        await store.fold(said[1], now)
+        await store.hang_up_due(ref_of(new), "bot", now, claim=True)
+        await store.hang_up_result(key, HangUp.DONE, now)
+        await store.fold(said[2], now)
+        store.ended(key, record_of(new), now, worker="w")
+        await store.enqueue(b'{"event":"call.ended"}', now, call=key)
+        for event in await store.events(now):
+            await store.delivered(event.id)
+        return taken
+
+    async with LoopWatch() as watch:
+        tasks = []
+        for n in range(int(rate * seconds)):
+            await asyncio.sleep(began + n / rate - time.perf_counter())
+            tasks.append(asyncio.create_task(life()))
+        times = await asyncio.gather(*tasks)
+    elapsed, cpu = time.perf_counter() - began, time.process_time() - cpu
+    print(f"{rate:.0f} whole calls a second, of which the admission: {spread(list(times))}")
+    print(
+        f"  {cpu / len(times) * 1e3:.2f} ms CPU a call, {cpu / elapsed:.0%} of a core,"
+        f" {(store.writer.busy_s - busy) / elapsed:.0%} of the time in transactions; {watch}"
+    )
 
 
 async def burst(store: SqlStore, count: int, cap: int) -> None:
@@ -255,6 +295,8 @@ async def measure(url: str, power_loss: bool, records: int) -> None:
         await concurrent(store, clients)
     for rate in (50, 200, 1000):
         await arriving(store, rate)
+    for rate in (10, 50):
+        await lives(store, rate)
     await burst(store, 200, 50)
     await burst(store, 1000, 50)
     await store.close()

@@ -298,6 +298,9 @@ class Store(Protocol):
         With `worker` only if it is still that worker's.
         """
 
+    def forget(self, key: CallKey) -> Awaitable[None]:
+        """It was no call after all, but a carrier's test of the connection: row and slot go, nothing is kept."""
+
     def usage(self, now: float) -> Awaitable[Usage]: ...
 
     # ------------------------------------------------------------ workers
@@ -344,7 +347,7 @@ class Store(Protocol):
     def records(self, which: CallFilter, *, limit: int = 50, after: str = "") -> Awaitable[Page]:
         """Newest first; `after` is the last page's `next`. ValueError if it is none."""
 
-    def prune(self, now: float, *, keep_s: float, limit: int = 1000) -> Awaitable[int]:
+    def prune(self, now: float, *, keep_s: float, limit: int = 200) -> Awaitable[int]:
         """Delete at most `limit` calls that ended before `now - keep_s` with all that belongs to them, and expired
         keys. Gives how many rows went: ask again until it is 0."""
 

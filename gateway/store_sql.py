@@ -141,6 +141,9 @@ class SqlStore:
     def release(self, key: CallKey, *, worker: str = "") -> asyncio.Future[None]:
         return self.writer.ask(slots.release, key, worker)
 
+    def forget(self, key: CallKey) -> asyncio.Future[None]:
+        return self.writer.ask(slots.forget, key)
+
     def usage(self, now: float) -> asyncio.Future[Usage]:
         return self.reader.ask(slots.usage, now)
 
@@ -180,7 +183,7 @@ class SqlStore:
     def records(self, which: CallFilter, *, limit: int = 50, after: str = "") -> asyncio.Future[Page]:
         return self.reader.ask(records.records, which, max(1, min(limit, 1000)), records.position(after))
 
-    def prune(self, now: float, *, keep_s: float, limit: int = 1000) -> asyncio.Future[int]:
+    def prune(self, now: float, *, keep_s: float, limit: int = 200) -> asyncio.Future[int]:
         return self.writer.ask(records.prune, now, keep_s, limit)
 
     # ------------------------------------------------------------ hang-ups and orphans

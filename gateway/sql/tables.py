@@ -49,7 +49,8 @@ def _word(name: str) -> Column[str]:
 calls = Table(
     "calls",
     metadata,
-    Column("key", Text, primary_key=True),  # str(CallKey)
+    # str(CallKey); sorted by code points, as Python does
+    Column("key", Text().with_variant(Text(collation="C"), "postgresql"), primary_key=True),
     _word("standing"),
     Column("created", Float, nullable=False),
     Column("answered", Float),
@@ -89,7 +90,6 @@ calls = Table(
     Index("calls_by_bot", "bot", "created"),
     Index("calls_by_caller", "from_number", "created"),
     Index("calls_by_callee", "to_number", "created"),
-    Index("calls_by_end", "ended"),
 )
 UNFINISHED = calls.c.ended.is_(None)
 HANG_UP_PENDING = calls.c.hang_up == literal_column("'pending'")  # a literal: else the index below is not used
@@ -108,6 +108,8 @@ Index(
     postgresql_where=HANG_UP_PENDING,
 )
 
+# Each index is one more page to write at each commit: there are those that something looks through again and again.
+
 # Only what is reserved or live now: small enough to be counted at each admission.
 slots = Table(
     "slots",
@@ -117,8 +119,8 @@ slots = Table(
     _word("number"),
     _word("worker"),  # "": reserved
     Column("until", Float, nullable=False),  # of a reservation; a live slot has its worker's lease
-    Index("slots_by_worker", "worker"),
     Index("slots_counted", "carrier", "number", "until"),  # all that admission looks at
+    sqlite_with_rowid=False,
 )
 
 workers = Table(
@@ -129,6 +131,7 @@ workers = Table(
     Column("since", Float, nullable=False),  # the lease has held without a gap since then
     Column("lease_s", Float, nullable=False),
     Column("until", Float, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 reports = Table(
@@ -139,6 +142,7 @@ reports = Table(
     Column("at", Float, nullable=False),
     _word("kind"),
     _word("content"),
+    sqlite_with_rowid=False,
 )
 
 used = Table(
@@ -148,7 +152,7 @@ used = Table(
     _word("holder"),
     Column("at", Float, nullable=False),
     Column("until", Float, nullable=False),
-    Index("used_by_end", "until"),
+    sqlite_with_rowid=False,
 )
 
 outgoing = Table(
