@@ -27,7 +27,9 @@ _DELAY_SAMPLES: Final = 22  # of the lower rate; even, so that it is whole at 16
 _PASS: Final = 0.825  # of the lower Nyquist frequency: 3.3 kHz at 8 kHz
 _STOP_WEIGHT: Final = 400.0  # ripple 0.12 dB, images and aliases -95 dB
 _ROW_S: Final = 0.001  # of input per row of the product: measured best from 0.5 to 4 ms
-_LONGEST_PRODUCT: Final = 1000  # rows: bounds the memory of a long block, about 2 MB
+# Multiplications in one product. OpenBLAS gives larger ones to several threads, whose meeting may take 100 ms on a
+# busy machine, for a long block that takes one thread less than 1 ms.
+_LARGEST_PRODUCT: Final = 1 << 18
 _TAP_STEP: Final = 2.0**-26
 
 _S16: Final = np.dtype("<i2")
@@ -125,6 +127,7 @@ class Taps:
         self.row_out = round(out_rate * _ROW_S)
         self.history = (2 * half - self.down + 1) // self.up  # samples before a row that still sound in it
         self.window = self.history + self.row_in
+        self.rows = _LARGEST_PRODUCT // (self.window * self.row_out)  # at once, at most
         self.strides = (2 * self.row_in, 2)  # bytes from window to window, from sample to sample
         # Both in steps of the rate that both rates divide.
         outputs = np.arange(self.row_out) * self.down + self.down - 1
@@ -186,7 +189,7 @@ class PolyphaseResampler:
         if len(pcm) & 1:
             raise _half_a_sample(pcm)
         taps = self._taps
-        most = 2 * taps.row_in * _LONGEST_PRODUCT
+        most = 2 * taps.row_in * (taps.rows - 1)  # one more may begin with what is waiting
         if len(pcm) > most:
             return b"".join(self._process_any(pcm[start : start + most]) for start in range(0, len(pcm), most))
         data = self._carried + pcm

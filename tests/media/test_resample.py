@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from media.fir import lowpass
-from media.resample import PolyphaseResampler, SoxrResampler, convolve, make_resampler, resample_all, taps_for
+from media.resample import PolyphaseResampler, SoxrResampler, Taps, convolve, make_resampler, resample_all, taps_for
 
 Floats = NDArray[np.float64]
 
@@ -472,3 +472,22 @@ def test_sizes_of_blocks_really_vary() -> None:
     """The helper above must not hide a resampler that only works for whole frames."""
     pcm = noise(1000)
     assert stream(pcm, 8000, 16000, islice(cycle([7, 1, 160]), 60)) == stream(pcm, 8000, 16000)
+
+
+@every_ratio
+def test_a_long_block_is_done_in_products_that_stay_in_one_thread(
+    in_rate: int, out_rate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def measured(taps: Taps, data: bytes) -> bytes:
+        rows = (len(data) // 2 - taps.history) // taps.row_in
+        sizes.append(rows * taps.window * taps.row_out)
+        return convolve(taps, data)
+
+    pcm = noise(3 * in_rate)
+    whole = make_resampler(in_rate, out_rate).process(pcm)
+    monkeypatch.setattr("media.resample.convolve", measured)
+    resampler = make_resampler(in_rate, out_rate)
+    assert resampler.process(pcm[:2]) + resampler.process(pcm[2:]) == whole
+    assert max(sizes) <= 1 << 18  # OpenBLAS's own limit
