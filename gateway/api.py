@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import structlog
@@ -17,7 +17,9 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Req
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import BaseRoute, Route
 
 from gateway.control import CallDesk, ControlError, Order, view_record
 from gateway.public_url import is_loopback_host
@@ -32,8 +34,16 @@ MAX_BODY = 64 * 1024
 BODY_S = 5.0  # for a whole body to arrive
 
 Carrier = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="twilio, telnyx, plivo, ...")]
-CallId = Annotated[str, Path(pattern=r"^[\x21-\x2e\x30-\x7e]{1,200}$", description="the carrier's own id of the call")]
+CallId = Annotated[str, Path(pattern=r"^[!-$&-.0-~]{1,200}$", description="the carrier's own id of the call")]
 Number = Annotated[str, Field(pattern=r"^[+0-9A-Za-z:@._\-]{1,128}$", examples=["+15550100"])]
+
+
+def _whole(value: Any) -> Any:
+    """45.0 is a whole number in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Whole = BeforeValidator(_whole)
 
 
 class _Body(BaseModel):
@@ -57,8 +67,8 @@ class Dial(_Body):
     to_number: Number
     from_number: Number
     bot: Annotated[str, Field(max_length=64, description="default: the bot of from_number")] = ""
-    ring_s: Annotated[int, Field(ge=5, le=120)] = 45
-    longest_s: Annotated[int, Field(ge=10, le=86_400)] | None = None
+    ring_s: Annotated[int, Field(ge=5, le=120), _Whole] = 45
+    longest_s: Annotated[int, Field(ge=10, le=86_400), _Whole] | None = None
     detect_machine: bool = False
     parameters: Annotated[dict[str, Annotated[str, Field(max_length=400)]], Field(max_length=20)] = {}
 
@@ -182,6 +192,15 @@ def _needs(scope: str, keeper: Gatekeeper) -> Callable[..., None]:
     return check
 
 
+def methods_of(routes: Sequence[BaseRoute], path: str) -> set[str]:
+    """The methods that some route has for `path`."""
+    found: set[str] = set()
+    for route in routes:
+        if isinstance(route, Route) and route.path_regex.match(path):
+            found |= route.methods or set()
+    return found
+
+
 class BodyLimit:
     """ASGI middleware: a body is read before anybody has asked who sends it, so it must be short and quick."""
 
@@ -219,9 +238,11 @@ class BodyLimit:
 # ---------------------------------------------------------------- what is asked
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "the body is no text"},
     401: {"model": Problem, "description": "no token, or an unknown one"},
     403: {"model": Problem, "description": "the token lacks the scope"},
     404: {"model": Problem, "description": "there is no such call or carrier"},
+    408: {"model": Problem, "description": "the body did not come in time"},
     409: {"model": Problem, "description": "the carrier cannot do that"},
     413: {"model": Problem, "description": "the body is too long"},
     422: {"model": Problem, "description": "something in the request is not as it must be"},
@@ -244,6 +265,16 @@ def create_api(desk: CallDesk, settings: Settings, urls: Callable[[Mapping[str, 
         assert isinstance(exc, RequestValidationError)
         found = [f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in exc.errors()]
         return JSONResponse({"detail": "; ".join(found[:10])}, 422)
+
+    @api.exception_handler(StarletteHTTPException)
+    async def refused(request: Request, exc: Exception) -> JSONResponse:
+        """As FastAPI answers, but of a path that has several methods Allow names all."""
+        assert isinstance(exc, StarletteHTTPException)
+        headers = {name.lower(): value for name, value in (exc.headers or {}).items()}
+        if exc.status_code == 405:
+            path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+            headers["allow"] = ", ".join(sorted(methods_of((*api.routes, *calls.routes), path)))
+        return JSONResponse({"detail": exc.detail}, exc.status_code, headers)
 
     @api.exception_handler(ControlError)
     async def cannot(request: Request, exc: Exception) -> JSONResponse:

@@ -70,7 +70,7 @@ class CallDesk:
         try:
             return await self._gateway.store.records(which, limit=limit, after=after)
         except ValueError as exc:
-            raise ControlError(422, str(exc)) from None
+            raise ControlError(404, str(exc)) from None
 
     async def record(self, key: CallKey) -> StoredCall:
         stored = await self._gateway.store.call(key)
