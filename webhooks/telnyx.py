@@ -225,15 +225,15 @@ class TelnyxHttp(CarrierHttp):
         return None if api is None else api.send_digits(ref.call_id, digits)
 
     def dial(self, order: DialOrder, urls: Urls) -> CarrierRequest | None:
-        """ConfigError: the settings lack what names the application that places calls."""
+        """ValueError: the settings lack what names the application that places calls."""
         if self._api is None:
             return None
         if not self._own.connection_id:
-            raise ConfigError("connection_id", "is not set", "the id of the Telnyx application that places calls")
+            raise ValueError("carriers.telnyx.connection_id is not set: the id of the application that places calls")
         if self._control is not None:
             return self._control.dial(order, self._own.connection_id, urls)
         if not self._own.account_id:
-            raise ConfigError("account_id", "is not set", "the AccountSid of your TeXML webhooks")
+            raise ValueError("carriers.telnyx.account_id is not set: the AccountSid of your TeXML webhooks")
         answer = urls.http("/telnyx/answer") + ("?" + urlencode(order.parameters) if order.parameters else "")
         form = [
             ("ApplicationSid", self._own.connection_id),

@@ -216,9 +216,10 @@ class CallControl:
         )
 
     def dial(self, order: DialOrder, connection_id: str, urls: Urls) -> CarrierRequest:
-        """With a media URL the stream comes with the call; else it is asked for once somebody answers."""
+        """With a media URL the stream comes with the call; else, and where there are parameters, for which that has no
+        field, it is asked for once somebody answers."""
         body: dict[str, Any] = {"webhook_url": urls.http("/telnyx/events"), "webhook_url_method": "POST"}
-        if order.media_url:
+        if order.media_url and not order.parameters:
             body |= self._stream(order.media_url)
             body["stream_auth_token"] = self.stream_auth_token(order.media_url.rpartition("/")[2])
             if self._rate is not None:

@@ -37,6 +37,7 @@ STATUSES: Mapping[str, CallPhase] = {
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_=.~@+-]{0,255}")
 _COMMANDS = uuid.UUID("5b1f3c52-3e5d-5d0c-9b8e-6c1d6f0a7e41")  # the namespace of our command ids
 _DIGITS = re.compile(r"[0-9A-D*#wW]+")
+_CALL_IDS = ("call_control_id", "call_sid", "sid", "CallSid")  # TeXML's reply is documented without, and seen with one
 _LONGEST_CALL_S = 14_400
 _EPOCH = 1_000_000_000  # a "reset" as large as this is a time, not a number of seconds
 
@@ -177,7 +178,7 @@ def _done(purpose: Purpose, reply: Mapping[str, Any], detail: str) -> Outcome:
     data: Mapping[str, Any] = inner if isinstance(inner, dict) else reply
     if purpose is Purpose.DIAL:
         # A TeXML reply need not name the call; its first webhook does.
-        call_id = next((str(data[name]) for name in ("call_control_id", "sid", "call_sid") if data.get(name)), "")
+        call_id = next((str(data[name]) for name in _CALL_IDS if data.get(name)), "")
         return Outcome(kind=OutcomeKind.DONE, detail=detail, call_id=call_id)
     if purpose is Purpose.FETCH:
         alive, said = data.get("is_alive"), data.get("status")

@@ -484,15 +484,15 @@ def test_call_control_refusals(wire: Any, instead: str, end: str, handed: list[s
     assert (call.end, call.handed_to, call.spoken, wired.web.violations) == (end, handed, spoken, [])
 
 
-@pytest.mark.parametrize("with_stream", [True, False])
-def test_a_call_control_call_is_placed(wire: Any, with_stream: bool) -> None:
+@pytest.mark.parametrize(("with_stream", "parameters"), [(True, {}), (True, {"bot": "sales"}), (False, {})])
+def test_a_call_control_call_is_placed(wire: Any, with_stream: bool, parameters: dict[str, str]) -> None:
     wired = wire("call_control", ours={"send_codec": "L16", "machine_detection": "premium"})
     order = DialOrder(
         to_number="+13125550123",
         from_number="+13125550199",
         detect_machine=True,
         media_url=wired.urls.media("telnyx", "tok-123") if with_stream else "",
-        parameters={"bot": "sales"},
+        parameters=parameters,
         command_id="order-1",
     )
     first = wired.ask(wired.http.dial(order, wired.urls))
@@ -504,8 +504,11 @@ def test_a_call_control_call_is_placed(wire: Any, with_stream: bool) -> None:
     wired.deliver_all(call)
     assert call.stage is Stage.CONNECTING
     assert wired.upgrade(call) == ""
-    assert bool(wired.incoming) is not with_stream
+    assert [dict(incoming.parameters) for incoming in wired.incoming] == (
+        [] if with_stream and not parameters else [parameters]
+    )
     fake = wired.connect(call)
+    assert fake.plan.parameters == parameters
     assert (fake.plan.send_codec, fake.plan.sample_rate) == ("L16", 16000)
     wired.caller_hangs_up(call)
     wired.deliver_all(call)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -1061,9 +1062,10 @@ def test_a_call_control_call_is_placed_with_its_stream() -> None:
     }
 
 
-def test_a_call_control_call_may_ask_for_its_stream_when_it_is_answered() -> None:
+@pytest.mark.parametrize("media_url", ["", OFFER.media_url])
+def test_a_call_control_call_with_parameters_asks_for_its_stream_when_it_is_answered(media_url: str) -> None:
     http = call_control()
-    request = http.dial(ORDER, URLS)
+    request = http.dial(replace(ORDER, media_url=media_url), URLS)
     assert request is not None
     assert not request.repeatable  # no id, no second try
     assert "stream_url" not in request.json
@@ -1081,9 +1083,9 @@ def test_a_call_control_call_may_ask_for_its_stream_when_it_is_answered() -> Non
 
 
 def test_placing_calls_needs_an_application() -> None:
-    with pytest.raises(ConfigError, match="connection_id"):
+    with pytest.raises(ValueError, match="connection_id"):
         texml().dial(ORDER, URLS)
-    with pytest.raises(ConfigError, match="account_id"):
+    with pytest.raises(ValueError, match="account_id"):
         texml(connection_id="1494").dial(ORDER, URLS)
 
 
@@ -1187,6 +1189,7 @@ def test_outcomes_of_a_fetch(body: Any, phase: CallPhase | None) -> None:
     [
         ({"data": {"call_control_id": "v3:NEW", "call_leg_id": "x", "is_alive": False}}, "v3:NEW"),
         ({"sid": "v3:NEW", "status": "queued"}, "v3:NEW"),
+        ({"call_sid": "v3:NEW", "status": "queued"}, "v3:NEW"),
         ({"from": "+1", "to": "+2", "status": "queued"}, ""),  # its first webhook names it
     ],
 )
