@@ -133,10 +133,10 @@ def _parameters(said: Said) -> dict[str, str]:
         with contextlib.suppress(ValueError, RecursionError):
             data = json.loads(data)
     if isinstance(data, dict):
-        found |= {name: value if isinstance(value, str) else json.dumps(value) for name, value in data.items()}
+        found |= {name: _text(value) if isinstance(value, str) else json.dumps(value) for name, value in data.items()}
     elif data:
         found["custom_data"] = _text(data)
-    return found
+    return {_whole(name): value for name, value in found.items()}
 
 
 # ---------------------------------------------------------------- events
@@ -245,7 +245,14 @@ def _problem(said: Said, otherwise: str) -> str:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else str(value) if type(value) in (int, float) else ""
+    if isinstance(value, str):
+        return _whole(value)
+    return str(value) if type(value) in (int, float) else ""
+
+
+def _whole(text: str) -> str:
+    """`text` without halves of characters, which JSON can hold and nothing else."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _seconds(value: object) -> float | None:

@@ -51,17 +51,21 @@ def headers(call_id: str, parameters: Mapping[str, str]) -> dict[str, str]:
     fitting: list[tuple[str, str]] = []
     for name, value in parameters.items():
         longer = [*fitting, (name, str(value))]
-        if len(json.dumps({CALL: call_id, DATA: urlencode(longer)})) <= MAX_HEADERS:
+        if len(json.dumps({CALL: call_id, DATA: _packed(longer)})) <= MAX_HEADERS:
             fitting = longer
         else:
             log.warning("vonage: the parameter %.40s does not fit into %d bytes of headers", name, MAX_HEADERS)
-    return {CALL: call_id, DATA: urlencode(fitting)} if fitting else {CALL: call_id}
+    return {CALL: call_id, DATA: _packed(fitting)} if fitting else {CALL: call_id}
 
 
 def parameters(echoed: Mapping[str, Any]) -> dict[str, str]:
     """The parameters in headers that were handed back."""
     data = echoed.get(DATA)
     return dict(parse_qsl(data, keep_blank_values=True)) if isinstance(data, str) else {}
+
+
+def _packed(pairs: Sequence[tuple[str, str]]) -> str:
+    return urlencode(pairs, errors="replace")
 
 
 def connect(

@@ -540,12 +540,13 @@ class FakeVonageWeb(FakeWeb):
     def _dtmf(self, request: RestRequest, match: re.Match[str], now: float) -> RestReply:
         body, call = self._json(request), self._leg(request, match)
         self._nothing_else(body, {"digits"})
-        if not re.fullmatch(r"[0-9#*p]+", str(body.get("digits"))):
+        digits = body.get("digits")
+        if not isinstance(digits, str) or not re.fullmatch(r"[0-9#*p]+", digits):
             self.violate("digits are 0 to 9, #, * and p", "digits")
         if call.gone or match["call"] != call.call_id:
             raise RestRefusal(self.already_over(request, "send-digits"))
         self.took_effect(call)
-        call.digits += body["digits"]
+        call.digits += digits
         return RestReply.of(200, {"message": "DTMF sent", "uuid": call.call_id})
 
     def _fetch(self, request: RestRequest, match: re.Match[str], now: float) -> RestReply:

@@ -79,11 +79,11 @@ class Wired:
         except UnreadableRequest:
             return Handled(), 400
         self.events += handled.events
-        if handled.incoming is not None:
-            return self._admit(handled.incoming), 204
-        if handled.asks_after is not None:
+        if handled.asks_after is not None and (handled.incoming is None or handled.asks_after in self.wishes):
             target = self.wishes.pop(handled.asks_after, None)
             return Handled(answer=self.http.after(handled.asks_after, target)), 204
+        if handled.incoming is not None:
+            return self._admit(handled.incoming), 204
         return handled, 204
 
     def _admit(self, call: InboundCall) -> Handled:
