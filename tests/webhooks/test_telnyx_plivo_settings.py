@@ -41,11 +41,17 @@ def test_what_telnyx_has(fields: dict[str, Any]) -> None:
         ({"send_codec": "L16", "sample_rate": 11025}, "one of 8000"),
         ({"send_codec": "L16", "sample_rate": 48000}, "TeXML"),
         ({"control": "call_control"}, "needs api_key"),
+        ({"stream_auth": True}, "no second secret"),
     ],
 )
 def test_what_telnyx_does_not_have(fields: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         TelnyxSettings(**fields)
+
+
+def test_rates_that_nobody_named() -> None:
+    assert (TelnyxSettings().send_rate, PlivoSettings().send_rate) == (8000, 8000)
+    assert (TelnyxSettings(send_codec="L16").send_rate, PlivoSettings(send_codec="L16").send_rate) == (16000, 16000)
 
 
 def test_rates_of_plivo() -> None:
