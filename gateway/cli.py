@@ -1,4 +1,4 @@
-"""The command line: `gateway serve | run | demo | call | check | version`.
+"""The command line: `gateway serve | run | demo | call | calls | dial | drain | check | version`.
 
 Exit codes: 0 fine, 1 the check or the call failed, 2 wrong usage or configuration.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gateway.commands import parsers
 from media.errors import ConfigError, ConfigErrors
 
 Command = Callable[[argparse.Namespace], int]
@@ -152,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add(run, config, port)
     add(serve, config, (("--host",), {"metavar": "ADDRESS", "help": "over the configuration's"}), port)
     add(call, config, *_call_options(), as_json=True)
+    parsers.add_to(commands)
     add(check, config, as_json=True)
     add(version, as_json=True)
     return parser

@@ -1,0 +1,119 @@
+"""The options of the commands that talk to a running gateway. Light: what a command needs is imported as it runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+Option = tuple[Sequence[str], dict[str, Any]]
+
+CALL: Option = (("call",), {"metavar": "CALL", "help": "carrier/id, or the beginning of a recent call's id"})
+ASKING: Sequence[Option] = (
+    (("--url",), {"metavar": "URL", "help": "of the gateway; default: $GATEWAY_URL, else that of the configuration"}),
+    (("--token",), {"default": "", "metavar": "TOKEN", "help": "of [api.tokens]; better in $GATEWAY_API_TOKEN"}),
+    (
+        ("--config",),
+        {"type": Path, "default": Path("gateway.toml"), "metavar": "FILE", "help": "default: gateway.toml"},
+    ),
+    (("--json",), {"action": "store_true", "help": "one JSON object on standard output, for machines"}),
+)
+CALLS: dict[str, tuple[str, Sequence[Option]]] = {
+    "list": (
+        """Records of calls, newest first; with --live those that are up.
+
+        Example: gateway calls list --since 2h --number +15550100
+        """,
+        (
+            (("--live",), {"action": "store_true", "help": "calls that are up, with their state"}),
+            (("--carrier",), {"metavar": "NAME"}),
+            (("--bot",), {"metavar": "NAME"}),
+            (("--number",), {"metavar": "NUMBER", "help": "of either side"}),
+            (("--standing",), {"action": "append", "metavar": "WORD", "help": "live, ended, refused, lost ..."}),
+            (("--since",), {"metavar": "TIME", "help": "2h, 3d, 2026-01-31T09:30"}),
+            (("--until",), {"metavar": "TIME"}),
+            (("--limit",), {"type": int, "default": 20, "metavar": "N", "help": "default 20, at most 500"}),
+            (("--after",), {"metavar": "PAGE", "help": "go on where another list ended"}),
+        ),
+    ),
+    "show": (
+        """All that is known of one call.
+
+        Example: gateway calls show twilio/CA0123
+        """,
+        (CALL,),
+    ),
+    "end": (
+        """End a live call: what is queued for the caller is heard first.
+
+        Example: gateway calls end twilio/CA0123
+        """,
+        (CALL, (("--reason",), {"default": "api", "metavar": "WORD", "help": "for the record; default: api"})),
+    ),
+    "transfer": (
+        """Hand the caller of a live call over to somebody else.
+
+        Example: gateway calls transfer twilio/CA0123 +15550199
+        """,
+        (CALL, (("target",), {"metavar": "TARGET", "help": "a number, a SIP URI, or what the carrier takes"})),
+    ),
+    "digits": (
+        """Send DTMF digits into a live call.
+
+        Example: gateway calls digits twilio/CA0123 42#
+        """,
+        (CALL, (("digits",), {"metavar": "DIGITS", "help": "0-9 * # A-D"})),
+    ),
+}
+DIAL: Sequence[Option] = (
+    (("--carrier",), {"required": True, "metavar": "NAME"}),
+    (("--to",), {"required": True, "metavar": "NUMBER", "help": "who is called"}),
+    (("--from",), {"dest": "from_number", "required": True, "metavar": "NUMBER", "help": "one of your numbers"}),
+    (("--bot",), {"default": "", "metavar": "NAME", "help": "default: the bot of the --from number"}),
+    (("--ring-s",), {"type": int, "default": 45, "metavar": "S", "help": "give up after so long; default 45"}),
+    (("--longest-s",), {"type": int, "metavar": "S", "help": "end the call after so long"}),
+    (("--detect-machine",), {"action": "store_true", "help": "let the carrier tell people from machines"}),
+    (("--param",), {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "for the bot"}),
+    (("--wait",), {"action": "store_true", "help": "until the call is over; exits 0 only if it was answered"}),
+)
+DRAIN: Sequence[Option] = ((("--wait",), {"action": "store_true", "help": "until no call is left"}),)
+
+
+def add_to(commands: Any) -> None:
+    """`calls`, `dial` and `drain`."""
+    calls = commands.add_parser("calls", help="Look at calls, end them, hand them over.", description=_CALLS)
+    verbs = calls.add_subparsers(metavar="WHAT", required=True)
+    for name, (text, options) in CALLS.items():
+        _add(verbs, name, text, (*options, *ASKING), "gateway.commands.calls", verb=name)
+    _add(commands, "dial", _DIAL, (*DIAL, *ASKING), "gateway.commands.calls", verb="dial")
+    _add(commands, "drain", _DRAIN, (*DRAIN, *ASKING), "gateway.commands.calls", verb="drain")
+
+
+_CALLS = "Calls of a running gateway, through its control API."
+_DIAL = """Place a call through a running gateway.
+
+Example: gateway dial --carrier twilio --from +15550100 --to +15550177 --wait
+"""
+_DRAIN = """Make a running gateway refuse new calls and let live ones end. Only a new start takes it back.
+
+Example: gateway drain --wait
+"""
+
+
+def _add(commands: Any, name: str, text: str, options: Sequence[Option], module: str, **defaults: Any) -> None:
+    lines = [line.strip() for line in text.strip().splitlines()]
+    parser = commands.add_parser(
+        name, help=lines[0], description="\n".join(lines), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for flags, keywords in options:
+        parser.add_argument(*flags, **keywords)
+    parser.set_defaults(command=_later(module), **defaults)
+
+
+def _later(module: str) -> Callable[[argparse.Namespace], int]:
+    def run(args: argparse.Namespace) -> int:
+        return int(importlib.import_module(module).run(args))
+
+    return run
