@@ -33,7 +33,9 @@ from webhooks.base import (
     HttpAnswer,
     InboundCall,
     NotAuthentic,
+    Once,
     Refusal,
+    StandingStream,
     StreamOffer,
     UnreadableRequest,
     Urls,
@@ -125,7 +127,9 @@ class Answering:
         return Response(answer.body, answer.status, dict(answer.headers), media_type=answer.content_type)
 
     async def _authenticate(self, http: CarrierHttp, route: str, received: WebRequest) -> None:
-        once = http.authenticate(route, received)
+        await self._first_show(http, http.authenticate(route, received), received)
+
+    async def _first_show(self, http: CarrierHttp, once: Once | None, received: WebRequest) -> None:
         if once is None:
             return
         holder = received.url  # the same delivery again is the carrier's retry; elsewhere it is a replay
@@ -133,7 +137,7 @@ class Answering:
             f"{http.carrier}:{once.key}", received.received, ttl_s=once.for_s, holder=holder, repeat_s=once.repeat_s
         )
         if not fresh:
-            raise NotAuthentic(http.carrier, "replayed")
+            raise NotAuthentic(http.carrier, "replayed", status=once.status)
 
     async def _answer(self, http: CarrierHttp, route: str, received: WebRequest, urls: Urls) -> HttpAnswer:
         handled = http.handle(route, received, urls)
@@ -215,18 +219,27 @@ class Answering:
             self._consequences.let_in(call, bot)
         return decided
 
-    def authenticate_upgrade(self, http: CarrierHttp, scope: Mapping[str, Any]) -> None:
-        """The carrier's signature on the upgrade of a media socket. Raises NotAuthentic."""
-        received = WebRequest(
+    async def admit_stream(self, call: InboundCall, stream: StandingStream, now: float) -> Admitted | Refused:
+        """The same for a stream that no webhook has announced: its number is not known yet, its group is."""
+        caps = dataclasses.replace(self._caps(self._carriers[call.carrier], ""), number=stream.max_calls)
+        return await self._store.admit(call, caps, now, bot=stream.connector, number=f"{call.carrier}:{stream.group}")
+
+    def upgrade(self, scope: Mapping[str, Any]) -> WebRequest:
+        """The upgrade of a media socket, as its carrier made it."""
+        return WebRequest(
             method="GET",
             url=self.addressing.url(scope),
             headers=_headers(scope["headers"]),
             received=self._now(),
             peer=self.addressing.peer(scope),
         )
+
+    async def authenticate_upgrade(self, http: CarrierHttp, received: WebRequest) -> None:
+        """The carrier's signature on the upgrade of a media socket. Raises NotAuthentic, StoreError."""
         remark = http.authenticate_upgrade(received)
         if remark:
             log.warning("media.signature", carrier=http.carrier, remark=remark)
+        await self._first_show(http, http.once_of_upgrade(received), received)
 
     def _caps(self, http: CarrierHttp, number: str) -> Caps:
         entry = self._settings.numbers.get(number)

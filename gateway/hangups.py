@@ -226,6 +226,14 @@ class HangUps:
         log.warning("hangups.orphan", call=call.key.call_id, carrier=call.key.carrier, standing=call.standing.value)
         if http is not None and http.hang_up(call.ref) is not None:
             self._spawn(self._find_out(http, call.ref, f"orphan-{call.standing.value}"), f"hang-up {call.key.carrier}")
+        else:
+            self._spawn(self._write_off(call), f"hang-up {call.key.carrier}")
+
+    async def _write_off(self, call: StoredCall) -> None:
+        """Nothing can be asked of the carrier: where the socket is the call, it was over when the socket was."""
+        key, phase = call.key, CallPhase.COMPLETED
+        over = CallStatus(carrier=key.carrier, call_id=key.call_id, phase=phase, key="orphan", cause="socket-lost")
+        await self._store.fold(over, time.time())
 
     async def _keep_lease(self) -> None:
         lease_s = self.rhythm.lease_s * self.rhythm.scale

@@ -195,6 +195,11 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
             found.append(exc.within("events"))
     carriers, off, lacking = _carriers(_tables(data, "carriers", found), base_dir, strict, found)
     bots = _bots(_tables(data, "bots", found), base_dir, found)
+    for name, own in carriers.items():
+        for where, bot in own.named_bots().items():
+            if bot not in _table(data, "bots", found):
+                remedy = registry.did_you_mean(bot, tuple(_table(data, "bots", found)))
+                found.append(ConfigError(f"{toml_path('carriers', name)}.{where}", f"there is no [bots.{bot}]", remedy))
     numbers = _numbers(_tables(data, "numbers", found), _table(data, "bots", found), base_dir, found)
     if gateway is not None and gateway.secret is not None and (problem := gateway.secret.problem()):
         found.append(ConfigError("gateway.secret", problem, "set it, or leave gateway.secret out"))

@@ -61,6 +61,7 @@ EVENTS = ("on_open", "on_close", "on_ping", "on_pause", "on_update", "on_error",
 _read_json = msgspec.json.Decoder().decode
 
 _SETTINGS = ("channel", "media_format", "supported_languages", "selected_language", "start_paused", "monitor")
+_UPGRADE = ("connector", "correlation_id")
 # Why the gateway ends a call, where Architect should take its failure path; everything else has completed.
 _FAILURES = {
     "unauthorized": "unauthorized",
@@ -132,6 +133,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         channel, encoding = AudioHookChannel(self._p.channel), AudioHookMediaFormat(self._p.media_format)
         AudioHookServer.__init__(self, session, channel, encoding.value)
         self._organization_id = ""  # what `open` has to name, where the upgrade named one
+        self._upgrade: dict[str, str] = {}  # what else the upgrade said, for the bot: `CallInfo.extra`
         self._heard: tuple[tuple[int, str], ...] = ()  # (place among the media's channels, name) of what is passed on
         self._channel_resamplers: dict[str, Resampler] = {}
         self._one_way = False
@@ -163,9 +165,9 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
     @classmethod
     def for_call(cls, options: WireOptions) -> GenesysAudioHookSerializer:
         """
-        Of `options.options`: those of InputParams that are settings (_SETTINGS), and `organization_id` and
-        `session_id` of the upgrade's headers, which the messages have to repeat. Both channels of a Monitor reach
-        the pipeline.
+        Of `options.options`: those of InputParams that are settings (_SETTINGS); of the upgrade `organization_id`
+        and `session_id`, which the messages have to repeat, and what is for the bot (_UPGRADE). Both channels of a
+        Monitor reach the pipeline.
         """
         own = options.options or {}
         chosen = {name: own[name] for name in _SETTINGS if own.get(name) is not None}
@@ -173,6 +175,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
             chosen = {"channel": AudioHookChannel.BOTH, **chosen}
         serializer = cls(cls.InputParams(process_internal=True, **chosen))
         serializer._organization_id = own.get("organization_id") or ""
+        serializer._upgrade = {name: own[name] for name in _UPGRADE if own.get(name)}
         if own.get("session_id"):
             serializer.session = Session(own["session_id"], id_known=True, rate=serializer._rate)
         serializer.begin(options.in_sample_rate)
@@ -308,6 +311,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
                 "customConfig": _custom_config(parameters.get("customConfig")),
                 "continuedSessions": parameters.get("continuedSessions") or [],
                 "channels": [channel for _, channel in self._heard],
+                **self._upgrade,
             },
             receives_audio=not self._one_way,
             probe=probe,

@@ -63,6 +63,10 @@ class CarrierSettings:
         """The bots that a carrier's table names, by the place in it."""
         return {}
 
+    def named_bots(self) -> Mapping[str, str]:
+        """The bots that a carrier's table names, by the place in it."""
+        return {}
+
 
 # ---------------------------------------------------------------- what arrives
 

@@ -39,7 +39,6 @@ class Verdict(Enum):
     PRECONDITION = "precondition"  # something that has to be signed is not, or was signed in the future
     FAILED = "failed"  # not with this key, or not this request
     EXPIRED = "expired"
-    REPLAYED = "replayed"  # its nonce was seen before
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,37 +63,16 @@ class Tolerance:
     early_s: float = 5.0  # how far in our future it may have been made
 
 
-class Nonces:
-    """The nonces that were accepted, each for as long as its signature could be shown again."""
-
-    def __init__(self) -> None:
-        self._until: dict[str, float] = {}
-        self._sweep_at = 0.0
-
-    def take(self, nonce: str, until: float, now: float) -> bool:
-        """True if `nonce` is new; it is then remembered until `until`."""
-        if now >= self._sweep_at:
-            self._until = {seen: end for seen, end in self._until.items() if end >= now}
-            self._sweep_at = now + 10.0
-        if self._until.get(nonce, -1.0) >= now:
-            return False
-        self._until[nonce] = until
-        return True
-
-    def __len__(self) -> int:
-        return len(self._until)
+LONGEST_S = 30.0  # no signature is good for longer, with all tolerances: how long its nonce has to be remembered
 
 
-def verify(
-    request: Upgrade, key: bytes, *, now: float, tolerance: Tolerance = Tolerance(), nonces: Nonces | None = None
-) -> Verdict:
-    """The worth of `request`'s signature.
+def verify(request: Upgrade, key: bytes, *, now: float, tolerance: Tolerance = Tolerance()) -> Verdict:
+    """The worth of `request`'s signature. It is good once: whoever asks remembers `nonce_of` a good one.
 
     Args:
         key: the client secret, decoded (`secret_key`). For an unknown API key: random bytes, so that the time taken
             tells nothing.
         now: Unix seconds.
-        nonces: with it a signature is good once.
     """
     headers = _canonical(request.headers)
     if "signature-input" not in headers and "signature" not in headers:
@@ -120,11 +98,13 @@ def verify(
     good_until = created + tolerance.max_age_s + tolerance.skew_s
     if isinstance(expires, int):
         good_until = min(good_until, expires + tolerance.skew_s)
-    if now > good_until:
-        return Verdict.EXPIRED
-    if nonces is not None and not nonces.take(nonce, good_until, now):
-        return Verdict.REPLAYED
-    return Verdict.VERIFIED
+    return Verdict.VERIFIED if now <= good_until else Verdict.EXPIRED
+
+
+def nonce_of(request: Upgrade) -> str:
+    """The nonce of a signature that was verified."""
+    signed, _ = _read(_canonical(request.headers))
+    return str(signed.parameters["nonce"])
 
 
 _SECRET = re.compile(r"(?:[A-Za-z\d+/]{4})*(?:[A-Za-z\d+/]{3}=?|[A-Za-z\d+/]{2}(?:==)?)?", re.ASCII)

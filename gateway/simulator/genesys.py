@@ -65,6 +65,7 @@ class FakeGenesys(FakeCarrier):
     """Genesys Cloud, for one AudioHook session. The plan's parameters are Architect's input variables.
 
     Options of the plan:
+        connector (str, ""): the connector ID, with a query where it has one: what stands behind the connection URI.
         session (str, "connector"): Audio Connector; or "monitor" (one-way, both channels), "probe" (the test that
             Genesys makes when an administrator saves the integration).
         media (list): entries to offer, instead of what such a session offers.
@@ -85,6 +86,7 @@ class FakeGenesys(FakeCarrier):
         super().__init__(plan, strict=strict, record=record)
         options = self.plan.options
         self.kind: str = options.get("session", "connector")
+        self.connector: str = options.get("connector", "")
         self.media: list[Any] = options.get("media") or [
             {"type": "audio", "format": "PCMU", "channels": channels, "rate": RATE} for channels in _OFFERS[self.kind]
         ]
@@ -126,6 +128,10 @@ class FakeGenesys(FakeCarrier):
         }
 
     # ------------------------------------------------------------ the upgrade
+
+    def media_path(self, token: str) -> str:
+        """The Connection URI's path with the connector ID: there is no token, the upgrade is signed."""
+        return f"/{self.name}/media/{self.connector}"
 
     def handshake_headers(self, url: str) -> Mapping[str, str]:
         key, secret = self.plan.credentials.get("api_key", ""), self.plan.credentials.get("client_secret", "")

@@ -21,9 +21,10 @@ from gateway.app import Gateway
 from gateway.core import CallRecord
 from gateway.registry import carrier_names, carrier_settings_class, design_filters
 from gateway.server import Server, server
-from gateway.settings import BotEntry, GatewaySettings, Settings
+from gateway.settings import BotEntry, GatewaySettings, NumberEntry, Settings
 from gateway.simulator.base import CallPlan, FakeCarrier, fake_carrier
 from gateway.simulator.caller import Limits, place_call
+from gateway.simulator.genesys import FakeGenesys
 from gateway.simulator.report import CallReport
 from gateway.simulator.script import Script
 from gateway.tokens import TokenMint
@@ -36,7 +37,7 @@ QUICK = Limits(connect_s=3, ready_s=3, longest_s=15, closing_s=4)
 
 def socket_only(name: str, **keys: Any) -> Any:
     """A carrier's settings without credentials: what is tried here is the media socket, which its token guards."""
-    return carrier_settings_class(name)(verify_signatures=False, **keys)
+    return carrier_settings_class(name)(**{"verify_signatures": False, **keys})
 
 
 def run(main: Coroutine[Any, Any, T], *, limit_s: float = 60.0) -> T:
@@ -109,7 +110,9 @@ class Served:
 
 
 def token(mint: TokenMint, carrier: FakeCarrier, bot: str = "bot", ttl_s: float = 60.0) -> str:
-    """A token that lets `carrier`'s call in, to `bot`."""
+    """A token that lets `carrier`'s call in, to `bot`. Genesys shows none: its URL names the bot."""
+    if isinstance(carrier, FakeGenesys):
+        carrier.connector = bot
     plan = carrier.plan
     return mint.mint(
         carrier.name,
@@ -129,6 +132,7 @@ async def serve(
     *,
     sample_rates: Mapping[str, int] | int | None = None,
     carriers: Mapping[str, Mapping[str, Any]] | None = None,
+    numbers: Mapping[str, str] | None = None,
     kept: Kept | None = None,
     token_key: str = "",
     **limits: Any,
@@ -138,6 +142,7 @@ async def serve(
     Args:
         sample_rates: Hz of the bots' pipelines, by bot or of all; else the wire's.
         carriers: [carriers.<name>] keys, by name.
+        numbers: the bot of each number.
         kept: takes the records.
         limits: keys of [gateway].
     """
@@ -147,6 +152,7 @@ async def serve(
         gateway=GatewaySettings(**limits),
         carriers={name: socket_only(name, **(carriers or {}).get(name, {})) for name in CARRIERS},
         bots={name: BotEntry(name=name, use="echo", sample_rate=rates.get(name)) for name in bots},  # type: ignore[arg-type]
+        numbers={key: NumberEntry(key=key, bot=bot) for key, bot in (numbers or {}).items()},
     )
     design_filters(settings)
     before = Left.now()

@@ -34,6 +34,7 @@ from tests.endtoend.served import CARRIERS, QUICK, run, serve, socket_only, unti
 
 SECRET = "a secret of the tests, long enough"
 NUMBER = "+14155550199"
+WITH_TOKENS = [name for name in CARRIERS if name != "genesys"]  # which signs its upgrade instead
 
 # ---------------------------------------------------------------- who is let in
 
@@ -102,13 +103,13 @@ def test_carriers_that_retry_a_handshake_may_show_their_token_again() -> None:
     async def main() -> dict[str, int]:
         async with serve({"bot": actors.echo}) as served:
             again = {}
-            for name in CARRIERS:
+            for name in WITH_TOKENS:
                 url = f"{served.url}/{name}/media/{served.token(fake_carrier(name)())}"
                 assert await status_of(url) == 101
                 again[name] = await status_of(url)
             return again
 
-    assert run(main()) == {name: 101 if name in ("plivo", "exotel") else 403 for name in CARRIERS}
+    assert run(main()) == {name: 101 if name in ("plivo", "exotel") else 403 for name in WITH_TOKENS}
 
 
 @pytest.mark.parametrize(

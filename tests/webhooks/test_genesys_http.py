@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from gateway.simulator.genesys import signature_headers
 from media.errors import ConfigError
 from media.secret import Secret
 from tests.webhooks.test_genesys_signature import CREATED, HEADERS, HOST, ORGANIZATION, SECRET, TARGET
-from webhooks.base import CallRef, InboundCall, NotAuthentic, Refusal, Urls, WebRequest
+from webhooks.base import CallRef, InboundCall, NotAuthentic, Once, Refusal, Urls, WebRequest
 from webhooks.genesys import GenesysHttp, GenesysKey, GenesysSettings
 
 URL = f"wss://{HOST}{TARGET}"
@@ -58,7 +59,88 @@ def reason(http: GenesysHttp, request: WebRequest, status: int = 401) -> str:
 def test_the_vector_gets_in_once() -> None:
     http = make()
     assert http.authenticate_upgrade(upgrade()) == ""
-    assert reason(http, upgrade(now=CREATED + 2)) == "replayed"
+    once = http.once_of_upgrade(upgrade())
+    assert once == Once(key="main:bm9uY2UtZm9yLXRlc3QtdmVjdG9y", for_s=30.0, repeat_s=0.0, status=401)
+
+
+def test_the_same_nonce_of_another_key_is_another() -> None:
+    http = make(client_secret=None, unsigned=True)
+    assert http.once_of_upgrade(upgrade()) is None
+    other = http.once_of_upgrade(upgrade(x_api_key="gateway-key-0002"))
+    assert other is not None
+    assert other.key.startswith("other:")
+
+
+# ---------------------------------------------------------------- secrets that change while it runs
+
+
+def sign(secret: str, key: str = "gateway-key-0001") -> WebRequest:
+    plain = {name: value for name, value in HEADERS.items() if not name.startswith("Signature")}
+    headers = {**plain, "X-API-KEY": key}
+    signed = signature_headers(URL, headers, secret, created=CREATED, nonce="bm9uY2UtZm9yLXRlc3Qtb3RoZXI")
+    return upgrade(x_api_key=key, signature=signed["Signature"], signature_input=signed["Signature-Input"])
+
+
+def test_a_secret_is_rotated_without_a_new_start(tmp_path: Path) -> None:
+    secret, api_key = tmp_path / "secret", tmp_path / "key"
+    secret.write_text(SECRET + "\n")
+    api_key.write_text("gateway-key-0001\n")
+    http = make(api_key=Secret(file=str(api_key)), client_secret=Secret(file=str(secret)))
+    assert http.authenticate_upgrade(sign(SECRET)) == ""
+    assert reason(http, sign(OTHER_SECRET)) == "bad-signature"
+    # Both are good while the administrator changes the integration ...
+    secret.write_text(f"{OTHER_SECRET}\n{SECRET}\n")
+    assert http.authenticate_upgrade(sign(SECRET)) == ""
+    assert http.authenticate_upgrade(sign(OTHER_SECRET)) == ""
+    # ... and the old one is no longer, as soon as it is taken out.
+    secret.write_text(OTHER_SECRET)
+    assert reason(http, sign(SECRET)) == "bad-signature"
+    assert http.authenticate_upgrade(sign(OTHER_SECRET)) == ""
+    api_key.write_text("gateway-key-0009\ngateway-key-0001\n")
+    assert http.authenticate_upgrade(sign(OTHER_SECRET)) == ""
+    assert http.authenticate_upgrade(sign(OTHER_SECRET, "gateway-key-0009")) == ""
+    api_key.write_text("gateway-key-0009\n")
+    assert reason(http, sign(OTHER_SECRET)) == "unknown-key"
+
+
+def test_a_secret_that_cannot_be_read_lets_nobody_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    http = make(client_secret=Secret(file=str(secret)))
+    secret.unlink()
+    assert reason(http, upgrade()) == "no-secret"
+    secret.write_text("this is no base64!")
+    assert reason(http, upgrade()) == "no-secret"
+    assert "the key main" in caplog.text
+    assert "base64!" not in caplog.text
+    secret.write_text(SECRET)
+    assert http.authenticate_upgrade(upgrade()) == ""
+
+
+# ---------------------------------------------------------------- what the upgrade says of the call
+
+
+def test_the_url_names_the_bot_and_the_headers_bind_the_session() -> None:
+    http = make(bot="reception", max_calls=7, monitor=True)
+    url = f"wss://{HOST}/prefix/genesys/media/bot-42/a%20b?lang=es-ES&tier=gold"
+    stream = http.standing_stream(upgrade(url))
+    assert (stream.connector, stream.bot, stream.group, stream.max_calls) == ("bot-42", "reception", "main", 7)
+    assert stream.parameters == {"lang": "es-ES", "tier": "gold"}
+    assert stream.options["connector"] == "bot-42/a b"
+    assert stream.options["monitor"] is True
+    assert "channel" not in stream.options
+    assert stream.options["organization_id"] == ORGANIZATION
+    assert stream.options["session_id"] == HEADERS["Audiohook-Session-Id"]
+    assert stream.log["correlation"] == stream.options["correlation_id"] == HEADERS["Audiohook-Correlation-Id"]
+    assert "gateway-key-0001" not in str(stream)
+
+
+@pytest.mark.parametrize("path", ["/genesys/media", "/genesys/media/", "/p/genesys/media/?x=1"])
+def test_a_url_that_names_no_bot(path: str) -> None:
+    assert make().standing_stream(upgrade(f"wss://{HOST}{path}")).connector == ""
+
+
+# ---------------------------------------------------------------- everybody else
 
 
 def test_each_key_has_its_own_secret() -> None:
@@ -122,7 +204,7 @@ def test_unsigned_only_where_the_key_is_marked_so() -> None:
     bare = {"signature": None, "signature_input": None}
     http = make(client_secret=None, unsigned=True)
     assert http.authenticate_upgrade(upgrade(**bare)) == ""
-    assert http.authenticate_upgrade(upgrade()) == "it is signed, but the key is marked as unsigned"
+    assert http.authenticate_upgrade(upgrade()) == "it is signed, but the key main is marked as unsigned"
     assert reason(http, upgrade(**bare, x_api_key="gateway-key-0003")) == "unknown-key"
     assert reason(http, upgrade(**bare, x_api_key="gateway-key-0002")) == "no-signature"
 
