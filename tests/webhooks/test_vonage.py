@@ -13,7 +13,7 @@ import httpx
 import jwt
 import pytest
 import respx
-import vonage_jwt as judge
+import vonage_jwt as judge  # type: ignore[import-untyped]
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given, settings
@@ -54,6 +54,7 @@ APPLICATION = LEG
 SOCKET_LEG = "bbbbbbbb-cccc-dddd-eeee-0123456789ab"
 CONVERSATION = f"CON-{LEG}"
 URLS = Urls(base="https://gw.example.com/prefix")
+MEDIA = "wss://gw.example.com/prefix/vonage/media/TOKEN"
 ISSUED = 1767225600
 NOW = ISSUED + 10.0
 
@@ -322,9 +323,12 @@ class _Shared:
     def __init__(self) -> None:
         self._http: VonageHttp | None = None
 
-    def authenticate(self, route: str, request: WebRequest) -> object:
+    def http(self) -> VonageHttp:
         self._http = self._http or make()
-        return self._http.authenticate(route, request)
+        return self._http
+
+    def authenticate(self, route: str, request: WebRequest) -> object:
+        return self.http().authenticate(route, request)
 
 
 _HTTP = _Shared()
@@ -860,6 +864,41 @@ def test_an_event_without_a_leg() -> None:
         make().handle("events", says({"status": "completed", "uuid": "x/../y"}), URLS)
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from([LEG, SOCKET_LEG]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = sorted({*ANSWER, *PHONE, *SOCKET, "status", "call_uuid", "sub_state", "reason", "payload", "custom_data"})
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=8), VALUES, max_size=8),
+    st.sampled_from(["", "started", "completed", "disconnected", "failed", "machine"]),
+    st.sampled_from(["answer", "events", "status", "after", "passthru"]),
+    st.sampled_from(["", f"?call={LEG}&lost=0", f"?call={LEG}&lost=%00", "?call=x&placed=1", "?call=%ff"]),
+)
+def test_whatever_a_webhook_says_it_is_handled_or_unreadable(
+    said: dict[str, Any], status: str, route: str, query: str
+) -> None:
+    said = {**({"uuid": SOCKET_LEG, "status": status} if status else {}), **said}
+    request = webhook(json.dumps(said).encode(), None, path=f"/vonage/{route}{query}")
+    logging.disable(logging.WARNING)
+    try:
+        handled = _HTTP.http().handle(route, request, URLS)
+        if handled.incoming is not None:
+            offer = _HTTP.http().offer(handled.incoming, StreamOffer(media_url=MEDIA, urls=URLS, parameters={}))
+            ncco(offer.answer)
+    except UnreadableRequest:
+        return
+    finally:
+        logging.disable(logging.NOTSET)
+    for event in handled.events:
+        assert event.call_id in (LEG, SOCKET_LEG)
+        repr(event).encode()
+
+
 # ---------------------------------------------------------------- a socket that was lost
 
 
@@ -879,8 +918,8 @@ def test_a_lost_socket_is_opened_again_twice(status: str) -> None:
         assert action["eventUrl"] == [URLS.http(f"/vonage/after?call={LEG}&lost={lost + 1}")]
         assert action["from"] == "442079460000"
         assert action["endpoint"][0]["headers"] == {"gw_call": LEG, "gw_data": "tenant=t1"}
-    for lost in ("2", "3", "-1", "x", ""):
-        handled = http.handle("after", says(said, f"/vonage/after?call={LEG}&lost={lost}"), URLS)
+    for often in ("2", "3", "-1", "x", ""):
+        handled = http.handle("after", says(said, f"/vonage/after?call={LEG}&lost={often}"), URLS)
         assert handled.incoming is None
         assert ncco(handled.answer)[0]["text"] == vonage_ncco.APOLOGY
         assert len(handled.events) == 1
@@ -942,7 +981,7 @@ def send(request: CarrierRequest) -> httpx.Response:
     """As the gateway sends it."""
     headers = {**request.headers, **request.authorize(NOW)}
     with httpx.Client() as client:
-        return client.request(request.method, request.url, json=request.json, data=request.form, headers=headers)
+        return client.request(request.method, request.url, json=request.json, headers=headers)
 
 
 def check(
@@ -1224,7 +1263,6 @@ def test_the_project_token_of_the_vector() -> None:
 # ---------------------------------------------------------------- video
 
 SESSION = "2_MX4made-up~x"
-MEDIA = "wss://gw.example.com/prefix/vonage/media/TOKEN"
 CONNECTION = "e9f8c166-6c67-440d-994a-04fb6dfed007"
 CONNECT_URL = f"https://video.api.vonage.com/v2/project/{APPLICATION}/connect"
 
