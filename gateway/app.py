@@ -252,15 +252,6 @@ class Gateway:
             raise _Refused(503, admitted.reason)
         await self.store.connected(key, self.worker.id, now)
 
-    async def _reserve(self, key: CallKey, stream: StandingStream) -> None:
-        """A slot for a call that has no name yet. Raises _Refused."""
-        now = time.time()
-        call = InboundCall(carrier=key.carrier, call_id=key.call_id)
-        admitted = await self.answering.admit_stream(call, stream, now)
-        if isinstance(admitted, AdmissionRefused):
-            raise _Refused(503, admitted.reason)
-        await self.store.connected(key, self.worker.id, now)
-
     async def _take_slot(self, key: CallKey, info: CallInfo) -> None:
         now = time.time()
         if await self.store.connected(key, self.worker.id, now) is not None:
@@ -501,7 +492,6 @@ def create_app(gateway: Gateway) -> Starlette:
             Route("/metrics", metrics),
             Mount("/api", create_api(gateway.desk, gateway.settings, gateway.urls)),
             Route("/{carrier}/{route}", gateway.answering.webhook, methods=["GET", "POST"]),
-            WebSocketRoute("/{carrier}/media", media),
             WebSocketRoute("/{carrier}/media", media),
             WebSocketRoute("/{carrier}/media/{token:path}", media),
             Route("/{carrier}/media/{token:path}", not_a_socket),

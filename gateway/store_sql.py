@@ -144,9 +144,6 @@ class SqlStore:
     def forget(self, key: CallKey) -> asyncio.Future[None]:
         return self.writer.ask(slots.forget, key)
 
-    def forget(self, key: CallKey) -> asyncio.Future[None]:
-        return self.writer.ask(slots.forget, key)
-
     def usage(self, now: float) -> asyncio.Future[Usage]:
         return self.reader.ask(slots.usage, now)
 

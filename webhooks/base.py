@@ -63,10 +63,6 @@ class CarrierSettings:
         """The bots that a carrier's table names, by the place in it."""
         return {}
 
-    def named_bots(self) -> Mapping[str, str]:
-        """The bots that a carrier's table names, by the place in it."""
-        return {}
-
 
 # ---------------------------------------------------------------- what arrives
 

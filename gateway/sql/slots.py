@@ -55,7 +55,6 @@ _EXPIRED = select(slots.c.key).where(_RESERVED, slots.c.until <= bindparam("now"
 _SLOTS_OF = select(slots.c.key).where(slots.c.worker == bindparam("w"))
 _FREE = delete(slots).where(among(slots.c.key))
 _FORGET = delete(calls).where(calls.c.key == bindparam("k"))
-_FORGET = delete(calls).where(calls.c.key == bindparam("k"))
 _FORSAKE = [
     update(calls).where(among(calls.c.key), UNFINISHED, calls.c.standing.in_(before)).values(standing=after)
     for before, after in _ABANDONED
@@ -230,11 +229,6 @@ def release(db: Connection, key: CallKey, worker: str) -> None:
     slot = db.execute(_SLOT, {"k": str(key)}).first()
     if slot is not None and worker in ("", slot.worker):
         _abandon(db, [str(key)], 0.0)
-
-
-def forget(db: Connection, key: CallKey) -> None:
-    db.execute(_FREE, {"keys": [str(key)]})
-    db.execute(_FORGET, {"k": str(key)})
 
 
 def forget(db: Connection, key: CallKey) -> None:

@@ -74,7 +74,7 @@ async def answered(url: str, headers: Mapping[str, str]) -> tuple[int, bytes, fl
         async with connect(url, additional_headers=dict(headers), proxy=None):
             return 101, b"", time.monotonic() - began
     except InvalidStatus as exc:
-        return exc.response.status_code, exc.response.body or b"", time.monotonic() - began
+        return exc.response.status_code, bytes(exc.response.body or b""), time.monotonic() - began
 
 
 async def call(served: Served, caller: FakeGenesys, script: Script = SHORT) -> CallReport:
