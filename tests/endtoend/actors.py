@@ -6,6 +6,7 @@ import asyncio
 import math
 import struct
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from media.processor import FrameDirection, FrameProcessor
 # ---------------------------------------------------------------- sound
 
 
+@cache
 def tone(seconds: float, rate: int = 8000, hz: float = 440.0, level: int = 8000) -> bytes:
     count = round(seconds * rate)
     return struct.pack(f"<{count}h", *(int(level * math.sin(2 * math.pi * hz * n / rate)) for n in range(count)))

@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import secrets
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping
@@ -41,14 +42,30 @@ class Figures:
 class Apart:
     """The gateway, from outside. A context manager: the process runs within it, and must end well."""
 
-    def __init__(self, make_bots: MakeBots, *, trace: bool = False, quiet: bool = True, **options: Any) -> None:
-        """`make_bots` is a function of a module: the other process imports it. `options` are those of `serve`."""
+    def __init__(
+        self,
+        make_bots: MakeBots,
+        *,
+        tell: Callable[[], Any] | None = None,
+        trace: bool = False,
+        quiet: bool = True,
+        **options: Any,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            make_bots, tell: functions of a module, which the other process imports; it calls them.
+            trace: count what Python allocates.
+            options: those of `serve`.
+        """
         self._key = secrets.token_hex(16)
         self.mint = TokenMint(self._key)
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         options["token_key"] = self._key
-        self._process = context.Process(target=_live, args=(theirs, make_bots, trace, quiet, options), daemon=True)
+        self._process = context.Process(
+            target=_live, args=(theirs, make_bots, tell, trace, quiet, options), daemon=True
+        )
         self._theirs = theirs
         self._port = 0
 
@@ -79,6 +96,10 @@ class Apart:
     def figures(self) -> Figures:
         found: Figures = self._ask("figures")
         return found
+
+    def told(self) -> Any:
+        """What `tell` gives over there."""
+        return self._ask("tell")
 
     def stall(self, seconds: float) -> None:
         """Hold its event loop up. Returns at once."""
@@ -112,19 +133,24 @@ class Apart:
 # ---------------------------------------------------------------- in the other process
 
 
-def _live(pipe: Connection, make_bots: MakeBots, trace: bool, quiet: bool, options: dict[str, Any]) -> None:
+Tell = Callable[[], Any] | None
+
+
+def _live(pipe: Connection, make_bots: MakeBots, tell: Tell, trace: bool, quiet: bool, options: dict[str, Any]) -> None:
     if quiet:
         from gateway import log
 
         log.configure("critical")
     if trace:
         tracemalloc.start()
-    run(_serve(pipe, make_bots, options), limit_s=3600)
+    run(_serve(pipe, make_bots, tell, options), limit_s=3600)
 
 
-async def _serve(pipe: Connection, make_bots: MakeBots, options: dict[str, Any]) -> None:
+async def _serve(pipe: Connection, make_bots: MakeBots, tell: Tell, options: dict[str, Any]) -> None:
     kept = Kept(counts_only=True)
     stop = asyncio.Event()
+    folder = tempfile.TemporaryDirectory(prefix="gateway-")
+    options.setdefault("store", f"sqlite:///{folder.name}/gateway.db")
     loop = asyncio.get_running_loop()
 
     def command() -> None:
@@ -137,6 +163,8 @@ async def _serve(pipe: Connection, make_bots: MakeBots, options: dict[str, Any])
             pipe.send(served.server.port)
         elif what == "figures":
             pipe.send(_figures(served))
+        elif what == "tell":
+            pipe.send(tell() if tell is not None else None)
         elif what == "stall":
             time.sleep(*args)
         else:
@@ -146,6 +174,7 @@ async def _serve(pipe: Connection, make_bots: MakeBots, options: dict[str, Any])
         loop.add_reader(pipe.fileno(), command)
         await stop.wait()
         loop.remove_reader(pipe.fileno())
+    folder.cleanup()
 
 
 def _figures(served: Served) -> Figures:

@@ -12,7 +12,7 @@ from gateway.session import CallSession
 from gateway.simulator.base import FakeCarrier, fake_carrier
 from serializers.base import WireOptions
 from tests.endtoend import actors
-from tests.endtoend.served import run
+from tests.endtoend.served import run, until
 
 
 class HandMade:
@@ -48,8 +48,7 @@ class HandMade:
         self.clock.start()
         call = asyncio.create_task(self.session.run())
         self.says(self.fake.opening(self.clock.now()))
-        while self.sent < 3:
-            await asyncio.sleep(0.005)
+        await until(lambda: self.sent >= 3)
         return call
 
 
