@@ -142,12 +142,13 @@ class Answering:
     async def _answer(self, http: CarrierHttp, route: str, received: WebRequest, urls: Urls) -> HttpAnswer:
         handled = http.handle(route, received, urls)
         await self._follow(handled)
+        if handled.asks_after is not None:
+            target = await self._store.take_wish(CallKey(http.carrier, handled.asks_after), self._now())
+            if target is not None or handled.incoming is None:
+                return http.after(handled.asks_after, target)
         if handled.incoming is not None:
             handled = await self._incoming(http, handled.incoming, urls)
             await self._follow(handled)
-        elif handled.asks_after is not None:
-            target = await self._store.take_wish(CallKey(http.carrier, handled.asks_after), self._now())
-            return http.after(handled.asks_after, target)
         return handled.answer or HttpAnswer(status=204)
 
     async def _follow(self, handled: Handled) -> None:
@@ -166,8 +167,10 @@ class Answering:
             if placed is None:
                 return await self._turn_away(http, call, Refusal(reason="not-ours", instead="rejected"), now)
             bot = placed.bot
-            call = dataclasses.replace(call, parameters={**placed.parameters, **call.parameters})
+            call = _completed(call, placed)
         else:
+            if call.again and (known := await self._store.call(CallKey(call.carrier, call.call_id))) is not None:
+                call = _completed(call, known)
             route = registry.resolve(self._settings, call.carrier, call.to_number)
             bot = route.bot_name if route is not None else ""
         if self._draining():
@@ -181,11 +184,11 @@ class Answering:
             call.carrier,
             ttl_s=decided.expires - now,
             call_id=call.call_id,
-            from_number=call.from_number[:64],
-            to_number=call.to_number[:64],
+            from_number=clipped(call.from_number),
+            to_number=clipped(call.to_number),
             bot=bot,
             codec=getattr(http.settings, "send_codec", "") or "",
-            sample_rate=getattr(http.settings, "sample_rate", None) or 0,
+            sample_rate=getattr(http.settings, "send_rate", None) or http.settings.sample_rate or 0,
             direction=call.direction,
         )
         self._metrics.answered[call.carrier] += 1
@@ -269,6 +272,23 @@ class Answering:
             to_number=masked(call.to_number),
         )
         return http.refuse(call, refusal)
+
+
+def _completed(call: InboundCall, known: StoredCall) -> InboundCall:
+    """What a webhook does not say of a call that was here before."""
+    return dataclasses.replace(
+        call,
+        from_number=call.from_number or known.from_number,
+        to_number=call.to_number or known.to_number,
+        account_id=call.account_id or known.account_id,
+        parameters={**known.parameters, **call.parameters},
+        extra={**known.extra, **call.extra},
+    )
+
+
+def clipped(number: str) -> str:
+    """A caller may call himself anything; a token has room for so much of it."""
+    return number.encode("utf-8", "replace")[:40].decode("utf-8", "ignore")
 
 
 class _Refused(GatewayError):

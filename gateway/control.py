@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from gateway import registry
+from gateway.answering import clipped
 from gateway.store import PROVISIONAL, CallFilter, CallKey, Page, Refused, Standing, StoredCall
 from media.errors import GatewayError
 from media.frames import KeypadEntry, OutputDTMFFrame
@@ -130,11 +131,11 @@ class CallDesk:
             order.carrier,
             ttl_s=order.ring_s + RING_MARGIN_S,
             call_id=key.call_id,
-            from_number=order.from_number,
-            to_number=order.to_number,
+            from_number=clipped(order.from_number),
+            to_number=clipped(order.to_number),
             bot=bot,
             codec=getattr(http.settings, "send_codec", "") or "",
-            sample_rate=http.settings.sample_rate or 0,
+            sample_rate=getattr(http.settings, "send_rate", None) or http.settings.sample_rate or 0,
             direction="outbound",
         )
         try:
@@ -147,6 +148,7 @@ class CallDesk:
                     longest_s=order.longest_s,
                     detect_machine=order.detect_machine,
                     parameters=order.parameters,
+                    at=now,
                     command_id=key.call_id.removeprefix(PROVISIONAL),
                 ),
                 urls,
