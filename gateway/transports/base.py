@@ -50,7 +50,7 @@ class WebsocketTransport(BaseTransport):
     The socket's call (gateway/core.py) outlives the pipeline's last frame: cleaning the last of the two ends up waits
     until the caller has heard the last word and the socket is closed.
 
-    Events: on_client_connected(websocket), on_client_disconnected(websocket) unless we closed the socket,
+    Events: on_client_connected(websocket), on_client_disconnected(websocket) unless the pipeline ended first, and
     on_session_timeout(websocket). None of them ends the pipeline; the program does.
     """
 
@@ -189,7 +189,7 @@ class WebsocketTransport(BaseTransport):
     def _gone(self, call: TransportCall, websocket: Any) -> None:
         if self._call is call:
             self._call = None
-        if call.ended_by == "caller":
+        if call.ended_by != "bot":  # the program does not know yet
             self._tell("on_client_disconnected", websocket)
 
     def _tell(self, event_name: str, *args: Any) -> None:

@@ -70,7 +70,7 @@ async def served(program: Program) -> AsyncIterator[str]:
 
 async def call(program: Program, carrier: FakeCarrier, script: Script, limits: Limits = LIMITS) -> CallReport:
     """One call to `program`; afterwards nothing of it may be left."""
-    async with served(program) as url, nothing_left():
+    async with asyncio.timeout(30), served(program) as url, nothing_left():
         return await place_call(carrier, url, script, limits=limits)
 
 

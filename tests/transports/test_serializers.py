@@ -279,6 +279,7 @@ def test_a_genesys_that_never_opens_does_not_hold_the_end_up(monkeypatch: pytest
         async with running(twilio(serializer=GenesysAudioHookSerializer())) as bot:
             await bot.say(tone(0.4))
             bot.task.queue_frame(EndFrame())
+            await until(lambda: "on_client_disconnected" in bot.events)
             await bot.over(2.0)
             assert bot.websocket.closed_with == 1008
 
