@@ -19,6 +19,7 @@ from gateway.sql.tables import (
     calls,
     change,
     first_of,
+    from_json,
     outgoing,
     put,
     reports,
@@ -94,6 +95,7 @@ def admit(db: Connection, asked: Sequence[Question]) -> Sequence[Admitted | Refu
     answers: list[Admitted | Refused] = []
     put_calls: dict[str, Values] = {}
     put_slots: dict[str, Values] = {}
+    learned: dict[str, dict[str, str]] = {}
     for call, caps, now, bot, number, ttl_s in asked:
         key = key_of(call)
         over, until = known.get(key, (False, 0.0))
@@ -102,6 +104,8 @@ def admit(db: Connection, asked: Sequence[Question]) -> Sequence[Admitted | Refu
             continue
         if until > now:
             answers.append(Admitted(until, repeated=True))
+            if call.extra:
+                learned.setdefault(key, {}).update(call.extra)  # a placed call brings its region only now
             continue
         reason = ""
         if caps.number is not None and by_number[number] >= caps.number:
@@ -125,6 +129,9 @@ def admit(db: Connection, asked: Sequence[Question]) -> Sequence[Admitted | Refu
         answers.append(Admitted(until))
     put(db, calls, list(put_calls.values()))
     put(db, slots, list(put_slots.values()))
+    for key, extra in learned.items():
+        known_extra = from_json(db.execute(select(calls.c.extra).where(calls.c.key == key)).scalar() or "")
+        db.execute(update(calls).where(calls.c.key == key).values(extra=to_json({**known_extra, **extra})))
     return answers
 
 

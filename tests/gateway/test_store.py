@@ -1305,3 +1305,24 @@ def test_what_was_committed_survives_kill_9(shared_url: str) -> None:
             Path(shared_url.removeprefix("sqlite:///")).unlink()  # the second time at another moment
         elif turn == 0:
             break
+
+
+def test_a_placed_call_learns_its_region_from_its_answer_webhook() -> None:
+    async def main() -> None:
+        store = SqlStore("sqlite://")
+        await store.open()
+        order = InboundCall(carrier="vonage", call_id="~order", direction="outbound", extra={"kept": "yes"})
+        await store.admit(order, Caps(), 1000.0, bot="x")
+        await store.rename(CallKey("vonage", "~order"), "leg-1")
+        answered = InboundCall(
+            carrier="vonage", call_id="leg-1", direction="outbound", extra={"region_url": "https://r"}
+        )
+        again = await store.admit(answered, Caps(), 1001.0, bot="x")
+        assert isinstance(again, Admitted)
+        assert again.repeated
+        stored = await store.call(CallKey("vonage", "leg-1"))
+        assert stored is not None
+        assert stored.extra == {"kept": "yes", "region_url": "https://r"}
+        await store.close()
+
+    asyncio.run(main())
