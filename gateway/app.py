@@ -22,6 +22,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from bots.base import Build
 from gateway import registry
 from gateway.answering import Answering
+from gateway.any_carrier import AnyCarrier
 from gateway.api import create_api
 from gateway.calls import CallRegistry
 from gateway.carrier_api import CarrierApi, Patience
@@ -29,6 +30,7 @@ from gateway.clock import Clock
 from gateway.control import CallDesk
 from gateway.core import BotRoute, CallCore, CallLimits, CallRecord
 from gateway.hangups import CallControl, HangUps, Rhythm
+from gateway.housekeeping import prune
 from gateway.metrics import Metrics
 from gateway.notify import Notifier
 from gateway.public_url import StripPrefix
@@ -84,6 +86,8 @@ class Gateway:
         )
         self.desk = CallDesk(self)
         self._background: set[asyncio.Task[Any]] = set()
+        self._house: asyncio.Task[None] | None = None
+        self.hang_ups.on_away = self._take_calls_back
         limits = settings.gateway
         self._limits = CallLimits(
             start_s=limits.start_timeout_s,
@@ -107,6 +111,8 @@ class Gateway:
         await self.hang_ups.open()
         await self.events.open()
         self.clock.start()
+        keep_s = self.settings.gateway.keep_records_days * 86_400.0
+        self._house = asyncio.get_running_loop().create_task(prune(self.store, keep_s), name="housekeeping")
 
     async def drain(self) -> None:
         """Refuse new calls; live ones say their last words."""
@@ -117,12 +123,24 @@ class Gateway:
     async def stop(self) -> None:
         """Everything that was begun for a call is finished, or in the store for the next process."""
         await self.clock.stop()
+        if self._house is not None:
+            self._house.cancel()
+            await asyncio.wait([self._house])
         if self._background:
             await asyncio.wait(set(self._background), timeout=5.0)
         await self.hang_ups.close()
         await self.events.close()
         await self.api.close()
         await self.store.close()
+
+    async def _take_calls_back(self) -> None:
+        """This worker was away so long that others may have taken its calls for lost: they are still here."""
+        for session in self.calls:
+            if session.key is not None and not session.key.provisional and not session.core.over:
+                try:
+                    await self._take_slot(session.key, session.core.info)
+                except _Refused as exc:
+                    log.error("call.slot_lost", call=session.key.call_id, reason=exc.reason)
 
     def _later(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Do `work` beside whatever waits for an answer now."""
@@ -391,6 +409,15 @@ class Gateway:
         finally:
             self.calls.discard(session)
 
+    async def take_unannounced(self, carrier: str, scope: Any, receive: Receive, send: Send) -> None:
+        """A call of which nobody but its own socket tells; a slot is taken for it when it has said its id."""
+        if self.calls.draining:
+            self.metrics.refused[carrier, "draining"] += 1
+            await send({"type": "websocket.close", "code": 1012})
+            return
+        claims = Claims(expires=0, nonce=b"", carrier=carrier)
+        await self._carry(claims, None, None, scope, receive, send)
+
     def _finished(self, record: CallRecord) -> None:
         if record.info.probe:
             return
@@ -482,7 +509,15 @@ def create_app(gateway: Gateway) -> Starlette:
         finally:
             await gateway.stop()
 
+    def refused(reason: str) -> None:
+        gateway.metrics.refused["unknown", reason] += 1
+
     media = _MediaEndpoint(gateway)
+    unannounced = []
+    if gateway.settings.gateway.generic_ws:
+        wait_s = gateway.settings.gateway.start_timeout_s
+        any_carrier = AnyCarrier(gateway.settings.carriers, gateway.take_unannounced, refused, wait_s=wait_s)
+        unannounced.append(WebSocketRoute("/ws", any_carrier))
     prefix = gateway.answering.addressing.prefix
     return Starlette(
         middleware=[Middleware(StripPrefix, prefix=prefix)] if prefix else [],
@@ -490,6 +525,7 @@ def create_app(gateway: Gateway) -> Starlette:
             Route("/health", health),
             Route("/ready", ready),
             Route("/metrics", metrics),
+            *unannounced,
             Mount("/api", create_api(gateway.desk, gateway.settings, gateway.urls)),
             Route("/{carrier}/{route}", gateway.answering.webhook, methods=["GET", "POST"]),
             WebSocketRoute("/{carrier}/media", media),

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from gateway.carrier_api import CarrierApi
+from gateway.housekeeping import keep_lease
 from gateway.store import CallKey, HangUp, PendingHangUp, Store, StoredCall, StoreError, Worker
 from media.call import CallInfo
 from webhooks.base import CallPhase, CallRef, CallStatus, CarrierHttp, Outcome, OutcomeKind
@@ -45,6 +46,7 @@ class HangUps:
         self._store, self._api, self.worker = store, api, worker
         self.rhythm = rhythm or Rhythm()
         self.counters: Counter[str] = Counter()
+        self.on_away: Callable[[], Awaitable[None]] = _nothing  # the lease had run out: take the live calls back
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wake = asyncio.Event()
         self._reported: dict[CallKey, asyncio.Event] = {}  # who waits for a carrier's report of the end
@@ -54,9 +56,13 @@ class HangUps:
     # ------------------------------------------------------------ life
 
     async def open(self) -> None:
-        await self._store.renew(self.worker, time.time(), lease_s=self.rhythm.lease_s * self.rhythm.scale)
-        self._spawn(self._keep_lease(), "lease")
+        await self._renew()
+        lease_s = self.rhythm.lease_s * self.rhythm.scale
+        self._spawn(keep_lease(self._renew, self.on_away, lease_s / 3), "lease")
         self._spawn(self._look(), "hang-ups")
+
+    async def _renew(self) -> bool:
+        return await self._store.renew(self.worker, time.time(), lease_s=self.rhythm.lease_s * self.rhythm.scale)
 
     async def close(self, limit_s: float = 10.0) -> None:
         """Finish the attempts that are under way; what is left stays due, in the store."""
@@ -235,16 +241,9 @@ class HangUps:
         over = CallStatus(carrier=key.carrier, call_id=key.call_id, phase=phase, key="orphan", cause="socket-lost")
         await self._store.fold(over, time.time())
 
-    async def _keep_lease(self) -> None:
-        lease_s = self.rhythm.lease_s * self.rhythm.scale
-        while True:
-            await asyncio.sleep(lease_s / 3)
-            try:
-                if not await self._store.renew(self.worker, time.time(), lease_s=lease_s):
-                    log.error("hangups.lease_was_lost", worker=self.worker.id)
-                    self.counters["lease_lost"] += 1
-            except StoreError as exc:
-                log.error("hangups.store_failed", problem=str(exc))
+
+async def _nothing() -> None:
+    pass
 
 
 class CallControl:

@@ -45,6 +45,7 @@ class GatewaySettings:
     public_url: str = ""  # what carriers see of us: https://gw.example.com, with a path where a proxy adds one
     secret: Secret | None = None  # signs media tokens; None: made at start, so tokens end with the process
     store: str = ""  # database URL of calls and records; default: SQLite in gateway.db beside this file
+    keep_records_days: Annotated[int, Ge(1)] = 90  # then the records of calls are deleted
     trusted_proxies: tuple[str, ...] = ()  # addresses and ranges whose X-Forwarded-* count: "10.0.0.0/8"
     max_calls: Annotated[int, Ge(1)] = 200
     when_full: str = "busy"  # what a caller over the limit gets: "busy", "rejected", "number:+1...", "say:..."
