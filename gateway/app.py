@@ -29,6 +29,7 @@ from gateway.carrier_api import CarrierApi, Patience
 from gateway.clock import Clock
 from gateway.control import CallDesk
 from gateway.core import BotRoute, CallCore, CallLimits, CallRecord
+from gateway.doctor.desk import Desk, Door
 from gateway.hangups import CallControl, HangUps, Rhythm
 from gateway.housekeeping import prune
 from gateway.metrics import Metrics
@@ -79,12 +80,15 @@ class Gateway:
         self.calls = CallRegistry(settings.gateway.max_calls)
         self.metrics = Metrics()
         secret = settings.gateway.secret
-        self.mint = TokenMint(token_key or (secret.reveal() if secret is not None else secrets.token_hex(32)))
+        key = token_key or (secret.reveal() if secret is not None else secrets.token_hex(32))
+        self.mint = TokenMint(key)
         self.sink = sink if sink is not None else LogSink()
         self.answering = Answering(
             settings, self.http, self.store, self.mint, self.metrics, self, draining=lambda: self.calls.draining
         )
         self.desk = CallDesk(self)
+        self.doctor = Desk(key, settings, self.http, self.answering.addressing)
+        self.answering.diagnose = self.doctor.answer_to
         self._background: set[asyncio.Task[Any]] = set()
         self._house: asyncio.Task[None] | None = None
         self.hang_ups.on_away = self._take_calls_back
@@ -520,7 +524,10 @@ def create_app(gateway: Gateway) -> Starlette:
         unannounced.append(WebSocketRoute("/ws", any_carrier))
     prefix = gateway.answering.addressing.prefix
     return Starlette(
-        middleware=[Middleware(StripPrefix, prefix=prefix)] if prefix else [],
+        middleware=[
+            Middleware(Door, desk=gateway.doctor),
+            *([Middleware(StripPrefix, prefix=prefix)] if prefix else []),
+        ],
         routes=[
             Route("/health", health),
             Route("/ready", ready),

@@ -81,14 +81,26 @@ DIAL: Sequence[Option] = (
 DRAIN: Sequence[Option] = ((("--wait",), {"action": "store_true", "help": "until no call is left"}),)
 
 
+DOCTOR: Sequence[Option] = (
+    ASKING[2],
+    (("--url",), {"metavar": "URL", "help": "the public one; default: gateway.public_url"}),
+    (("--carrier",), {"action": "append", "metavar": "NAME", "help": "only this one; may be repeated"}),
+    (("--credentials",), {"action": "store_true", "help": "also ask each carrier's REST interface"}),
+    (("--hold",), {"type": float, "default": 0.0, "metavar": "S", "help": "keep each socket silent for so long"}),
+    (("--timeout",), {"type": float, "default": 10.0, "metavar": "S", "help": "for each answer; default 10"}),
+    ASKING[3],
+)
+
+
 def add_to(commands: Any) -> None:
-    """`calls`, `dial` and `drain`."""
+    """`calls`, `dial`, `drain` and `doctor`."""
     calls = commands.add_parser("calls", help="Look at calls, end them, hand them over.", description=_CALLS)
     verbs = calls.add_subparsers(metavar="WHAT", required=True)
     for name, (text, options) in CALLS.items():
         _add(verbs, name, text, (*options, *ASKING), "gateway.commands.calls", verb=name)
     _add(commands, "dial", _DIAL, (*DIAL, *ASKING), "gateway.commands.calls", verb="dial")
     _add(commands, "drain", _DRAIN, (*DRAIN, *ASKING), "gateway.commands.calls", verb="drain")
+    _add(commands, "doctor", _DOCTOR, DOCTOR, "gateway.commands.doctor")
 
 
 _CALLS = "Calls of a running gateway, through its control API."
@@ -99,6 +111,12 @@ Example: gateway dial --carrier twilio --from +15550100 --to +15550177 --wait
 _DRAIN = """Make a running gateway refuse new calls and let live ones end. Only a new start takes it back.
 
 Example: gateway drain --wait
+"""
+_DOCTOR = """Send a running gateway what carriers would, through its public URL, and name what is wrong on the way.
+
+Signed with the configured secrets; no call is made of it. The running gateway must have the same [gateway] secret.
+
+Example: gateway doctor --url https://gw.example.com --carrier twilio
 """
 
 

@@ -122,6 +122,10 @@ class FakeExotelWeb(FakeWeb):
             headers["authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
         return replace(webhook, url=url, headers=headers)
 
+    def handshake(self, url: str, now: float) -> Mapping[str, str]:
+        signed = self.sign(Webhook(what="handshake", method="GET", url=url), now, self.credentials)
+        return {name: value for name, value in signed.headers.items() if name == "authorization"}
+
     def ring(self, call: WebCall, now: float) -> None:
         call.answered_at = now  # the flow has taken the call before its Voicebot applet runs
         if self.stream_url:

@@ -115,6 +115,10 @@ class FakeTwilioWeb(FakeWeb):
     def made_up_credentials(self) -> Mapping[str, str]:
         return {"account_sid": "AC" + uuid.uuid4().hex, "auth_token": secrets.token_hex(16)}
 
+    def handshake(self, url: str, now: float) -> Mapping[str, str]:
+        signed = self.sign(Webhook(what="handshake", method="GET", url=url), now, self.credentials)
+        return {name: value for name, value in signed.headers.items() if name.startswith("x-twilio-")}
+
     def forged_credentials(self) -> Mapping[str, str]:
         forged = {**self.credentials, "auth_token": secrets.token_hex(16)}
         if "signing_key" in forged:

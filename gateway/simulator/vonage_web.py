@@ -116,6 +116,9 @@ class FakeVonageWeb(FakeWeb):
         token = self._signed_token(said, credentials)
         return replace(webhook, headers={**webhook.headers, "authorization": f"Bearer {token}"})
 
+    def handshake(self, url: str, now: float) -> Mapping[str, str]:
+        return self.sign(Webhook(what="handshake", method="GET", url=url), now, self.credentials).headers
+
     def _signed_token(self, said: JsonObject, credentials: Mapping[str, str]) -> str:
         whose = {"api_key": credentials["api_key"], "application_id": credentials["application_id"]}
         return hs256({**said, **whose}, credentials["signature_secret"])

@@ -339,6 +339,10 @@ class FakeWeb(ABC):
         headers = {} if retry_after_s is None else {"retry-after": f"{retry_after_s:g}"}
         return RestReply(status=status, headers=headers)
 
+    def handshake(self, url: str, now: float) -> Mapping[str, str]:
+        """Headers by which this account signs the upgrade of a media socket at `url`."""
+        return fake_carrier(self.name)(CallPlan(credentials=self.credentials)).handshake_headers(url)
+
     # ------------------------------------------------------------ what the driver calls
 
     def place(self, plan: CallPlan, now: float) -> WebCall:
