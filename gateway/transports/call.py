@@ -108,7 +108,6 @@ class TransportCall(CallCore):
         self._gone = gone
         self._out_rate = 0
         self._told_start = False  # the carrier has said which call this is
-        self._failed_sends = 0
         self._cuts = getattr(params, "fixed_audio_packet_size", None) is not None
         self._wav = params.add_wav_header and not faces.wire.carrier
         self._held = []  # until StartFrame has gone on from the input
@@ -223,38 +222,16 @@ class TransportCall(CallCore):
         return self._told_start or not self.serializer.opens
 
     def send_audio(self, pcm: bytes) -> None:
-        if not self.info.receives_audio:
-            self.counters["audio_to_monitor"] += 1
-            return
         pcm = self.output.mixed(pcm)
         if self._wav:
             pcm = wav_header(len(pcm), self.send_rate) + pcm
-        self._post(OutputAudioRawFrame(pcm, self.send_rate, 1), media=True)
-        if len(self.outbox) > self.limits.outbox:
-            self._drop_oldest_media()
-
-    def send(self, frame: Frame) -> None:
-        self._post(frame, media=False)
-
-    def _post(self, frame: Frame, *, media: bool) -> None:
-        """Into the outbox. What a user's serializer raises is counted, and goes no further."""
-        if self.state in OVER:
-            return
-        try:
-            messages = self.serializer.encode(frame)
-        except Exception:
-            self.send_failed(type(frame).__name__)
-            return
-        for message in messages:
-            self.outbox.append((message, media))
+        super().send_audio(pcm)
         self.shell.wake()
 
-    def send_failed(self, what: str) -> None:
-        """Nothing of it is raised into the pipeline; the log has the first, and then each power of two."""
-        self._failed_sends += 1
-        self.counters["encode_failed"] = self._failed_sends
-        if self._failed_sends & (self._failed_sends - 1) == 0:
-            log.warning("transport.serialize_failed", frame=what, count=self._failed_sends, exc_info=True)
+    def send(self, frame: Frame) -> None:
+        if self.state not in OVER:
+            super().send(frame)
+            self.shell.wake()
 
     def flush(self) -> None:
         super().flush()
@@ -396,7 +373,7 @@ class TransportSession(CallSession):
         try:
             return await self._faces.serialize(frame)
         except Exception:
-            self.core.send_failed(type(frame).__name__)
+            self._faces.failed(frame)
             return None
 
     async def _fill(self) -> None:

@@ -85,6 +85,9 @@ class NoWire:
     def released(self, frame: Frame) -> None: ...
 
 
+_NOBODY = NoWire()
+
+
 class TransportInput(CallInput):
     """What the other side says is pushed from here, once StartFrame has passed and until the pipeline ends."""
 
@@ -165,7 +168,7 @@ class TransportOutput(OutputStage):
     _wire: TransportWire
 
     def __init__(self, owner: Owner, *, name: str | None = None) -> None:
-        super().__init__(NoWire(), name=name)
+        super().__init__(_NOBODY, name=name)
         self._owner = owner
         self._hears = False  # there is a wire that takes audio
         self._up = False  # between StartFrame and clean-up
@@ -198,7 +201,7 @@ class TransportOutput(OutputStage):
         if self._up:
             self._silence()
             self._begin_anew()
-            self._wait_for_opening()
+            self._tell_ready()
 
     def opened(self) -> None:
         """The other side has said what it is: its rate may differ, and what waited for it may go."""
@@ -207,10 +210,12 @@ class TransportOutput(OutputStage):
         if self._rate != self._wire.send_rate:
             log.info("transport.rate_corrected", was=self._rate, now=self._wire.send_rate)
             self._begin_anew()
-        else:
-            self.paced.resume()
         self.release(self._wire.now())
         self._tell_ready()
+
+    def release(self, now: float) -> None:
+        if self._wire.is_open:
+            super().release(now)
 
     def abandon(self) -> None:
         """Nobody is there any more."""
@@ -233,14 +238,8 @@ class TransportOutput(OutputStage):
             if isinstance(item, Frame) and self.paced is not None:
                 self.paced.put(item)
 
-    def _wait_for_opening(self) -> None:
-        if self._wire.is_open:
-            self._tell_ready()
-        elif self.paced is not None:
-            self.paced.hold()
-
     def _tell_ready(self) -> None:
-        if not self._ready:
+        if self._wire is not _NOBODY and self._wire.is_open and not self._ready:
             self._ready = True
             self.push_frame(OutputTransportReadyFrame(), FrameDirection.UPSTREAM)
 
@@ -251,8 +250,7 @@ class TransportOutput(OutputStage):
         super()._on_start(frame)
         self._up = True
         self._start_mixer()
-        if self._hears:
-            self._wait_for_opening()
+        self._tell_ready()
         self._owner.begin(frame, self)
 
     def _in_track(self, take: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -284,11 +282,6 @@ class TransportOutput(OutputStage):
         self._on_end(frame)
 
     # ------------------------------------------------------------ interruption
-
-    def interrupt(self, frame: InterruptionFrame) -> None:
-        super().interrupt(frame)
-        if self.paced is not None and not self._wire.is_open:
-            self.paced.hold()  # clearing it has let go
 
     def announced(self, frame: InterruptionFrame) -> None:
         """`frame` was pushed somewhere, and has taken effect here."""

@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
+import structlog
+
 from media.frames import Frame, StartFrame, WireFrame
 from serializers.base import Ending, FrameSerializer, HangUp, Message, Messages
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.transports")
 
 CHUNK_MS = 40  # what a serializer of unknown habits is given at once
 
@@ -45,8 +49,11 @@ class Faces:
                 self._told = _Listener(serializer)
         if _overrides(serializer, "serialize", "encode"):
             self.serialize = serializer.serialize
+        self._failures = 0
         plain = self.serialize is None and isinstance(serializer, FrameSerializer)
         self.wire: FrameSerializer = serializer if plain else _Later(serializer)
+        if plain and not type(serializer).__module__.startswith("serializers."):
+            self._guard(serializer)
 
     @property
     def waits_in(self) -> bool:
@@ -59,6 +66,26 @@ class Faces:
         frame = await self._deserialize(data)
         told = self._told.take() if self._told is not None else ()
         return told if frame is None else (frame, *told)
+
+    def failed(self, frame: Frame) -> None:
+        """Not raised into the pipeline; the log has the first, and then each power of two."""
+        self._failures += 1
+        if self._failures & (self._failures - 1) == 0:
+            kind = type(frame).__name__
+            log.warning("transport.serialize_failed", frame=kind, count=self._failures, exc_info=True)
+
+    def _guard(self, serializer: FrameSerializer) -> None:
+        """Nobody knows what a user's own `encode` raises."""
+        encode = serializer.encode
+
+        def guarded(frame: Frame) -> Messages:
+            try:
+                return encode(frame)
+            except Exception:
+                self.failed(frame)
+                return ()
+
+        serializer.encode = guarded  # type: ignore[method-assign]
 
 
 class Silence(FrameSerializer):

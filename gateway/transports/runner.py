@@ -44,17 +44,22 @@ class WebSocketRunnerArguments(RunnerArguments):
 
 def accepted_websocket(scope: Any, receive: Receive, send: Send, read: Iterable[Message] = ()) -> WebSocket:
     """A WebSocket that somebody else has accepted; it gives `read` again before what comes next."""
-    again = deque(read)
-
-    async def replaying() -> Event:
-        if not again:
-            return await receive()
-        message = again.popleft()
-        return {"type": "websocket.receive", "text" if isinstance(message, str) else "bytes": message}
-
-    websocket = WebSocket(scope, replaying, send)
+    websocket = WebSocket(scope, again(read, receive), send)
     websocket.client_state = websocket.application_state = WebSocketState.CONNECTED
     return websocket
+
+
+def again(read: Iterable[Message], receive: Receive) -> Receive:
+    """`receive`, with `read` before what it gives."""
+    waiting = deque(read)
+
+    async def replaying() -> Event:
+        if not waiting:
+            return await receive()
+        message = waiting.popleft()
+        return {"type": "websocket.receive", "text" if isinstance(message, str) else "bytes": message}
+
+    return replaying
 
 
 async def create_transport(

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
+from gateway.session import Receive
 from serializers.base import FrameSerializer, Message
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.transports")
@@ -57,32 +58,36 @@ async def parse_telephony_websocket(websocket: Any) -> tuple[str, CallData]:
         ValueError: the socket was closed, or nothing came for ten seconds, before there was a message.
     """
     read = _read.get(websocket)
-    if read is not None and read.result is not None:
-        return read.result
-    read = _read[websocket] = _Read()
-    for number in range(FIRST_MESSAGES):
-        message = await _next_message(websocket)
+    if read is None or read.result is None:
+        read = _read[websocket] = _Read()
+        read.messages, read.result = await first_words(websocket.receive)
+        if not read.messages:
+            raise ValueError("the WebSocket ended, or was silent, before its first message")
+    assert read.result is not None
+    return read.result
+
+
+async def first_words(receive: Receive, *, wait_s: float | None = None) -> tuple[list[Message], tuple[str, CallData]]:
+    """As few messages of an accepted socket as tell the carrier, two at most; and who it is.
+
+    No message: it was closed, or silent for `wait_s` (ten seconds).
+    """
+    messages: list[Message] = []
+    while len(messages) < FIRST_MESSAGES:
+        message = await _next_message(receive, WAIT_S if wait_s is None else wait_s)
         if message is None:
-            if number == 0:
-                raise ValueError("the WebSocket ended, or was silent, before its first message")
-            log.warning("telephony.one_message_only")
             break
-        read.messages.append(message)
+        messages.append(message)
         if (result := recognise(message)) is not None:
-            break
-    else:
-        result = None
-    if result is None:
-        log.warning("telephony.unknown_carrier", messages=len(read.messages))
-        result = ("unknown", {})
-    read.result = result
-    return result
+            return messages, result
+    log.warning("telephony.unknown_carrier", messages=len(messages))
+    return messages, ("unknown", {})
 
 
-async def _next_message(websocket: Any) -> Message | None:
+async def _next_message(receive: Receive, wait_s: float) -> Message | None:
     try:
-        async with asyncio.timeout(WAIT_S):
-            event = await websocket.receive()
+        async with asyncio.timeout(wait_s):
+            event = await receive()
     except TimeoutError:
         return None
     if event["type"] != "websocket.receive":
