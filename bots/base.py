@@ -27,6 +27,8 @@ class CallPort(Protocol):
     def interrupt(self) -> None: ...
     def end(self, reason: str) -> None: ...
     def transfer(self, target: str) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> TimerHandle: ...
 
 
@@ -71,6 +73,15 @@ class Call:
     def transfer(self, target: str) -> None:
         """Hand the caller over to `target` (a number, a SIP URI, a flow) when what is queued was heard."""
         self._port.transfer(target)
+
+    def pause(self) -> None:
+        """Hear nothing of the caller for a while: CallPausedFrame comes when that is so. Genesys is asked to hold the
+        audio back; of other carriers it is not passed on. What the bot says is heard all the same."""
+        self._port.pause()
+
+    def resume(self) -> None:
+        """Hear the caller again: CallResumedFrame comes when that is so. A hold of the carrier's own may still last."""
+        self._port.resume()
 
     def end(self, reason: str = "completed") -> None:
         """End the call when what is queued was heard."""

@@ -10,19 +10,21 @@ import heapq
 import itertools
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
 
 import structlog
 
 from bots.base import Build, Call
+from gateway.allowance import Allowance
 from media.call import CallInfo, Variables
 from media.errors import GatewayError, RemoteProtocolError, UnusableStreamError
 from media.events import DONE, BaseObject, Drives, Handle
 from media.frames import (
     AnswerLaterFrame,
     AudioDiscardedFrame,
+    CallBrokenFrame,
     CallEndedFrame,
     CallPausedFrame,
     CallResumedFrame,
@@ -41,11 +43,13 @@ from media.frames import (
     InterruptionTaskFrame,
     MarkFrame,
     OutputAudioRawFrame,
+    OutputTransportMessageFrame,
     OutputTransportMessageUrgentFrame,
     PlaybackClearedFrame,
     PlaybackCompletedFrame,
     PlaybackStartedFrame,
     PlayedFrame,
+    RoundTripFrame,
     StartFrame,
     StopTaskFrame,
     TaskFrame,
@@ -128,8 +132,12 @@ TRANSITIONS: dict[tuple[CallState, CallEvent], CallState] = {
     (_S.ENDING, _E.END_LIMIT): _S.CLOSED,
 }
 OVER = frozenset({CallState.CLOSED, CallState.FAILED})
+_APPLICATIONS = (OutputTransportMessageFrame, OutputTransportMessageUrgentFrame)
 
 MAX_HELD = 3000  # frames kept for a bot that is not ready: a minute of audio
+SLOW_BUILD_S = 0.05  # a bot whose build takes longer holds up every call of the process
+BACK_OFF_S = 1.0  # where a carrier that got too many messages does not say how long to wait
+ROUND_TRIP_S = 0.1  # to the carrier and back, until it has told
 
 # Who ended the call, by the event that did.
 _ENDED_BY = {
@@ -138,6 +146,8 @@ _ENDED_BY = {
     _E.CALLER_ENDED: "caller",
     _E.SOCKET_CLOSED: "caller",
 }
+# ... unless the carrier says why.
+_ENDED_BY_REASON = {"carrier": "carrier", "error": "carrier", "protocol": "carrier", "reconnect": "gateway"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +286,12 @@ class CallCore:
         self._transfer_to = ""
         self._held: list[Frame] | None = [] if route is not None else None  # until StartFrame has come through
         self._farewell: Frame | None = None  # the End or Stop frame that has come out of the pipeline
+        rate = serializer.rate
+        self._allowance = Allowance(rate) if rate is not None else None
+        self._unsaid: deque[Frame] = deque()  # the application's messages for which there was no allowance yet
+        self._round_trip_s = ROUND_TRIP_S
+        self._call: Call | None = None  # as the bot sees it
+        self._left: Callable[[], None] | None = None  # the carrier waits for the bot's last messages: then this
         self._wire_handlers: dict[type, Callable[[Any, float], None]] = {
             InputAudioRawFrame: self._on_audio,
             InputDTMFFrame: self._on_digit,
@@ -292,6 +308,8 @@ class CallCore:
             CallUpdatedFrame: self._on_updated,
             CarrierErrorFrame: self._on_carrier_error,
             AudioDiscardedFrame: self._on_discarded,
+            RoundTripFrame: self._on_round_trip,
+            CallBrokenFrame: self._on_broken,
         }
 
     # ------------------------------------------------------------ what comes in
@@ -344,16 +362,21 @@ class CallCore:
                     callback()
                 except Exception as exc:
                     self.fail(f"a timer failed: {exc!r}", exc)
+        if self._allowance is not None:
+            self._use_allowance(self._allowance, now)
         state = self.state
         if state is CallState.LIVE or state is CallState.DRAINING or state is CallState.PAUSED:
             self.output.tick(now)
-            if state is CallState.DRAINING:
-                if self._farewell is not None and self.output.all_heard(now):
+            if self._left is not None:  # the carrier has ended the call, and waits for our word
+                if self._farewell is not None and not self._unsaid:
+                    self._left()
+            elif state is CallState.DRAINING:
+                if self._farewell is not None and self._all_said() and self.output.all_heard(now):
                     self._move(CallEvent.PLAYED_OUT, self.reason, now)
                 elif now >= self._deadline:
                     self.counters["drain_limit"] += 1
                     self._move(CallEvent.DRAIN_LIMIT, self.reason, now)
-            elif now - self._last_heard > self.limits.silence_s and state is CallState.LIVE:
+            elif now - self._last_heard > self.limits.silence_s:
                 self._move(CallEvent.SILENT, "carrier-silent", now)
             elif now - self._started > self.limits.longest_s:
                 self._end(CallEvent.TOO_LONG, "longest-call", now)
@@ -404,6 +427,20 @@ class CallCore:
         self._transfer_to = target
         self.end("transferred")
 
+    def pause(self) -> None:
+        """The bot does not want to hear the caller for a while."""
+        if self.serializer.holds:
+            self._say_at_once(self.serializer.hold(True))
+        elif self.state is CallState.LIVE:
+            self._on_paused(CallPausedFrame(), self.now())
+
+    def resume(self) -> None:
+        """The bot wants to hear the caller again."""
+        if self.serializer.holds:
+            self._say_at_once(self.serializer.hold(False))
+        elif self.state is CallState.PAUSED:
+            self._on_resumed(CallResumedFrame(), self.now())
+
     def cancel(self, reason: str = "cancelled") -> None:
         """End at once."""
         if self.pipeline is not None and self.state not in OVER:
@@ -424,6 +461,9 @@ class CallCore:
         """The process goes down: say what is queued, then end."""
         if self.state is CallState.OPENING:
             self._move(CallEvent.SHUTDOWN, "shutdown", self.now())
+        elif self.state in (CallState.LIVE, CallState.PAUSED) and (messages := self.serializer.hand_over()):
+            self.counters["handed_over"] += 1  # the carrier ends it when another has it; else the drain's limit does
+            self._say_at_once(messages)
         else:
             self._end(CallEvent.SHUTDOWN, "shutdown", self.now())
 
@@ -465,6 +505,10 @@ class CallCore:
         """An interruption was pushed somewhere: it takes effect here before it travels."""
         self.counters["interruptions"] += 1
         self.output.interrupt(frame)
+        if self._allowance is not None:
+            self._allowance.cleared()
+            if self._allowance.held_until > self.now():
+                self.output.hold()
 
     # ------------------------------------------------------------ the wire, as the output stage sees it
 
@@ -505,15 +549,44 @@ class CallCore:
             self.counters["audio_to_monitor"] += 1
             return
         outbox = self.outbox
-        for message in self.serializer.encode(OutputAudioRawFrame(pcm, self.serializer.send_rate, 1)):
+        for message in self.serializer.encode(OutputAudioRawFrame(pcm, self.send_rate, 1)):
             outbox.append((message, True))
         if len(outbox) > self.limits.outbox:
             self._drop_oldest_media()
 
     def send(self, frame: Frame) -> None:
+        if self._allowance is not None and isinstance(frame, _APPLICATIONS) and not self._may_say(self._allowance):
+            self._say_later(frame)
+            return
         media = isinstance(frame, MarkFrame)
         for message in self.serializer.encode(frame):
             self.outbox.append((message, media))
+
+    def _say_at_once(self, messages: Sequence[Message]) -> None:
+        """Ahead of the bot's own messages, and whatever the allowance."""
+        self.outbox.extend((message, False) for message in messages)
+        if messages:
+            self.shell.wake()
+
+    def _may_say(self, allowance: Allowance) -> bool:
+        return not self._unsaid and allowance.text(self.now())
+
+    def _say_later(self, frame: Frame) -> None:
+        self._unsaid.append(frame)
+        if len(self._unsaid) > self.limits.outbox:
+            self._unsaid.popleft()
+            self.counters["late_dropped"] += 1
+
+    def _use_allowance(self, allowance: Allowance, now: float) -> None:
+        """What had to wait, as far as it may leave by now."""
+        while self._unsaid and allowance.text(now):
+            for message in self.serializer.encode(self._unsaid.popleft()):
+                self.outbox.append((message, False))
+        if self.output.is_held and now >= allowance.held_until:
+            self.output.go_on(now)
+
+    def _all_said(self) -> bool:
+        return not self._unsaid and not any(media for _, media in self.outbox)
 
     def flush(self) -> None:
         for message in self.serializer.flush():
@@ -531,6 +604,8 @@ class CallCore:
     def released(self, frame: Frame) -> None:
         """End, Stop or Cancel has come to its turn behind all audio."""
         self._farewell = frame
+        if self._left is not None:
+            return  # the carrier has ended the call: see `_has_left`
         if isinstance(frame, EndFrame) and self.state in (CallState.LIVE, CallState.PAUSED):
             self._move(CallEvent.BOT_ENDED, str(frame.reason or "completed"), self.now())
         elif isinstance(frame, CancelFrame):
@@ -547,6 +622,8 @@ class CallCore:
 
     def take(self) -> Message | None:
         """The next message for the socket."""
+        if self._allowance is not None:
+            return self._allowance.take(self.outbox, self.shell.now())
         if self.outbox:
             return self.outbox.popleft()[0]
         return None
@@ -585,24 +662,58 @@ class CallCore:
 
     def _on_answer(self, frame: OutputTransportMessageUrgentFrame, now: float) -> None:
         """The protocol's own answer: never through the pipeline, which a bot may block."""
-        self.send(frame)
+        for message in self.serializer.encode(frame):
+            self.outbox.append((message, False))
 
     def _on_answer_later(self, frame: AnswerLaterFrame, now: float) -> None:
-        """An application's handlers hold the answer up, but not for long."""
-        held = [frame]
+        """An application's handlers, or the bot's last words, hold the answer up, but not for long."""
+        held, waited_for = [frame], {"handlers", "bot"}
 
         def answer() -> None:
             if held:
+                self._left = None
                 self._take_frames(held.pop().make(), self.now())
+
+        def is_done(what: str) -> None:
+            waited_for.discard(what)
+            if not waited_for:
+                answer()
 
         async def wait() -> None:
             try:
                 await frame.waiting
             finally:
-                answer()
+                is_done("handlers")
 
-        self.spawn(wait(), "answer-later")
-        self.call_later(frame.limit_s, answer)
+        if frame.waiting is DONE:
+            waited_for.discard("handlers")
+        else:
+            self.spawn(wait(), "answer-later")
+        if not frame.after_bot or self._has_left(lambda: is_done("bot")):
+            waited_for.discard("bot")
+        if not waited_for:
+            answer()
+        else:
+            self.call_later(frame.limit_s, answer)
+
+    def _has_left(self, left: Callable[[], None]) -> bool:
+        """End the bot of a call that the carrier has ended; True if it has nothing more to say, else `left` says so.
+
+        Nothing that is queued can be heard any more; messages can still be sent.
+        """
+        if self.pipeline is None or self._held is not None:
+            return True
+        if self.state not in (CallState.LIVE, CallState.PAUSED, CallState.DRAINING):
+            return True
+        self._left = left
+        self.output.interrupt(InterruptionFrame())
+        if self.state is not CallState.DRAINING:
+            self.pipeline.push(EndFrame("caller"))
+        self.output.release(self.now())
+        if self._farewell is None or self._unsaid:
+            return False
+        self._left = None
+        return True
 
     def _on_started(self, frame: CallStartedFrame, now: float) -> None:
         if self.state is not CallState.OPENING:
@@ -615,31 +726,42 @@ class CallCore:
         structlog.contextvars.bind_contextvars(call=self.info.call_id, carrier=self.info.carrier)
         if self.info.probe:
             return
-        self._start_pipeline()
+        if self._route is not None:
+            route = self._route(self.info)
+            if route is None:
+                log.warning("call.no_bot", carrier=self.info.carrier, to_digits=len(self.info.to_number))
+                self._end(CallEvent.ERROR, "no-bot", self.now())
+                return
+            self.bot, self._on_error = route.bot, route.on_error
+            self._start_when_answered(route)
         log.info("call.started", bot=self.bot, receive=_format(self.info.receive), send=_format(self.info.send))
 
-    def _start_pipeline(self) -> None:
-        if self._route is None:
-            return
-        route = self._route(self.info)
-        if route is None:
-            log.warning("call.no_bot", carrier=self.info.carrier, to_digits=len(self.info.to_number))
-            self._end(CallEvent.ERROR, "no-bot", self.now())
-            return
-        self.bot, self._on_error = route.bot, route.on_error
+    def _start_when_answered(self, route: BotRoute) -> None:
+        """The carrier's answer leaves before anything of the bot's runs, however long that may take."""
+        if self.outbox:
+            self.shell.wake()
+            self.call_later(0.001, lambda: self._start_when_answered(route))
+        elif self.state in (CallState.LIVE, CallState.PAUSED):
+            self._start_pipeline(route)
+
+    def _start_pipeline(self, route: BotRoute) -> None:
         self._in_rate = route.sample_rate or self.info.receive.sample_rate
         self.serializer.begin(self._in_rate)
         set_variables = getattr(self.serializer, "set_output_variables", None)
         if set_variables is not None:
             set_variables(self.variables.changed)  # the mapping itself: read when the goodbye leaves
         out_rate = route.sample_rate or self.serializer.send_rate
+        self._call = Call(self.info, self.variables, self)
+        began = self.now()
         try:
-            middle: Sequence[FrameProcessor] = route.build(Call(self.info, self.variables, self))
+            middle: Sequence[FrameProcessor] = route.build(self._call)
             pipeline = Pipeline([self.input, *middle, self.output])
             set_up = pipeline.bind(self, on_source=self._on_source, on_sink=self._on_sink)
         except Exception as exc:
             self.fail(f"the bot could not be built: {exc!r}", exc)
             return
+        if (took := self.now() - began) > SLOW_BUILD_S:
+            log.warning("call.slow_build", bot=route.bot, took_s=round(took, 3), remedy="do it in `prepare`")
         self.pipeline = pipeline
         start = StartFrame(audio_in_sample_rate=self._in_rate, audio_out_sample_rate=out_rate)
         self.call_later(self.limits.bot_start_s, self._check_started)
@@ -696,6 +818,10 @@ class CallCore:
         self._push(frame)
 
     def _on_updated(self, frame: CallUpdatedFrame, now: float) -> None:
+        if frame.language:
+            self.info = replace(self.info, language=frame.language)
+            if self._call is not None:
+                self._call.info = self.info
         self._push(frame)
 
     def _on_discarded(self, frame: AudioDiscardedFrame, now: float) -> None:
@@ -705,6 +831,25 @@ class CallCore:
     def _on_carrier_error(self, frame: CarrierErrorFrame, now: float) -> None:
         self.counters["carrier_errors"] += 1
         log.warning("call.carrier_error", call=self.info.call_id, code=frame.code, retry_after_s=frame.retry_after_s)
+        if self._allowance is not None and frame.code == "429":
+            self.counters["rate_limited"] += 1
+            wait_s = BACK_OFF_S if frame.retry_after_s is None else frame.retry_after_s
+            again = self._allowance.refused(wait_s, now, self._round_trip_s)
+            if again is not None:
+                self.counters["sent_again"] += 1
+                self.outbox.appendleft((again, True))
+            self.output.hold()
+
+    def _on_round_trip(self, frame: RoundTripFrame, now: float) -> None:
+        self._round_trip_s = frame.seconds
+        if self.output.ledger is not None:
+            self.output.ledger.latency_s = frame.seconds / 2
+
+    def _on_broken(self, frame: CallBrokenFrame, now: float) -> None:
+        self.counters["protocol_errors"] += 1
+        log.error("call.protocol_error", carrier=self.info.carrier, problem=frame.problem)
+        if self.state not in (CallState.OPENING, CallState.ENDING):
+            self.cancel("protocol")
 
     def _bad_message(self, problem: str, excerpt: str) -> None:
         """Count every bad message; log the first and then each power of two."""
@@ -751,7 +896,8 @@ class CallCore:
         before, self.state = self.state, target
         if reason and not self.reason:
             self.reason = reason
-            self.ended_by = reason if reason == "carrier" else _ENDED_BY.get(event, "gateway")
+            by = _ENDED_BY.get(event, "gateway")
+            self.ended_by = by if event in (_E.ERROR, _E.BOT_ENDED) else _ENDED_BY_REASON.get(reason, by)
         log.debug("call.state", before=before.value, event_name=event.name, state=target.value)
         if target is CallState.DRAINING:
             ledger = self.output.ledger

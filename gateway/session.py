@@ -105,9 +105,8 @@ class CallSession(LoopRuntime):
                 if core.close_at is not None and clock.now() >= core.close_at:
                     await send({"type": "websocket.close", "code": core.close_code, "reason": ""})
                     return
-                awake.clear()
-                if not core.outbox:
-                    await awake.wait()
+                awake.clear()  # nothing may leave now: a tick, or whatever puts something in, says when
+                await awake.wait()
         except asyncio.CancelledError:
             raise
         except Exception as exc:  # the server's own exceptions for a socket that is gone

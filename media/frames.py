@@ -957,12 +957,14 @@ class CallStartedFrame(WireFrame):
 class AnswerLaterFrame(WireFrame):
     """An answer that an application's handlers hold up: `make` gives it, and what follows from it.
 
-    `make` is called once, when `waiting` has been awaited or after `limit_s` seconds.
+    `make` is called once, when `waiting` has been awaited or after `limit_s` seconds. With `after_bot` the carrier has
+    ended the call but still listens: what the bot has to say at its end comes before the answer.
     """
 
     waiting: Awaitable[Any]
     make: Callable[[], Sequence[Frame]]
     limit_s: float
+    after_bot: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -971,6 +973,20 @@ class CallEndedFrame(WireFrame):
 
     reason: str
     detail: str = ""  # the carrier's own word
+
+
+@dataclass(slots=True, eq=False)
+class CallBrokenFrame(WireFrame):
+    """The carrier broke its own protocol, and was told that the call is over; it closes the socket."""
+
+    problem: str
+
+
+@dataclass(slots=True, eq=False)
+class RoundTripFrame(WireFrame):
+    """The carrier has measured how long a message and its answer take."""
+
+    seconds: float
 
 
 @dataclass(slots=True, eq=False)

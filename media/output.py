@@ -120,6 +120,7 @@ class OutputStage(FrameProcessor):
         self._unproven = False  # sent, and the carrier has not said since that it was played
         self._releasing = False
         self._unflushed = False  # audio was pushed since the last flush
+        self.is_held = False  # the carrier takes no audio now
         self._handlers: Mapping[type, Callable[[Any], None]] = {
             StartFrame: self._on_start,
             CancelFrame: self._on_cancel,
@@ -290,6 +291,19 @@ class OutputStage(FrameProcessor):
         for item in waiting:
             if isinstance(item, Frame) and item.is_uninterruptible:
                 paced.put(item)
+
+    def hold(self) -> None:
+        """The carrier takes no audio for a while: what comes waits."""
+        self.is_held = True
+        if self.paced is not None:
+            self.paced.hold()
+
+    def go_on(self, now: float) -> None:
+        """After `hold`: the carrier has kept, or played, what it had."""
+        self.is_held = False
+        if self.paced is not None:
+            self.paced.resume(now)
+            self.release(now)
 
     # ------------------------------------------------------------ packets out
 

@@ -251,10 +251,13 @@ class PacedBuffer:
         self._held = True
         self._expected = _INFINITY
 
-    def resume(self) -> None:
-        """Go on after a `hold`."""
+    def resume(self, now: float | None = None) -> None:
+        """Go on after a `hold`. With `now`: the carrier still has what had left, and plays it first."""
         self._held = False
+        horizon = self._horizon
         self._start_anew()
+        if now is not None and horizon > now:
+            self._horizon = horizon
 
     def rewind(self, samples: int, again: Callable[[object], bool] | None = None) -> int:
         """Put the last `samples` that have left back at the front, for a carrier that has dropped them.

@@ -57,6 +57,17 @@ class WireOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRate:
+    """How many messages a second a carrier takes, and how many at once."""
+
+    binary_per_s: float
+    binary_burst: int
+    text_per_s: float
+    text_burst: int
+    join_bytes: int  # audio that had to wait is joined to messages of this size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HangUp:
     """The wish to end one call by the carrier's API, as a value: whoever executes it has the network.
 
@@ -90,6 +101,8 @@ class FrameSerializer:
     sends_digits: ClassVar[bool] = False  # encode(OutputDTMFFrame) gives a message; else tones are sent as audio
     close_is_normal_end: ClassVar[bool] = False  # the carrier ends a call by closing the socket, with no message
     opens: ClassVar[bool] = False  # what is sent before CallStartedFrame was decoded is lost
+    rate: ClassVar[MessageRate | None] = None  # None: any number
+    holds: ClassVar[bool] = False  # `hold` gives a message; else the gateway keeps the caller's audio from the bot
 
     @dataclass(kw_only=True)
     class InputParams:
@@ -147,6 +160,14 @@ class FrameSerializer:
         call or for `flush`. An InterruptionFrame drops it and clears the carrier's buffer.
         """
         raise NotImplementedError
+
+    def hold(self, held: bool) -> Messages:
+        """Ask the carrier to hold the caller's audio back, or to let it flow again."""
+        return ()
+
+    def hand_over(self) -> Messages:
+        """This process goes down: ask the carrier to go on with this call on another socket. (): it cannot."""
+        return ()
 
     def hang_up_request(self) -> HangUp | None:
         """How to end this call by the carrier's API, if the serializer was built with credentials and auto_hang_up."""

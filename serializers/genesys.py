@@ -6,7 +6,7 @@ Source: Genesys Cloud developer centre, "AudioHook protocol", version "2".
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from media.events import DONE, BaseObject
 from media.frames import (
     AnswerLaterFrame,
     AudioDiscardedFrame,
+    CallBrokenFrame,
     CallEndedFrame,
     CallPausedFrame,
     CallResumedFrame,
@@ -37,6 +38,7 @@ from media.frames import (
     OutputTransportMessageUrgentFrame,
     PlaybackCompletedFrame,
     PlaybackStartedFrame,
+    RoundTripFrame,
     UserAudioRawFrame,
 )
 from media.resample import Resampler, make_resampler
@@ -44,7 +46,7 @@ from serializers import audiohook
 from serializers.audiohook import MAX_MESSAGE_BYTES, TAKES, Session, SessionState
 from serializers.audiohook_media import Media, choose, tracks, understood
 from serializers.audiohook_server import CHANNELS, AudioHookChannel, AudioHookMediaFormat, AudioHookServer
-from serializers.base import Ending, FrameSerializer, Message, Messages, WireOptions
+from serializers.base import Ending, FrameSerializer, Message, MessageRate, Messages, WireOptions
 from serializers.fields import keypad_entry, outline, text
 
 log = logging.getLogger(__name__)
@@ -54,13 +56,27 @@ __all__ = ["AudioHookChannel", "AudioHookMediaFormat", "GenesysAudioHookSerializ
 Json = dict[str, Any]
 
 PACKET_MS = 200  # 1600 bytes of PCMU, 5 messages a second: Genesys counts messages and answers 429 to many
-CLOSED_WAITS_S = 3.0  # for the application's on_close handlers, of the 10 s in which Genesys wants it
+CLOSED_WAITS_S = 3.0  # for what is still to be done or said after `close`, of the 10 s in which Genesys wants `closed`
+MAX_CHECKPOINTS = 10_000  # of sessions that may still come again
+
+# Who has spoken, for the bot, by the name of the channel.
+VOICES = {"external": "customer", "internal": "agent"}
 
 EVENTS = ("on_open", "on_close", "on_ping", "on_pause", "on_update", "on_error", "on_dtmf")
 
 _read_json = msgspec.json.Decoder().decode
 
-_SETTINGS = ("channel", "media_format", "supported_languages", "selected_language", "start_paused", "monitor")
+_SETTINGS = (
+    "channel",
+    "closing_s",
+    "discard_to_s",
+    "media_format",
+    "monitor",
+    "reconnect",
+    "selected_language",
+    "start_paused",
+    "supported_languages",
+)
 _UPGRADE = ("connector", "correlation_id")
 # Why the gateway ends a call, where Architect should take its failure path; everything else has completed.
 _FAILURES = {
@@ -71,7 +87,7 @@ _FAILURES = {
     "no-bot": "error",
 }
 # The client's reason of `close`, in our words.
-_ENDED = {"end": "caller", "error": "error"}
+_ENDED = {"end": "caller", "error": "error", "reconnect": "reconnect"}
 
 
 class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
@@ -96,6 +112,10 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
     opens: ClassVar[bool] = True
     has_marks: ClassVar[bool] = False  # playback_started and playback_completed instead
     reports_playback: ClassVar[bool] = True
+    holds: ClassVar[bool] = True
+    rate: ClassVar[MessageRate] = MessageRate(
+        binary_per_s=5.0, binary_burst=3, text_per_s=10.0, text_burst=10, join_bytes=16_000
+    )
     PROTOCOL_VERSION: ClassVar[str] = audiohook.VERSION
 
     @dataclass(kw_only=True)
@@ -105,12 +125,15 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         `sample_rate`: Hz of the audio that `decode` gives; None: the pipeline's.
         `channel`: what to take of the offered media, where there is a choice. With "both", `process_external` and
             `process_internal` say which of the two reaches the pipeline; both arrive as UserAudioRawFrame, whose
-            `user_id` is the channel.
+            `user_id` is "customer" (external) or "agent" (internal).
         `media_format`: preferred format; what is offered wins.
         `supported_languages`: told to Genesys when it asks.
         `selected_language`: the call's language where `open` names none.
         `start_paused`: Genesys sends no audio until it gets `resume`.
         `monitor`: the session is one-way; None: it is if the internal channel is offered.
+        `discard_to_s`: what was said before this second of the stream is not wanted.
+        `reconnect`: at shutdown a monitor is asked to come again.
+        `closing_s`: how long `closed` waits for the bot's last events; 0: it does not, but for on_close handlers.
         """
 
         genesys_sample_rate: int = 8000
@@ -123,6 +146,9 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         selected_language: str | None = None
         start_paused: bool = False
         monitor: bool | None = None
+        discard_to_s: float | None = None
+        reconnect: bool = True
+        closing_s: float = 0.0
 
     def __init__(self, params: InputParams | None = None) -> None:
         """ValueError: a channel or media format that AudioHook does not have."""
@@ -134,8 +160,9 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         AudioHookServer.__init__(self, session, channel, encoding.value)
         self._organization_id = ""  # what `open` has to name, where the upgrade named one
         self._upgrade: dict[str, str] = {}  # what else the upgrade said, for the bot: `CallInfo.extra`
-        self._heard: tuple[tuple[int, str], ...] = ()  # (place among the media's channels, name) of what is passed on
-        self._channel_resamplers: dict[str, Resampler] = {}
+        self._heard: tuple[tuple[int, str], ...] = ()  # (place among the media's channels, voice) of what is passed on
+        self._checkpoints: MutableMapping[str, int] = {}  # session id -> samples that have come; of this process
+        self._voice_resamplers: dict[str, Resampler] = {}
         self._one_way = False
         for event in EVENTS:
             self._register_event_handler(event, sync=True)
@@ -171,10 +198,12 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         """
         own = options.options or {}
         chosen = {name: own[name] for name in _SETTINGS if own.get(name) is not None}
+        chosen.setdefault("closing_s", CLOSED_WAITS_S)
         if chosen.get("monitor"):
             chosen = {"channel": AudioHookChannel.BOTH, **chosen}
         serializer = cls(cls.InputParams(process_internal=True, **chosen))
         serializer._organization_id = own.get("organization_id") or ""
+        serializer._checkpoints = own.get("checkpoints", serializer._checkpoints)
         serializer._upgrade = {name: own[name] for name in _UPGRADE if own.get(name)}
         if own.get("session_id"):
             serializer.session = Session(own["session_id"], id_known=True, rate=serializer._rate)
@@ -209,20 +238,20 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         if len(self._heard) == 1:
             return self.pipeline_audio(channels[self._heard[0][0]], media.rate)
         return [
-            UserAudioRawFrame(pcm, rate, 1, user_id=channel)
-            for place, channel in self._heard
-            for pcm, rate in (self._at_pipeline_rate(channel, channels[place], media.rate),)
+            UserAudioRawFrame(pcm, rate, 1, user_id=voice)
+            for place, voice in self._heard
+            for pcm, rate in (self._at_pipeline_rate(voice, channels[place], media.rate),)
             if pcm
         ]
 
-    def _at_pipeline_rate(self, channel: str, pcm: bytes, rate: int) -> tuple[bytes, int]:
-        """One of several channels, each of which has a resampler of its own."""
+    def _at_pipeline_rate(self, voice: str, pcm: bytes, rate: int) -> tuple[bytes, int]:
+        """One of several voices, each of which has a resampler of its own."""
         wanted = self._in_sample_rate
         if not wanted or wanted == rate:
             return pcm, rate
-        resampler = self._channel_resamplers.get(channel)
+        resampler = self._voice_resamplers.get(voice)
         if resampler is None:
-            resampler = self._channel_resamplers[channel] = make_resampler(rate, wanted)
+            resampler = self._voice_resamplers[voice] = make_resampler(rate, wanted)
         return resampler.process(pcm), wanted
 
     def _decode_text(self, data: str) -> Sequence[Frame]:
@@ -276,8 +305,28 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
             start_paused=session.paused,
             supported_languages=list(self._p.supported_languages or ()) if self._asked_languages else None,
         )
+        if (discard_to := self._discard_to(parameters)) is not None:
+            answer["parameters"]["discardTo"] = audiohook.format_duration(discard_to, self._rate)
         frames = [OutputTransportMessageUrgentFrame(answer), CallStartedFrame(self._call_info(parameters, probe))]
         return [*frames, CallPausedFrame()] if session.paused else frames
+
+    def _discard_to(self, parameters: Json) -> int | None:
+        """The sample before which no audio is wanted: what an earlier session has had, or what the settings say."""
+        continued = parameters.get("continuedSessions")
+        sessions = [one.get("id") for one in continued if isinstance(one, dict)] if isinstance(continued, list) else []
+        known = [self._checkpoints[one] for one in sessions if isinstance(one, str) and one in self._checkpoints]
+        if self._p.discard_to_s is not None:
+            known.append(round(self._p.discard_to_s * self._rate))
+        return max(known) if known and max(known) > self.session.position else None
+
+    def _checkpoint(self) -> None:
+        """Up to here the audio has come: for a session that continues this one."""
+        if not self._one_way or self._media is None:
+            return
+        checkpoints, key = self._checkpoints, self.session.id
+        if key not in checkpoints and len(checkpoints) >= MAX_CHECKPOINTS:
+            del checkpoints[next(iter(checkpoints))]
+        checkpoints[key] = self.session.position
 
     def _take_media(self, media: Media | None) -> None:
         """What is passed on of `media`: of two channels those that are wanted, of one that one."""
@@ -288,8 +337,8 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         if self._channel is AudioHookChannel.BOTH:
             wanted = frozenset({"external"} if self._p.process_external else ())
             wanted |= frozenset({"internal"} if self._p.process_internal else ())
-        channels = tuple(enumerate(media.channels))
-        self._heard = tuple(channel for channel in channels if channel[1] in wanted) or channels[:1]
+        places = [place for place, channel in enumerate(media.channels) if channel in wanted] or [0]
+        self._heard = tuple((place, VOICES[media.channels[place]]) for place in places)
 
     def _call_info(self, parameters: Json, probe: bool) -> CallInfo:
         media, participant = self._media, self._participant or {}
@@ -310,7 +359,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
                 "participant": participant,
                 "customConfig": _custom_config(parameters.get("customConfig")),
                 "continuedSessions": parameters.get("continuedSessions") or [],
-                "channels": [channel for _, channel in self._heard],
+                "voices": [voice for _, voice in self._heard],
                 **self._upgrade,
             },
             receives_audio=not self._one_way,
@@ -320,8 +369,10 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
     def _on_ping(self, message: Json, parameters: Json) -> Sequence[Frame]:
         self.session.owe("pong")
         answer = OutputTransportMessageUrgentFrame(self.create_pong_response())
+        self._checkpoint()
         self._call_event_handler("on_ping", message)
-        return (answer,)
+        round_trip = audiohook.parse_duration(parameters.get("rtt"))
+        return (answer,) if round_trip is None else (answer, RoundTripFrame(float(round_trip)))
 
     def _on_update(self, message: Json, parameters: Json) -> Sequence[Frame]:
         participant, language = parameters.get("participant"), parameters.get("language")
@@ -372,12 +423,15 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
 
     def _on_close(self, message: Json, parameters: Json) -> Sequence[Frame]:
         reason = text(parameters.get("reason"))
+        self._checkpoint()
         self.session.take_leave()
         ended = CallEndedFrame(_ENDED.get(reason, "carrier"), reason)
         waiting = self._call_event_handler("on_close", message)
-        if waiting is DONE:
+        if waiting is DONE and not self._p.closing_s:
             return (self._closed_answer(), ended)
-        return (AnswerLaterFrame(waiting, lambda: (self._closed_answer(), ended), CLOSED_WAITS_S),)
+        limit_s = self._p.closing_s or CLOSED_WAITS_S
+        after_bot = self._p.closing_s > 0
+        return (AnswerLaterFrame(waiting, lambda: (self._closed_answer(), ended), limit_s, after_bot),)
 
     def _closed_answer(self) -> OutputTransportMessageUrgentFrame:
         return OutputTransportMessageUrgentFrame(self.create_closed_response(self._output_variables))
@@ -388,7 +442,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
             return ()
         self.session.break_off()
         answer = self._draft("disconnect", {"reason": reason, "info": problem if reason == "error" else ""})
-        return (OutputTransportMessageUrgentFrame(answer), CarrierErrorFrame("protocol", problem))
+        return (OutputTransportMessageUrgentFrame(answer), CallBrokenFrame(problem))
 
     def _bad(self, problem: str, data: Any) -> RemoteProtocolError:
         return RemoteProtocolError(self.carrier, problem, outline(data))
@@ -427,6 +481,14 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         if len(data) <= MAX_MESSAGE_BYTES:
             return (data,)
         return [data[start : start + MAX_MESSAGE_BYTES] for start in range(0, len(data), MAX_MESSAGE_BYTES)]
+
+    def hold(self, held: bool) -> Messages:
+        return self._say("pause" if held else "resume", {})
+
+    def hand_over(self) -> Messages:
+        if not self._one_way or not self._p.reconnect or self.session.state is not SessionState.ACTIVE:
+            return ()
+        return self._say("reconnect", {"info": "draining"})
 
     def _barge_in(self, frame: InterruptionFrame) -> Messages:
         self.reset_wire_pcm()

@@ -257,8 +257,8 @@ def test_rubbish_ends_an_audiohook_session_by_its_own_rules() -> None:
     reports, records = place(actors.echo, Script(), fakes=fakes)
     assert not reports["genesys"].violations
     assert reports["genesys"].end_reason == "error"
-    assert records["genesys"].counters["carrier_errors"] == 1
-    assert ended(records) == {"genesys": ("closed", "carrier", "carrier")}
+    assert records["genesys"].counters["protocol_errors"] == 1
+    assert ended(records) == {"genesys": ("closed", "carrier", "protocol")}
 
 
 # ---------------------------------------------------------------- bots that fail

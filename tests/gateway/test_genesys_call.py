@@ -210,7 +210,7 @@ def test_a_monitor_gives_both_voices_and_hears_nothing() -> None:
     call.say(tone(2.0))
     call.run(3.0)
     voices = [frame for frame in probe.seen if isinstance(frame, UserAudioRawFrame)]
-    assert {frame.user_id for frame in voices} == {"external", "internal"}
+    assert {frame.user_id for frame in voices} == {"customer", "agent"}
     assert not any(isinstance(message, bytes) for _, message in call.sent)
     assert not call.core.info.receives_audio
     call.hang_up()

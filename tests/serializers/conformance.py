@@ -25,7 +25,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from gateway.simulator.base import CallPlan, FakeCarrier, Message
 from media.errors import RemoteProtocolError
+from media.events import DONE
 from media.frames import (
+    AnswerLaterFrame,
     CallEndedFrame,
     CallStartedFrame,
     CancelFrame,
@@ -99,10 +101,16 @@ class Line:
 
     def to_gateway(self, messages: Sequence[Message]) -> None:
         for message in messages:
-            for frame in self.serializer.decode(message):
-                self.frames.append(frame)
-                if isinstance(frame, OutputTransportMessageUrgentFrame):
-                    self.send(frame)
+            self._take(self.serializer.decode(message))
+
+    def _take(self, frames: Sequence[Frame]) -> None:
+        for frame in frames:
+            self.frames.append(frame)
+            if isinstance(frame, OutputTransportMessageUrgentFrame):
+                self.send(frame)
+            elif isinstance(frame, AnswerLaterFrame):
+                assert frame.waiting is DONE
+                self._take(frame.make())
 
     def seen(self, kind: type[Frame]) -> list[Any]:
         return [frame for frame in self.frames if isinstance(frame, kind)]

@@ -21,6 +21,7 @@ from media.events import DONE
 from media.frames import (
     AnswerLaterFrame,
     AudioDiscardedFrame,
+    CallBrokenFrame,
     CallEndedFrame,
     CallPausedFrame,
     CallResumedFrame,
@@ -41,12 +42,13 @@ from media.frames import (
     OutputTransportMessageUrgentFrame,
     PlaybackCompletedFrame,
     PlaybackStartedFrame,
+    RoundTripFrame,
     StartFrame,
     TTSAudioRawFrame,
     UserAudioRawFrame,
 )
 from serializers.base import Ending, WireOptions
-from serializers.genesys import AudioHookChannel, AudioHookMediaFormat, GenesysAudioHookSerializer
+from serializers.genesys import VOICES, AudioHookChannel, AudioHookMediaFormat, GenesysAudioHookSerializer
 from tests.serializers.conformance import SerializerConformance, machine
 
 SESSION = "0c9d4e7a-1f36-4c58-9a02-b7e3d5f6a801"
@@ -222,7 +224,7 @@ def test_open_carries_the_rest_in_extra() -> None:
         "participant": OPEN["participant"],
         "customConfig": {"tier": "gold"},
         "continuedSessions": earlier,
-        "channels": ["external"],
+        "voices": ["customer"],
     }
 
 
@@ -300,7 +302,7 @@ def test_a_second_open_means_nothing() -> None:
 )
 def test_an_open_of_the_wrong_shape_is_refused_in_words(changes: dict[str, Any]) -> None:
     session = Session()
-    assert kinds(session.send("open", {**OPEN, **changes})) == [CarrierErrorFrame]
+    assert kinds(session.send("open", {**OPEN, **changes})) == [CallBrokenFrame]
     assert session.types == ["disconnect"]
     assert session.last["parameters"]["reason"] == "error"
 
@@ -376,7 +378,7 @@ def test_an_empty_offer_is_accepted_without_audio() -> None:
 )
 def test_media_that_nobody_can_decode_is_refused(entry: Any) -> None:
     session = Session()
-    assert kinds(session.send("open", {**OPEN, "media": [entry]})) == [CarrierErrorFrame]
+    assert kinds(session.send("open", {**OPEN, "media": [entry]})) == [CallBrokenFrame]
     assert session.types == ["disconnect"]
     assert session.last["parameters"]["reason"] == "error"
 
@@ -427,13 +429,14 @@ def test_stereo_is_taken_apart_in_the_order_of_the_chosen_entry(entry: dict[str,
     assert (frame.num_channels, frame.audio) == (1, heard)
 
     session, started = opened_with([entry], channel="both", process_internal=True)
-    assert started.call.extra["channels"] == entry["channels"]
+    names = [VOICES[channel] for channel in entry["channels"]]
+    assert started.call.extra["voices"] == names
     frames = session.send_raw(data)
     assert kinds(frames) == [UserAudioRawFrame, UserAudioRawFrame]
-    by_channel = {frame.user_id: frame.audio for frame in frames if isinstance(frame, UserAudioRawFrame)}
-    assert list(by_channel) == entry["channels"]
-    assert by_channel["external"] == heard
-    assert not any(by_channel["internal"])
+    by_voice = {frame.user_id: frame.audio for frame in frames if isinstance(frame, UserAudioRawFrame)}
+    assert list(by_voice) == names
+    assert by_voice["customer"] == heard
+    assert not any(by_voice["agent"])
 
     session, _ = opened_with([entry], channel="both", process_external=False, process_internal=True)
     frame = session.send_raw(data)[0]
@@ -471,7 +474,7 @@ def test_both_channels_come_in_at_the_pipelines_rate_without_mixing_their_histor
 
 def test_audio_before_open_breaks_the_session() -> None:
     session = Session()
-    assert kinds(session.send_raw(b"\xff" * 160)) == [CarrierErrorFrame]
+    assert kinds(session.send_raw(b"\xff" * 160)) == [CallBrokenFrame]
     assert session.types == ["disconnect"]
 
 
@@ -593,8 +596,11 @@ def test_an_interruption_says_nothing_before_opened_or_after_the_end(state: Any,
 @pytest.mark.parametrize("state", [Session, opened, paused, disconnecting])
 def test_every_ping_gets_its_pong_at_once(state: Any) -> None:
     session = state()
-    for parameters in ({}, {"rtt": "PT0.0213S"}):
-        assert session.send("ping", parameters) == []
+    for parameters in ({}, {"rtt": "PT0.0213S"}, {"rtt": "soon"}):
+        frames = session.send("ping", parameters)
+        assert [frame.seconds for frame in frames if isinstance(frame, RoundTripFrame)] == (
+            [0.0213] if parameters.get("rtt", "")[:2] == "PT" else []
+        )
         assert (session.last["type"], session.last["parameters"]) == ("pong", {})
         assert session.last["clientseq"] == session.seq
 
@@ -804,7 +810,7 @@ def test_an_odd_error_is_told_and_never_answered(state: Any, parameters: dict[st
 
 @pytest.mark.parametrize(
     ("word", "ours"),
-    [("end", "caller"), ("error", "error"), ("disconnect", "carrier"), ("reconnect", "carrier"), ("new", "carrier")],
+    [("end", "caller"), ("error", "error"), ("disconnect", "carrier"), ("reconnect", "reconnect"), ("new", "carrier")],
 )
 def test_close_is_answered_by_closed(word: str, ours: str) -> None:
     session = opened()
@@ -1005,9 +1011,9 @@ def test_a_broken_envelope_ends_the_session_by_one_disconnect(state: Any, change
     message = {**session.message("ping"), **changes}
     session.seq = max(session.seq, 99)
     frames = session.send_raw(json.dumps(message))
-    assert kinds(frames) == [CarrierErrorFrame]
-    assert isinstance(frames[0], CarrierErrorFrame)
-    assert frames[0].code == "protocol"
+    assert kinds(frames) == [CallBrokenFrame]
+    assert isinstance(frames[0], CallBrokenFrame)
+    assert frames[0].problem
     assert session.types == ["opened", "disconnect"]
     assert session.last["parameters"]["reason"] == "error"
     session.push(EndFrame())
@@ -1027,7 +1033,7 @@ def test_text_that_is_no_message_ends_the_session_if_it_still_runs(state: Any, d
     if state in (disconnecting, closed):
         assert (frames, session.types) == ([], before)
     else:
-        assert kinds(frames) == [CarrierErrorFrame]
+        assert kinds(frames) == [CallBrokenFrame]
         assert session.types == [*before, "disconnect"]
 
 
@@ -1385,7 +1391,7 @@ def test_deserialize_never_joins_two_voices() -> None:
     data = interleave((pcm_to_ulaw(PCM), b"\xff" * 1600), 1)
     frame = asyncio.run(session.server.deserialize(data))
     assert isinstance(frame, UserAudioRawFrame)
-    assert (frame.user_id, len(frame.audio)) == ("external", len(PCM))
+    assert (frame.user_id, len(frame.audio)) == ("customer", len(PCM))
 
 
 def test_a_participant_in_an_update_replaces_the_old_one() -> None:
@@ -1455,6 +1461,8 @@ def told(frames: list[Any]) -> list[Any]:
         CallResumedFrame: lambda frame: ("resumed", frame.discarded_s),
         AudioDiscardedFrame: lambda frame: ("discarded", frame.duration_s),
         CarrierErrorFrame: lambda frame: (frame.code, frame.retry_after_s),
+        CallBrokenFrame: lambda frame: "broken",
+        RoundTripFrame: lambda frame: ("round trip", frame.seconds),
         CallEndedFrame: lambda frame: ("ended", frame.reason),
     }
     return [short[type(frame)](frame) for frame in frames if not isinstance(frame, InputAudioRawFrame)]
@@ -1470,6 +1478,7 @@ def test_a_recorded_probe_and_call() -> None:
     assert told(frames) == [
         ("started", "+34911234567", {"customerId": "C-1077", "queue": "billing"}),
         "playing",
+        ("round trip", 0.0213),
         "played",
         *"12#",
         "en-US",
@@ -1479,6 +1488,7 @@ def test_a_recorded_probe_and_call() -> None:
         "paused",
         ("resumed", 1.08),
         ("discarded", 0.050375),
+        ("round trip", 0.0198),
         "playing",
         "played",
         ("ended", "carrier"),
@@ -1493,9 +1503,9 @@ def test_a_recorded_monitor_gives_customer_and_agent_apart() -> None:
     serializer, frames = replay("genesys_monitor.jsonl", 1, params)
     call = frames[0].call
     assert (call.receives_audio, call.extra["customConfig"]) == (False, {"assist": True})
-    assert told(frames)[1:] == ["paused", ("resumed", 2.997625), ("ended", "caller")]
+    assert told(frames)[1:] == [("round trip", 0.0204), "paused", ("resumed", 2.997625), ("ended", "caller")]
     voices = [frame for frame in frames if isinstance(frame, UserAudioRawFrame)]
-    assert [frame.user_id for frame in voices] == ["internal", "external"] * 8
+    assert [frame.user_id for frame in voices] == ["agent", "customer"] * 8
     agent, customer = (b"".join(frame.audio for frame in voices[first::2][:5]) for first in (0, 1))
     assert crossings(agent) == pytest.approx(1000, rel=0.01)  # 500 Hz for a second
     assert crossings(customer) == pytest.approx(360, rel=0.02)
@@ -1510,9 +1520,9 @@ def crossings(pcm: bytes) -> int:
 def test_recorded_sessions_that_break_the_protocol() -> None:
     params = GenesysAudioHookSerializer.InputParams()
     _, frames = replay("genesys_broken.jsonl", 1, params)
-    assert told(frames)[1:] == [("protocol", None), ("ended", "carrier")]
+    assert told(frames)[1:] == ["broken", ("ended", "carrier")]
     _, frames = replay("genesys_broken.jsonl", 2, params)
-    assert told(frames) == [("protocol", None), ("ended", "error")]
+    assert told(frames) == ["broken", ("ended", "error")]
 
 
 # ---------------------------------------------------------------- what every serializer must stand

@@ -1,0 +1,114 @@
+"""How many messages a carrier takes: what may leave now, and what follows when it says that they were too many.
+
+Only application's messages and audio are rationed; a protocol's own answers never wait. Audio that had to wait is
+joined to fewer, larger messages, so that none of it is lost or late for good.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from serializers.base import Message, MessageRate
+
+_SLOWER: Final = 0.5  # of the usual rate, after the carrier has complained
+_SLOW_S: Final = 4.0  # until the rate is the usual one again
+_SLOWEST_S: Final = 60.0  # the same where it complains again and again
+_AGAIN_S: Final = 15.0  # a complaint so soon after the last one was over says that the rate itself is too high
+_MARGIN_S: Final = 0.15  # beside the way there and back: how late the carrier may complain of a message
+
+
+class _Bucket:
+    """Tokens for one kind of message."""
+
+    __slots__ = ("_at", "_burst", "_level", "_rate")
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._rate, self._burst = rate, float(burst)
+        self._level, self._at = self._burst, float("-inf")
+
+    def take(self, now: float, share: float = 1.0) -> bool:
+        """Use one up, if there is one."""
+        level = min(self._burst, self._level + (now - self._at) * self._rate * share)
+        if level < 1.0:
+            return False
+        self._level, self._at = level - 1.0, now
+        return True
+
+    def empty(self, now: float) -> None:
+        self._level, self._at = 0.0, now
+
+
+class Allowance:
+    """What one call may send. `now` is the call's clock."""
+
+    def __init__(self, rate: MessageRate) -> None:
+        self._join = rate.join_bytes
+        self._binary = _Bucket(rate.binary_per_s, rate.binary_burst)
+        self._text = _Bucket(rate.text_per_s, rate.text_burst)
+        self._held_until = float("-inf")
+        self._slow_from = self._slow_until = float("-inf")
+        self._slow_s = _SLOW_S
+        self._last: bytes | None = None  # the last binary message
+        self._last_at = 0.0
+
+    def text(self, now: float) -> bool:
+        """Whether one more of the application's messages may leave."""
+        return now >= self._held_until and self._text.take(now)
+
+    def take(self, outbox: deque[tuple[Message, bool]], now: float) -> Message | None:
+        """The next message for the socket; None: nothing may leave now. Text overtakes audio that has to wait."""
+        if not outbox:
+            return None
+        head = outbox[0][0]
+        if not isinstance(head, bytes):
+            return outbox.popleft()[0]
+        if now >= self._held_until and self._binary.take(now, self._share(now)):
+            self._last, self._last_at = self._joined(outbox), now
+            return self._last
+        for position, (message, _) in enumerate(outbox):
+            if isinstance(message, str):
+                del outbox[position]
+                return message
+        return None
+
+    def refused(self, retry_after_s: float, now: float, round_trip_s: float) -> bytes | None:
+        """The carrier had too many. Gives the message that it is likely to have dropped: it should go again."""
+        if now - self._slow_until > _AGAIN_S:
+            self._slow_s = _SLOW_S
+        elif now > self._held_until:
+            self._slow_s = min(self._slow_s * 4, _SLOWEST_S)
+        self._held_until = max(self._held_until, now + retry_after_s)
+        self._slow_from, self._slow_until = self._held_until, self._held_until + self._slow_s
+        self._binary.empty(self._held_until)
+        self._text.empty(self._held_until)
+        doubtful, self._last = self._last, None
+        return doubtful if now - self._last_at <= round_trip_s + _MARGIN_S else None
+
+    def cleared(self) -> None:
+        """The carrier dropped what it had: nothing of that goes again."""
+        self._last = None
+
+    @property
+    def held_until(self) -> float:
+        """When audio may leave again."""
+        return self._held_until
+
+    def _share(self, now: float) -> float:
+        """Of the usual rate: half after a complaint, and then gradually all of it."""
+        if now >= self._slow_until:
+            return 1.0
+        return _SLOWER + (1.0 - _SLOWER) * (now - self._slow_from) / (self._slow_until - self._slow_from)
+
+    def _joined(self, outbox: deque[tuple[Message, bool]]) -> bytes:
+        """The audio at the head of `outbox` as one message, as far as that may be long."""
+        first, _ = outbox.popleft()
+        assert isinstance(first, bytes)
+        if not outbox or not isinstance(outbox[0][0], bytes):
+            return first
+        pieces, size = [first], len(first)
+        while outbox and isinstance(piece := outbox[0][0], bytes) and size + len(piece) <= self._join:
+            pieces.append(piece)
+            size += len(piece)
+            outbox.popleft()
+        return b"".join(pieces)
