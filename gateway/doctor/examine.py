@@ -31,6 +31,7 @@ from media.errors import ConfigError
 from webhooks.base import CallRef, CarrierHttp
 
 NOBODY = "00000000-0000-4000-8000-000000000000"  # an id that no call has
+_CONTENT = ("body", "query", "header")  # the beginnings of codes
 SLOW_MS = 300.0  # for a message to go to the gateway and back
 
 
@@ -182,9 +183,14 @@ class Examination:
     def _weigh(self, exchange: Exchange) -> None:
         assert exchange.seen is not None
         found = list(judge(exchange.sent, exchange.seen, self._base))
+        weighed = verdict(exchange.sent, exchange.seen, any(finding.level == "failure" for finding in found))
+        if weighed.level == "good":  # this carrier's signature does not mind; another's, or a later one, may
+            found = [
+                replace(one, level=_at_most(one.level, "warning")) if one.code.startswith(_CONTENT) else one
+                for one in found
+            ]
         self._found(*found)
-        explained = any(finding.level == "failure" for finding in found)
-        self._found(verdict(exchange.sent, exchange.seen, explained))
+        self.findings.append(weighed)
 
     # ------------------------------------------------------------ credentials
 
@@ -265,7 +271,7 @@ def _lost(exchange: Exchange) -> Finding:
     elif 300 <= status < 400:
         says = f"it is answered with a redirect to {exchange.headers.get('location', '')[:100]!r}"
         remedy = "take the redirect out: what a carrier has signed is for one URL"
-    elif status in (403, 404, 405):
+    elif status in (400, 403, 404, 405):
         says = f"it does not reach the gateway as it was sent: HTTP {status}"
         remedy = "let the proxy hand on this path, with POST, all headers and the query"
     else:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import datetime
 import ipaddress
 import itertools
 import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -16,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from gateway.core import CallRecord
@@ -30,6 +25,7 @@ from gateway.store_sql import SqlStore
 from media.call import CallInfo
 from media.errors import ConfigErrors
 from media.secret import Secret
+from tests.gateway.certificates import certificate
 from tests.gateway.receiver import Answer, Delivery, Receiver
 from webhooks.base import CallPhase, CallRef, CallStatus, InboundCall
 
@@ -491,38 +487,6 @@ def test_secrets_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
         assert caught.value.errors[0].path == "events.secret"
     monkeypatch.setenv("TEST_BAD_SECRET", "0123456789abcdef")
     assert parse_settings({"events": table}).events.keys == (b"0123456789abcdef",)
-
-
-def certificate(name: str, folder: Path) -> tuple[ssl.SSLContext, Path]:
-    """A server's context for `name`, and the file by which it is trusted."""
-    private = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(private.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(private, hashes.SHA256())
-    )
-    pem = made.public_bytes(serialization.Encoding.PEM)
-    trusted = folder / f"{name}.pem"
-    trusted.write_bytes(pem)
-    both = folder / f"{name}.key.pem"
-    both.write_bytes(
-        pem
-        + private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(both)
-    return context, trusted
 
 
 def names(monkeypatch: pytest.MonkeyPatch, **addresses: str) -> None:
