@@ -12,6 +12,7 @@ from typing import Final
 from serializers.base import Message, MessageRate
 
 _SLOWER: Final = 0.5  # of the usual rate, after the carrier has complained
+_RISE: Final = 0.25  # of the slow time: in which the rate rises again
 _SLOW_S: Final = 4.0  # until the rate is the usual one again
 _SLOWEST_S: Final = 60.0  # the same where it complains again and again
 _AGAIN_S: Final = 15.0  # a complaint so soon after the last one was over says that the rate itself is too high
@@ -47,7 +48,7 @@ class Allowance:
         self._binary = _Bucket(rate.binary_per_s, rate.binary_burst)
         self._text = _Bucket(rate.text_per_s, rate.text_burst)
         self._held_until = float("-inf")
-        self._slow_from = self._slow_until = float("-inf")
+        self._slow_until = float("-inf")
         self._slow_s = _SLOW_S
         self._last: bytes | None = None  # the last binary message
         self._last_at = 0.0
@@ -79,7 +80,7 @@ class Allowance:
         elif now > self._held_until:
             self._slow_s = min(self._slow_s * 4, _SLOWEST_S)
         self._held_until = max(self._held_until, now + retry_after_s)
-        self._slow_from, self._slow_until = self._held_until, self._held_until + self._slow_s
+        self._slow_until = self._held_until + self._slow_s
         self._binary.empty(self._held_until)
         self._text.empty(self._held_until)
         doubtful, self._last = self._last, None
@@ -95,10 +96,11 @@ class Allowance:
         return self._held_until
 
     def _share(self, now: float) -> float:
-        """Of the usual rate: half after a complaint, and then gradually all of it."""
-        if now >= self._slow_until:
+        """Of the usual rate: half after a complaint, and towards the end of that time gradually all of it."""
+        left = (self._slow_until - now) / self._slow_s
+        if left <= 0.0:
             return 1.0
-        return _SLOWER + (1.0 - _SLOWER) * (now - self._slow_from) / (self._slow_until - self._slow_from)
+        return max(_SLOWER, 1.0 - (1.0 - _SLOWER) * left / _RISE)
 
     def _joined(self, outbox: deque[tuple[Message, bool]]) -> bytes:
         """The audio at the head of `outbox` as one message, as far as that may be long."""

@@ -583,7 +583,9 @@ class CallCore:
             for message in self.serializer.encode(self._unsaid.popleft()):
                 self.outbox.append((message, False))
         if self.output.is_held and now >= allowance.held_until:
-            self.output.go_on(now)
+            waiting = sum(len(message) for message, _ in self.outbox if isinstance(message, bytes))
+            width = 2 if self.info.send.encoding == "L16" else 1
+            self.output.go_on(now, waiting / (width * self.send_rate))
 
     def _all_said(self) -> bool:
         return not self._unsaid and not any(media for _, media in self.outbox)

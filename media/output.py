@@ -298,11 +298,11 @@ class OutputStage(FrameProcessor):
         if self.paced is not None:
             self.paced.hold()
 
-    def go_on(self, now: float) -> None:
-        """After `hold`: the carrier has kept, or played, what it had."""
+    def go_on(self, now: float, ahead_s: float = 0.0) -> None:
+        """After `hold`: the carrier has kept, or played, what it had; `ahead_s` of audio goes to it first."""
         self.is_held = False
         if self.paced is not None:
-            self.paced.resume(now)
+            self.paced.resume(now, ahead_s)
             self.release(now)
 
     # ------------------------------------------------------------ packets out

@@ -251,13 +251,13 @@ class PacedBuffer:
         self._held = True
         self._expected = _INFINITY
 
-    def resume(self, now: float | None = None) -> None:
-        """Go on after a `hold`. With `now`: the carrier still has what had left, and plays it first."""
+    def resume(self, now: float | None = None, ahead_s: float = 0.0) -> None:
+        """Go on after a `hold`. With `now`: the carrier still has what had left, or gets that much first."""
         self._held = False
         horizon = self._horizon
         self._start_anew()
-        if now is not None and horizon > now:
-            self._horizon = horizon
+        if now is not None and (horizon > now or ahead_s):
+            self._horizon = max(horizon, now + ahead_s)
 
     def rewind(self, samples: int, again: Callable[[object], bool] | None = None) -> int:
         """Put the last `samples` that have left back at the front, for a carrier that has dropped them.

@@ -114,7 +114,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
     reports_playback: ClassVar[bool] = True
     holds: ClassVar[bool] = True
     rate: ClassVar[MessageRate] = MessageRate(
-        binary_per_s=5.0, binary_burst=3, text_per_s=10.0, text_burst=10, join_bytes=16_000
+        binary_per_s=5.0, binary_burst=2, text_per_s=10.0, text_burst=10, join_bytes=16_000
     )
     PROTOCOL_VERSION: ClassVar[str] = audiohook.VERSION
 

@@ -60,6 +60,10 @@ class Bucket:
         self._level -= 1.0
         return 0.0
 
+    def empty(self, now: float) -> None:
+        """Nothing is left of the burst."""
+        self._level, self._at = 0.0, now
+
 
 class FakeGenesys(FakeCarrier):
     """Genesys Cloud, for one AudioHook session. The plan's parameters are Architect's input variables.
@@ -227,6 +231,11 @@ class FakeGenesys(FakeCarrier):
     def complain(self, code: int, now: float, text: str = "something is wrong") -> Messages:
         """Genesys reports an error."""
         return self._sent((self.message("error", {"code": code, "message": text}),))
+
+    def limit(self, binary_rate: float, binary_burst: float, now: float) -> None:
+        """From now on Genesys takes so many binary messages a second; of the burst nothing is left."""
+        self._binary = Bucket(binary_rate, binary_burst)
+        self._binary.empty(now)
 
     def lose(self, seconds: float) -> Messages:
         """A congested client drops audio and says so; in a pause there is none to drop."""

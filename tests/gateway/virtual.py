@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from bots.base import Call
@@ -31,12 +31,16 @@ class VirtualCall:
         lead_ms: float | None = None,
         latency_s: float = 0.0,
         strict: bool = True,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.t = 1000.0
         plan = plan or CallPlan()
         self.fake: FakeCarrier = fake_carrier(carrier)(plan, strict=strict)
         options = WireOptions(
-            receive_codec=plan.receive_codec, send_codec=plan.send_codec, send_sample_rate=plan.sample_rate
+            receive_codec=plan.receive_codec,
+            send_codec=plan.send_codec,
+            send_sample_rate=plan.sample_rate,
+            options=settings,
         )
         self.core = CallCore(
             serializer_class(carrier).for_call(options),
