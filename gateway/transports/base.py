@@ -33,7 +33,9 @@ CLOSING_S = 35.0  # for a call to end by its own rules: its last words, the good
 class BaseTransport(BaseObject):
     """A way in and a way out for a pipeline: `input()` stands first in it, `output()` where the bot's audio is done."""
 
-    def __init__(self, *, name: str | None = None, input_name: str | None = None, output_name: str | None = None):
+    def __init__(
+        self, *, name: str | None = None, input_name: str | None = None, output_name: str | None = None
+    ) -> None:
         super().__init__(name=name)
         self._input_name, self._output_name = input_name, output_name
 
@@ -145,7 +147,7 @@ class WebsocketTransport(BaseTransport):
     def _connect(
         self, websocket: Any, receive: Receive, send: Send, serializer: Any, read: Sequence[Message] = ()
     ) -> TransportSession:
-        """A call over an open socket, from which `read` has been read already. `_carry` runs it."""
+        """A call over an open socket, from which `read` has been read already. Its session's `carry` runs it."""
         frame, clock = self._start, shared_clock()
         assert frame is not None
         faces = Faces(serializer if serializer is not None else Silence())

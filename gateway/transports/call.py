@@ -11,7 +11,7 @@ import structlog
 from gateway.clock import Clock
 from gateway.core import OVER, CallCore, CallEvent, CallLimits, CallState
 from gateway.finisher import Finisher
-from gateway.records import LogSink, RecordSink
+from gateway.records import LogSink
 from gateway.session import CallSession, Receive, Send
 from gateway.transports.ends import TransportInput, TransportOutput
 from gateway.transports.faces import Faces
@@ -41,6 +41,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.transports")
 # that a task has for its clean-up.
 LIMITS = CallLimits(silence_s=math.inf, longest_s=math.inf, drain_s=10.0)
 
+_sink = LogSink()
 _NOT_OVER = (CallState.OPENING, CallState.LIVE, CallState.PAUSED)
 
 
@@ -297,11 +298,9 @@ class TransportSession(CallSession):
         faces: Faces,
         *,
         fixed_size: int | None = None,
-        sink: RecordSink | None = None,
     ) -> None:
         super().__init__(receive, send, clock)
         self._faces = faces
-        self._sink = sink if sink is not None else LogSink()
         self._pieces = Pieces(fixed_size) if fixed_size else None
         self._epoch = 0  # of the audio in `_pieces`
         self.waiting: Sequence[Message] = ()  # read before there was a session, and not decoded yet
@@ -315,7 +314,7 @@ class TransportSession(CallSession):
                 except Exception:
                     log.exception("transport.setup_failed")
             record = await self.run()
-        self._sink.put(record)
+        _sink.put(record)
 
     # ------------------------------------------------------------ in
 

@@ -276,9 +276,12 @@ class TransportOutput(OutputStage):
 
     def _on_last_word(self, frame: EndFrame) -> None:
         params, wire = self._owner.params, self._wire
-        if "audio_out_end_silence_secs" in params.model_fields_set or not (wire.has_marks or wire.reports_playback):
+        silence_s = params.audio_out_end_silence_secs
+        if "audio_out_end_silence_secs" not in params.model_fields_set and (wire.has_marks or wire.reports_playback):
+            silence_s = 0  # the other side tells when it has played all: nothing has to be covered up
+        if silence_s and self.paced is not None:
             self._end_speech()
-            self._push_pcm(bytes(2 * params.audio_out_end_silence_secs * self._rate))
+            self._push_pcm(bytes(2 * silence_s * self._rate))
         self._on_end(frame)
 
     # ------------------------------------------------------------ interruption

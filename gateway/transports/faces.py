@@ -36,7 +36,6 @@ class Faces:
     """One serializer: `wire` is what the core works with; the rest is None where `wire` does it without waiting."""
 
     def __init__(self, serializer: Any) -> None:
-        self.given = serializer
         self.setup: Callable[[StartFrame], Awaitable[None]] | None = None
         self.serialize: Callable[[Frame], Awaitable[Message | None]] | None = None
         self._deserialize: Callable[[Message], Awaitable[Frame | None]] | None = None

@@ -83,6 +83,7 @@ class WebsocketServerTransport(WebsocketTransport):
         finally:
             server.close()
         await server.wait_closed()
+        await self._finisher.flush()  # such a program often ends here, and what it has asked for with it
 
     async def _take_client(self, connection: ServerConnection) -> None:
         if self._over.is_set() or self._start is None:

@@ -187,6 +187,17 @@ def test_credentials_make_a_hang_up_request_and_only_one() -> None:
     assert asked["twilio"].account_id == "AC1"
 
 
+def test_a_caller_who_hangs_up_leaves_one_request_too() -> None:
+    """The end of a stream is not the end of the call on every carrier, and asking twice does no harm."""
+    finisher = KeptFinisher()
+
+    async def program(transport: FastAPIWebsocketTransport, name: str) -> None:
+        await run_bot(transport, EchoProcessor())
+
+    asyncio.run(call_all(Script().then(after(0.3), HangUp()), program, hang_up=True, finisher=finisher))
+    assert sorted(request.carrier for request in finisher.requests) == ["plivo", "telnyx", "twilio"]
+
+
 def test_a_broken_connection_asks_for_the_hang_up_too() -> None:
     finisher = KeptFinisher()
 
