@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import structlog
@@ -38,7 +39,7 @@ from gateway.public_url import StripPrefix
 from gateway.records import LogSink, RecordSink
 from gateway.session import CallSession, Receive, Send
 from gateway.settings import Settings
-from gateway.store import PROVISIONAL, CallKey, Standing, Store, StoredCall, StoreError, Worker
+from gateway.store import PROVISIONAL, CallKey, HangUp, Standing, Store, StoredCall, StoreError, Worker
 from gateway.store import Refused as AdmissionRefused
 from gateway.store_sql import SqlStore
 from gateway.tokens import Claims, TokenError, TokenMint
@@ -51,6 +52,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.app")
 
 # Carriers that retry a handshake by themselves may show their token again for the same call.
 _RETRYING = frozenset({"plivo", "exotel"})
+LATE_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # between tries to write what the store did not take; the last one repeats
 
 
 class Gateway:
@@ -75,6 +77,7 @@ class Gateway:
         self.api = CarrierApi(self.http, patience=patience)
         self.hang_ups = HangUps(self.store, self.api, self.worker, rhythm=rhythm)
         self.hang_ups.settled = self._settled
+        self.hang_ups.lives = self._lives
         self.events = Notifier(settings.events, self.store)
         self.clock = Clock()
         self.calls = CallRegistry(settings.gateway.max_calls)
@@ -90,6 +93,7 @@ class Gateway:
         self.doctor = Desk(key, settings, self.http, self.answering.addressing)
         self.answering.diagnose = self.doctor.answer_to
         self._background: set[asyncio.Task[Any]] = set()
+        self._stopping = asyncio.Event()
         self._house: asyncio.Task[None] | None = None
         self.hang_ups.on_away = self._take_calls_back
         limits = settings.gateway
@@ -127,6 +131,7 @@ class Gateway:
     async def stop(self) -> None:
         """Everything that was begun for a call is finished, or in the store for the next process."""
         await self.clock.stop()
+        self._stopping.set()
         if self._house is not None:
             self._house.cancel()
             await asyncio.wait([self._house])
@@ -167,6 +172,8 @@ class Gateway:
     async def reported(self, event: CarrierEvent) -> None:
         """A carrier's report: into the record, to the pending hang-up, to the live call."""
         folded = await self.store.fold(event, time.time())
+        if folded.new and folded.standing is Standing.NEVER_CAME:
+            self.hang_ups.look_soon()  # its stream has failed: at some carriers the call goes on without it
         if not folded.new or not isinstance(event, CallStatus) or not event.phase.final:
             return
         key = CallKey(event.carrier, event.call_id)
@@ -185,6 +192,10 @@ class Gateway:
     def turned_away(self, call: InboundCall, reason: str, bot: str) -> None:
         if not CallKey(call.carrier, call.call_id).provisional:
             self.events.refused(call, reason, bot)
+
+    def _lives(self, key: CallKey) -> bool:
+        session = self.calls.find(key)
+        return session is not None and not session.core.over
 
     def _settled(self, key: CallKey) -> None:
         """A hang-up has come to its end; that of a live call is told with the call's own."""
@@ -207,7 +218,7 @@ class Gateway:
             stored = await self._connected(claims, stream)
         except _Refused as exc:
             self.metrics.refused[carrier if carrier in self.settings.carriers else "unknown", exc.reason] += 1
-            log.warning("media.refused", carrier=carrier[:20], reason=exc.reason)
+            log.warning("media.refused", carrier=carrier[:20], reason=exc.reason, **exc.facts)
             if exc.not_before_s:
                 await asyncio.sleep(arrived + exc.not_before_s - time.monotonic())
             await _refuse(scope, send, exc.status)
@@ -231,12 +242,13 @@ class Gateway:
             token = scope["path_params"].get("token", "")
             return self.mint.take(carrier, token, may_repeat=carrier in _RETRYING), None
         except NotAuthentic as exc:
-            log.warning("media.not_authentic", carrier=carrier, reason=exc.reason, checked=exc.checked)
-            raise _Refused(exc.status, exc.reason, not_before_s=http.refused_upgrade_s) from None
+            raise _Refused(
+                exc.status, exc.reason, not_before_s=http.refused_upgrade_s, checked=exc.checked
+            ) from None
         except TokenError as exc:
             raise _Refused(403, exc.reason) from None
         except StoreError as exc:
-            raise _Refused(503, "store") from exc
+            raise _Refused(503, "store", problem=str(exc)) from None
 
     def _claims_of(self, carrier: str, stream: StandingStream) -> Claims:
         """What a token would have said. Raises _Refused where it is clear already that nobody will answer."""
@@ -262,8 +274,7 @@ class Gateway:
                 older.core.displaced()  # the carrier tried again: the newest socket has the call
             return await self.store.call(key)
         except StoreError as exc:
-            log.error("media.store_failed", carrier=claims.carrier, problem=str(exc))
-            raise _Refused(503, "store") from None
+            raise _Refused(503, "store", problem=str(exc)) from None
 
     async def _reserve(self, key: CallKey, stream: StandingStream) -> None:
         """A slot for a call that has no name yet. Raises _Refused."""
@@ -284,6 +295,7 @@ class Gateway:
             from_number=info.from_number,
             to_number=info.to_number,
             direction=info.direction,
+            again=True,
         )
         admitted = await self.answering.admit(call, now)
         if isinstance(admitted, AdmissionRefused):
@@ -300,7 +312,8 @@ class Gateway:
             except _Refused as exc:
                 session.core.end(exc.reason)
                 return
-        await self.store.started(session.key, info, bot, time.time())
+        key, now = session.key, time.time()
+        await self._surely(lambda: self.store.started(key, info, bot, now), "started", key)
 
     async def _named_stream(self, session: CallSession, info: CallInfo, bot: str) -> None:
         """The start message has told which call a standing stream is: record and slot get its name."""
@@ -346,7 +359,7 @@ class Gateway:
         settings = self.settings.carriers[carrier]
         options = _wire_options(settings, claims, stream)
         serializer = registry.serializer_class(carrier).for_call(options)
-        control = CallControl(self.hang_ups, self.http[carrier], self.store, self.api, self.urls(scope))
+        control = CallControl(self.hang_ups, self.http[carrier], self.api, self.urls(scope))
         session = CallSession(receive, send, self.clock)
         session.key = CallKey(carrier, claims.call_id)
         known = claims.call()
@@ -382,6 +395,7 @@ class Gateway:
             now=self.clock.now(),
         )
         control.transferred = lambda target: self.events.transferred(session.core.info, target, session.core.bot)
+        control.let_go = lambda: session.core.let_go()
         structlog.contextvars.clear_contextvars()
         if stream is not None:
             structlog.contextvars.bind_contextvars(**stream.log)
@@ -402,16 +416,38 @@ class Gateway:
             if session.core.never_started and carrier in _RETRYING:
                 await self.store.release(session.key, worker=self.worker.id)  # the carrier's next try is the call
                 return
-            written = self.store.ended(
-                session.key, record, time.time(), hang_up=control.hang_up_state, worker=self.worker.id
-            )
-            if not record.info.probe:
-                self.events.ended(session.key)  # no await between the two: they are committed together
-            await written
+            await self._keep(session.key, record, control.hang_up_state)
         except StoreError as exc:
-            log.error("record.not_stored", call=session.key.call_id, carrier=carrier, problem=str(exc))
+            log.error("call.store_failed", call=session.key.call_id, carrier=carrier, problem=str(exc))
         finally:
             self.calls.discard(session)
+
+    async def _keep(self, key: CallKey, record: CallRecord, hang_up: HangUp) -> None:
+        """The record goes into the store; one that is busy for a moment gets it later, and nobody waits for that."""
+        now, worker = time.time(), self.worker.id
+        written = self.store.ended(key, record, now, hang_up=hang_up, worker=worker)
+        if not record.info.probe:
+            self.events.ended(key)  # no await between the two: they are committed together
+        try:
+            await written
+        except StoreError as exc:
+            log.warning("record.late", call=key.call_id, carrier=key.carrier, problem=str(exc))
+            again = self._surely(lambda: self.store.ended(key, record, now, hang_up=hang_up, worker=worker), "record", key)
+            self._later(again, "record")
+
+    async def _surely(self, write: Callable[[], Awaitable[Any]], what: str, key: CallKey) -> None:
+        """Write until it is written, or this process ends."""
+        for wait_s in itertools.chain(LATE_S, itertools.repeat(LATE_S[-1])):
+            try:
+                await write()
+                return
+            except StoreError as exc:
+                if self._stopping.is_set():
+                    log.error("store.not_written", what=what, call=key.call_id, carrier=key.carrier, problem=str(exc))
+                    return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._stopping.wait()  # then once more, at once
 
     async def take_unannounced(self, carrier: str, scope: Any, receive: Receive, send: Send) -> None:
         """A call of which nobody but its own socket tells; a slot is taken for it when it has said its id."""
@@ -467,9 +503,9 @@ async def _refuse(scope: Any, send: Send, status: int) -> None:
 class _Refused(GatewayError):
     """A socket that stays out."""
 
-    def __init__(self, status: int, reason: str, *, not_before_s: float = 0.0) -> None:
+    def __init__(self, status: int, reason: str, *, not_before_s: float = 0.0, **facts: Any) -> None:
         super().__init__(reason)
-        self.status, self.reason = status, reason
+        self.status, self.reason, self.facts = status, reason, facts  # the facts are for the log
         self.not_before_s = not_before_s  # after the upgrade came: so that the time taken tells nothing
 
 

@@ -7,6 +7,7 @@ and is repeated, with jitter, only where repeating it is harmless.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 import time
 from collections import Counter
@@ -57,25 +58,34 @@ class CarrierApi:
         if client is not None:
             await client.aclose()
 
-    async def ask(self, request: CarrierRequest, *, http: CarrierHttp | None = None) -> Outcome:
-        """Send `request`, again where that is safe, and say what came of it. Raises nothing."""
+    async def ask(
+        self, request: CarrierRequest, *, http: CarrierHttp | None = None, within_s: float | None = None
+    ) -> Outcome:
+        """Send `request`, again where that is safe, and say what came of it. Raises nothing.
+
+        With `within_s` the answer comes by then, however many requests are waiting and whatever the carrier asks for.
+        """
         http = http or self.carriers.get(request.carrier)
         if http is None:
             return Outcome(kind=OutcomeKind.FAILED, detail="carrier is off")
         if not http.may_send_to(request.url):
             log.error("carrier_api.host_refused", carrier=request.carrier, host=httpx.URL(request.url).host)
             return Outcome(kind=OutcomeKind.FAILED, detail="host not allowed")
+        outcome = Outcome(kind=OutcomeKind.RETRY, detail="not sent")
         patience = self.patience
-        outcome = Outcome(kind=OutcomeKind.FAILED, detail="not sent")
-        for attempt in range(patience.attempts if request.repeatable else 1):
-            if attempt:
-                wait_s = random.uniform(0.5, 1.0) * patience.first_wait_s * 2 ** (attempt - 1)
-                if outcome.retry_after_s is not None:
-                    wait_s = max(wait_s, min(outcome.retry_after_s, patience.longest_wait_s))
-                await asyncio.sleep(min(wait_s, patience.longest_wait_s) * patience.scale)
-            outcome = await self._once(http, request)
-            if outcome.kind is not OutcomeKind.RETRY:
-                break
+        try:
+            async with asyncio.timeout(None if within_s is None else within_s * patience.scale):
+                for attempt in range(patience.attempts if request.repeatable else 1):
+                    if attempt:
+                        wait_s = random.uniform(0.5, 1.0) * patience.first_wait_s * 2 ** (attempt - 1)
+                        if outcome.retry_after_s is not None:
+                            wait_s = max(wait_s, min(outcome.retry_after_s, patience.longest_wait_s))
+                        await asyncio.sleep(min(wait_s, patience.longest_wait_s) * patience.scale)
+                    outcome = await self._once(http, request)
+                    if outcome.kind is not OutcomeKind.RETRY:
+                        break
+        except TimeoutError:
+            outcome = dataclasses.replace(outcome, detail=f"{outcome.detail}, nothing better in {within_s:g} s")
         self.counters[request.carrier, request.purpose.value, outcome.kind.value] += 1
         write = log.info if outcome.kind in (OutcomeKind.DONE, OutcomeKind.ALREADY_OVER) else log.warning
         write(

@@ -132,6 +132,7 @@ TRANSITIONS: dict[tuple[CallState, CallEvent], CallState] = {
     (_S.ENDING, _E.END_LIMIT): _S.CLOSED,
 }
 OVER = frozenset({CallState.CLOSED, CallState.FAILED})
+_CLOSED = (1000, 1001, 1005)  # close codes of a peer that closes; others are of a socket that breaks
 _APPLICATIONS = (OutputTransportMessageFrame, OutputTransportMessageUrgentFrame)
 
 MAX_HELD = 3000  # frames kept for a bot that is not ready: a minute of audio
@@ -347,9 +348,20 @@ class CallCore:
         self.counters.setdefault("close_code", code)
         if self.state in OVER:
             return
-        lost = self.state is CallState.OPENING or (not self.serializer.close_is_normal_end and code != 1000)
+        before, usual = self.state, self.serializer.close_is_normal_end
+        lost = before is CallState.OPENING or (not usual and code != 1000)
         self._move(CallEvent.SOCKET_CLOSED, "socket-lost" if lost else "caller", now)
-        if lost and self.control is not None:
+        # Who says nothing before closing may still have the caller on the line, unless that is how the carrier ends.
+        if not usual or code not in _CLOSED or before is CallState.OPENING:
+            self._socket_lost(before)
+
+    def _socket_lost(self, before: CallState) -> None:
+        """Without the carrier's word. In ENDING the carrier has been told already."""
+        if self.control is None or before is CallState.ENDING:
+            return
+        if self._transfer_to:
+            self.control.transfer(self._transfer_to)
+        else:
             self.control.lost()
 
     def tick(self, now: float) -> None:
@@ -388,7 +400,9 @@ class CallCore:
             if self.blocked_since is not None and now - self.blocked_since > self.limits.blocked_s:
                 self.counters["peer_blocked"] += 1
                 self.close_code = 1011
+                before = self.state
                 self._move(CallEvent.SOCKET_CLOSED, "peer-not-reading", now)
+                self._socket_lost(before)
             self.shell.wake()
 
     # ------------------------------------------------------------ what a bot, a task or the process asks
@@ -450,6 +464,11 @@ class CallCore:
     def carrier_ended(self, by: str = "caller") -> None:
         """The carrier reports, by another way than the socket, that the call is over."""
         self._move(CallEvent.CALLER_ENDED, by, self.now())
+
+    def let_go(self) -> None:
+        """The carrier has what it needs to go on without this socket."""
+        if self.state is CallState.ENDING:
+            self._move(CallEvent.END_LIMIT, self.reason, self.now())
 
     def displaced(self) -> None:
         """A newer socket of the carrier has this call: this one closes, and nothing is asked of the carrier."""

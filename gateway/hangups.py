@@ -1,16 +1,18 @@
 """Hang-up as a state machine that outlives calls and processes: never none, never two that take effect.
 
 Due -> asked of the carrier -> confirmed by its report, or by asking for the call's state -> recorded. What is due is
-in the store before it is asked, so that a process that dies leaves it to the next. Calls that we answered and that
-nobody owns any more are looked for, and the carrier is asked about them.
+in the store before it is asked, so that a process that dies leaves it to the next. Where it is in doubt whether a call
+still stands (its socket broke, or its process died), that is found out first. A store that does not answer keeps no
+caller on the line: the request is made all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +20,29 @@ import structlog
 
 from gateway.carrier_api import CarrierApi
 from gateway.housekeeping import keep_lease
-from gateway.store import CallKey, HangUp, PendingHangUp, Store, StoredCall, StoreError, Worker
+from gateway.store import (
+    CLAIM_S,
+    IN_DOUBT,
+    CallKey,
+    HangUp,
+    PendingHangUp,
+    Standing,
+    Store,
+    StoredCall,
+    StoreError,
+    Worker,
+)
 from media.call import CallInfo
-from webhooks.base import CallPhase, CallRef, CallStatus, CarrierHttp, Outcome, OutcomeKind
+from webhooks.base import CallPhase, CallRef, CallStatus, CarrierHttp, Outcome, OutcomeKind, Transfer, Urls
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.hangups")
 
-BACK_OFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # between rounds of attempts; the last one repeats
-GIVE_UP_S = 900.0  # a carrier that will not end a call in this time needs a person
+BACK_OFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)  # between rounds of attempts; the last one repeats
+GIVE_UP_S = 4 * 3600.0  # carriers end calls of this length themselves, by default
+# For one round of a request, its repeats among them, and for the state of a call: a claim holds longer than all that
+# one attempt may ask and wait for.
+ASK_S, STATE_S = 12.0, 5.0
+NOTE_AGAIN_S = (0.2, 1.0, 5.0)  # until an outcome is written down again that the store did not take
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +51,7 @@ class Rhythm:
 
     look_s: float = 1.0  # how often the store is asked for what is due
     lease_s: float = 15.0
+    claim_s: float = CLAIM_S  # for one attempt: then anybody may make another
     report_s: float = 3.0  # how long a carrier's report of the end is waited for, before asking
     close_s: float = 10.0  # for the carrier to close the media socket after a hang-up
     scale: float = 1.0
@@ -47,35 +65,48 @@ class HangUps:
         self.rhythm = rhythm or Rhythm()
         self.counters: Counter[str] = Counter()
         self.on_away: Callable[[], Awaitable[None]] = _nothing  # the lease had run out: take the live calls back
+        self.settled: Callable[[CallKey], None] = lambda key: None  # told when no more will be known of a call's end
+        self.lives: Callable[[CallKey], bool] = lambda key: False  # whether a socket of this process has the call
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wake = asyncio.Event()
-        self._reported: dict[CallKey, asyncio.Event] = {}  # who waits for a carrier's report of the end
-        self.settled: Callable[[CallKey], None] = lambda key: None  # told when no more will be known of a call's end
+        self._expected: dict[CallKey, set[asyncio.Event]] = {}  # who waits for a carrier's report of the end
+        self._under_way: set[CallKey] = set()
+        self._unsettled: set[CallKey] = set()  # begun here, and without an outcome
         self._closing = False
 
     # ------------------------------------------------------------ life
 
     async def open(self) -> None:
         await self._renew()
-        lease_s = self.rhythm.lease_s * self.rhythm.scale
-        self._spawn(keep_lease(self._renew, self.on_away, lease_s / 3), "lease")
+        self._spawn(keep_lease(self._renew, self.on_away, self._scaled(self.rhythm.lease_s) / 3), "lease")
         self._spawn(self._look(), "hang-ups")
 
     async def _renew(self) -> bool:
-        return await self._store.renew(self.worker, time.time(), lease_s=self.rhythm.lease_s * self.rhythm.scale)
+        return await self._store.renew(self.worker, time.time(), lease_s=self._scaled(self.rhythm.lease_s))
 
-    async def close(self, limit_s: float = 10.0) -> None:
-        """Finish the attempts that are under way; what is left stays due, in the store."""
+    async def close(self, limit_s: float = 15.0) -> None:
+        """Bring the hang-ups of this process to their end; what then is left stays due, in the store."""
         self._closing = True
-        self._wake.set()
-        attempts = {task for task in self._tasks if task.get_name().startswith("hang-up ")}
-        if attempts:
-            await asyncio.wait(attempts, timeout=limit_s)
+        end = time.monotonic() + limit_s
+        while (self._unsettled or self._attempts()) and time.monotonic() < end:
+            self._wake.set()
+            await asyncio.sleep(0.02)
+        if self._unsettled:
+            log.warning("hangups.left_due", hang_ups=len(self._unsettled))
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(set(self._tasks))
-        await self._store.retire(self.worker.id, time.time())
+        try:
+            await self._store.retire(self.worker.id, time.time())
+        except StoreError as exc:
+            log.error("hangups.store_failed", what="retire", problem=str(exc))  # its lease runs out
+
+    def _attempts(self) -> set[asyncio.Task[Any]]:
+        return {task for task in self._tasks if task.get_name().startswith("hang-up ")}
+
+    def _scaled(self, seconds: float) -> float:
+        return seconds * self.rhythm.scale
 
     def _spawn(self, coro: Coroutine[Any, Any, Any], name: str) -> None:
         task = asyncio.get_running_loop().create_task(coro, name=name)
@@ -93,153 +124,296 @@ class HangUps:
         """Begin to end a call. False: this carrier has no request for it."""
         if http.hang_up(ref) is None:
             return False
-        self._spawn(self._first_attempt(ref, reason), f"hang-up {ref.carrier}")
+        self._begin(ref, reason)
         return True
 
-    def lost(self, http: CarrierHttp, ref: CallRef) -> None:
-        """The media socket broke: find out whether the call still stands, and end it if it does."""
-        if http.hang_up(ref) is not None:
-            self._spawn(self._find_out(http, ref, "socket-lost"), f"hang-up {ref.carrier}")
+    def lost(self, http: CarrierHttp, ref: CallRef) -> bool:
+        """The media socket broke: find out whether the call still stands, and end it if it does. As `hang_up`."""
+        return self.hang_up(http, ref, "socket-lost")
+
+    def transfer(self, http: CarrierHttp, ref: CallRef, target: str, plan: Transfer, told: Callable[[bool], None]) -> None:
+        """Hand the caller over. `told`: the carrier has been told where to, or it cannot be and the call ends."""
+        self._spawn(self._transfer(http, ref, target, plan, told), f"hang-up {ref.carrier}")
 
     def reported(self, key: CallKey) -> None:
         """The carrier has said that this call is over."""
-        event = self._reported.get(key)
-        if event is not None:
+        for event in self._expected.get(key, ()):
             event.set()
+
+    def look_soon(self) -> None:
+        """There may be something due, or a call that nobody has."""
+        self._wake.set()
+
+    def _begin(self, ref: CallRef, reason: str) -> None:
+        self._spawn(self._first_attempt(ref, reason), f"hang-up {ref.carrier}")
 
     # ------------------------------------------------------------ attempts
 
     async def _first_attempt(self, ref: CallRef, reason: str) -> None:
-        mine = await self._store.hang_up_due(ref, reason, time.time(), claim=True)
+        """It is due from here on, whatever becomes of this process, and ours to execute."""
+        now = time.time()
+        try:
+            claim_s = self._scaled(self.rhythm.claim_s)
+            mine = await self._store.hang_up_due(ref, reason, now, claim=True, claim_s=claim_s)
+        except StoreError as exc:
+            log.error("hangups.store_failed", what="due", call=ref.call_id, carrier=ref.carrier, problem=str(exc))
+            self.counters["without_store"] += 1
+            mine = True
         if mine:
-            await self._attempt(PendingHangUp(ref=ref, reason=reason, attempts=1, since=time.time(), claimed_until=0))
+            await self._see_to(PendingHangUp(ref=ref, reason=reason, attempts=1, since=now, claimed_until=0))
+        else:
+            self.settled(CallKey(ref.carrier, ref.call_id))  # or it will be, by whoever is at it
 
-    async def _attempt(self, due: PendingHangUp) -> None:
-        """Ask once, with the repeats that a request allows, and write down what came of it."""
-        ref, key = due.ref, CallKey(due.ref.carrier, due.ref.call_id)
+    async def _see_to(self, due: PendingHangUp) -> None:
+        """One attempt, and what came of it written down. It is over before others may take it for forgotten."""
+        key = CallKey(due.ref.carrier, due.ref.call_id)
+        if key in self._under_way:
+            return
+        self._under_way.add(key)
+        self._unsettled.add(key)
+        try:
+            async with asyncio.timeout(0.95 * self._scaled(self.rhythm.claim_s)):
+                await self._attempt(key, due)
+        except TimeoutError:
+            await self._again(key, due, "it took too long")
+        except StoreError as exc:
+            log.error("hangups.store_failed", what="attempt", call=key.call_id, carrier=key.carrier, problem=str(exc))
+            await self._again(key, due, "the store failed")
+        finally:
+            self._under_way.discard(key)
+
+    async def _attempt(self, key: CallKey, due: PendingHangUp) -> None:
+        ref = due.ref
         http = self._api.carriers.get(ref.carrier)
         request = http.hang_up(ref) if http is not None else None
         if http is None or request is None:
             await self._result(key, HangUp.FAILED, "the carrier is off, or has no request for it")
             return
-        outcome = await self._api.ask(request)
+        if due.reason.startswith(IN_DOUBT) and not await self._still_stands(http, key, ref):
+            return
+        outcome = await self._api.ask(request, within_s=ASK_S)
         if outcome.kind is OutcomeKind.DONE:
-            await self._confirm(http, due, outcome)
+            await self._confirm(http, key, due, outcome)
         elif outcome.kind is OutcomeKind.ALREADY_OVER:
             await self._result(key, HangUp.ALREADY_OVER, outcome.detail)
-        elif outcome.kind is OutcomeKind.RETRY:
-            await self._again(due, outcome.detail)
         else:
-            # Wrong credentials and the like: a later attempt may find them mended, a person is needed meanwhile.
-            log.error("hangups.refused", call=key.call_id, carrier=key.carrier, detail=outcome.detail)
-            await self._again(due, outcome.detail)
+            if outcome.kind is OutcomeKind.FAILED:
+                # Wrong credentials and the like: a later attempt may find them mended, a person is needed meanwhile.
+                log.error("hangups.refused", call=key.call_id, carrier=key.carrier, detail=outcome.detail)
+            await self._again(key, due, outcome.detail)
 
-    async def _confirm(self, http: CarrierHttp, due: PendingHangUp, outcome: Outcome) -> None:
+    async def _confirm(self, http: CarrierHttp, key: CallKey, due: PendingHangUp, outcome: Outcome) -> None:
         """The carrier took the request; it is done when the carrier says that the call is over."""
-        key = CallKey(due.ref.carrier, due.ref.call_id)
-        if await self._over(key) or await self._report_comes(key):
-            await self._result(key, HangUp.DONE, outcome.detail)
-            return
-        phase = await self._ask_phase(http, due.ref)
-        if phase is not None and not phase.final:
-            await self._again(due, "taken, but the call goes on")
-        else:
-            await self._result(key, HangUp.DONE, outcome.detail)
+        if not await self._reported_over(key):
+            phase = await self._ask_phase(http, due.ref)
+            if phase is not None and not phase.final:
+                await self._again(key, due, "taken, but the call goes on")
+                return
+        await self._result(key, HangUp.DONE, outcome.detail)
 
-    async def _report_comes(self, key: CallKey) -> bool:
-        event = self._reported.setdefault(key, asyncio.Event())
-        try:
-            async with asyncio.timeout(self.rhythm.report_s * self.rhythm.scale):
-                await event.wait()
-            return True
-        except TimeoutError:
-            return False
-        finally:
-            self._reported.pop(key, None)
-
-    async def _over(self, key: CallKey) -> bool:
-        call = await self._store.call(key)
-        return call is not None and call.phase is not None and call.phase.final
-
-    async def _ask_phase(self, http: CarrierHttp, ref: CallRef) -> CallPhase | None:
-        request = http.fetch(ref)
-        if request is None:
-            return None
-        outcome = await self._api.ask(request)
-        if outcome.kind is OutcomeKind.ALREADY_OVER:
-            return CallPhase.COMPLETED
-        return outcome.phase
-
-    async def _find_out(self, http: CarrierHttp, ref: CallRef, reason: str) -> None:
-        """Nobody has the call: first the carrier's report, then its state, then the request to end it."""
-        key = CallKey(ref.carrier, ref.call_id)
-        if await self._over(key) or await self._report_comes(key):
+    async def _still_stands(self, http: CarrierHttp, key: CallKey, ref: CallRef) -> bool:
+        """Nobody has the call: first the carrier's report, then its state. False: nothing is to be ended."""
+        if await self._reported_over(key):
             self.counters["ended_by_itself"] += 1
-            self.settled(key)
-            return
-        if await self._store.owner(key, time.time()) is not None:
-            return  # the carrier has tried again: another socket has the call
+            await self._result(key, HangUp.ALREADY_OVER, "ended by itself")
+            return False
+        if await self._has_come_again(key):
+            await self._note(key, HangUp.NONE, "it has come again")
+            return False
         phase = await self._ask_phase(http, ref)
         if phase is not None and phase.final:
             self.counters["ended_by_itself"] += 1
             event = CallStatus(carrier=ref.carrier, call_id=ref.call_id, phase=phase, key=f"asked-{phase.value}")
             await self._store.fold(event, time.time())
-            self.settled(key)
-            return
+            await self._result(key, HangUp.ALREADY_OVER, "asked: it is over")
+            return False
         self.counters["orphans_ended"] += 1
-        await self._first_attempt(ref, reason)
+        return True
 
-    async def _again(self, due: PendingHangUp, detail: str) -> None:
-        key, now = CallKey(due.ref.carrier, due.ref.call_id), time.time()
-        if now - due.since > GIVE_UP_S * self.rhythm.scale:
+    async def _has_come_again(self, key: CallKey) -> bool:
+        """The carrier has opened another socket for the call, or is about to."""
+        if self.lives(key):
+            return True
+        call = await self._store.call(key)
+        if call is None or call.ended is not None:
+            return False
+        if call.standing is Standing.EXPECTED:
+            return True
+        owner = await self._store.owner(key, time.time())
+        return owner is not None and owner.id != self.worker.id  # ours is not live: its record has yet to be written
+
+    async def _reported_over(self, key: CallKey) -> bool:
+        """Whether the carrier has said, or says in the next moments, that the call is over."""
+        with self._expecting(key) as event:
+            call = await self._store.call(key)
+            if call is not None and call.phase is not None and call.phase.final:
+                return True
+            try:
+                async with asyncio.timeout(self._scaled(self.rhythm.report_s)):
+                    await event.wait()
+            except TimeoutError:
+                return False
+            return True
+
+    @contextlib.contextmanager
+    def _expecting(self, key: CallKey) -> Iterator[asyncio.Event]:
+        event = asyncio.Event()
+        self._expected.setdefault(key, set()).add(event)
+        try:
+            yield event
+        finally:
+            waiting = self._expected[key]
+            waiting.discard(event)
+            if not waiting:
+                del self._expected[key]
+
+    async def _ask_phase(self, http: CarrierHttp, ref: CallRef) -> CallPhase | None:
+        request = http.fetch(ref)
+        if request is None:
+            return None
+        outcome = await self._api.ask(request, within_s=STATE_S)
+        if outcome.kind is OutcomeKind.ALREADY_OVER:
+            return CallPhase.COMPLETED
+        return outcome.phase
+
+    # ------------------------------------------------------------ outcomes
+
+    async def _again(self, key: CallKey, due: PendingHangUp, detail: str) -> None:
+        now = time.time()
+        if now - due.since > self._scaled(GIVE_UP_S):
             log.error("hangups.given_up", call=key.call_id, carrier=key.carrier, attempts=due.attempts, detail=detail)
             await self._result(key, HangUp.FAILED, detail)
             return
-        wait_s = BACK_OFF_S[min(due.attempts, len(BACK_OFF_S)) - 1] * self.rhythm.scale
         self.counters["again"] += 1
-        await self._store.hang_up_result(key, HangUp.PENDING, now, detail=detail, retry_at=now + wait_s)
+        wait_s = self._scaled(BACK_OFF_S[min(due.attempts, len(BACK_OFF_S)) - 1])
+        await self._note(key, HangUp.PENDING, detail, retry_at=now + wait_s)
         self._wake.set()
 
     async def _result(self, key: CallKey, outcome: HangUp, detail: str) -> None:
         self.counters[outcome.value] += 1
-        await self._store.hang_up_result(key, outcome, time.time(), detail=detail)
+        await self._note(key, outcome, detail)
         self.settled(key)
+
+    async def _note(self, key: CallKey, outcome: HangUp, detail: str, *, retry_at: float | None = None) -> None:
+        """Into the store. What is never written is asked of the carrier once more: for it the call is over then."""
+        if outcome is not HangUp.PENDING:
+            self._unsettled.discard(key)
+        for wait_s in (*NOTE_AGAIN_S, 0.0):
+            try:
+                await self._store.hang_up_result(key, outcome, time.time(), detail=detail, retry_at=retry_at)
+                return
+            except StoreError as exc:
+                log.error("hangups.store_failed", what=outcome.value, call=key.call_id, problem=str(exc))
+            if not self._closing:
+                await asyncio.sleep(self._scaled(wait_s))
+
+    # ------------------------------------------------------------ handing over
+
+    async def _transfer(
+        self, http: CarrierHttp, ref: CallRef, target: str, plan: Transfer, told: Callable[[bool], None]
+    ) -> None:
+        """The wish first: a carrier that asks afterwards may ask at once. A transfer that fails ends the call."""
+        key = CallKey(ref.carrier, ref.call_id)
+        try:
+            await self._store.wish(key, target)
+        except StoreError as exc:
+            log.error("hangups.store_failed", what="wish", call=key.call_id, problem=str(exc))
+            if plan.request is None:
+                told(False)
+                return
+        outcome = await self._handed_over(key, plan)
+        if outcome.kind in (OutcomeKind.DONE, OutcomeKind.ALREADY_OVER):
+            gone = outcome.kind is OutcomeKind.ALREADY_OVER
+            await self._result(key, HangUp.ALREADY_OVER if gone else HangUp.LEFT_TO_CARRIER, outcome.detail)
+            told(not gone)
+            return
+        log.error("call.transfer_failed", call=key.call_id, carrier=key.carrier, detail=outcome.detail)
+        self.counters["transfers_failed"] += 1
+        self.hang_up(http, ref, "transfer-failed")
+        told(False)
+
+    async def _handed_over(self, key: CallKey, plan: Transfer) -> Outcome:
+        """Ask for it. Of a request without a reply it is not known whether it was carried out: what the carrier then
+        does to the stream tells."""
+        if plan.request is None:
+            return Outcome(kind=OutcomeKind.DONE, detail="by closing the socket")
+        outcome = Outcome(kind=OutcomeKind.FAILED)
+        for _ in range(self._api.patience.attempts):
+            outcome = await self._api.ask(plan.request, within_s=ASK_S)
+            if outcome.kind is not OutcomeKind.RETRY:
+                break
+            if not plan.closes_socket and await self._has_left(key):
+                return Outcome(kind=OutcomeKind.DONE, detail=f"{outcome.detail}, but the call has left its stream")
+        return outcome
+
+    async def _has_left(self, key: CallKey) -> bool:
+        end = time.monotonic() + self._scaled(self.rhythm.close_s) / 2
+        while self.lives(key):
+            if time.monotonic() >= end:
+                return False
+            await asyncio.sleep(self._scaled(0.05))
+        return True
 
     # ------------------------------------------------------------ what others left behind
 
     async def _look(self) -> None:
-        """Take up what is due, whoever it was of, and calls that nobody has."""
-        look_s = self.rhythm.look_s * self.rhythm.scale
-        while not self._closing:
-            try:
-                for due in await self._store.hang_ups(time.time()):
-                    self._spawn(self._attempt(due), f"hang-up {due.ref.carrier}")
-                for call in await self._store.orphans(self.worker.id, time.time()):
-                    self._adopt(call)
-            except StoreError as exc:
-                log.error("hangups.store_failed", problem=str(exc))
+        """Take up what is due, whoever it was of, and calls that nobody has. Runs until it is cancelled."""
+        look_s, claim_s = self._scaled(self.rhythm.look_s), self._scaled(self.rhythm.claim_s)
+        while True:
             self._wake.clear()
+            try:
+                for due in await self._store.hang_ups(time.time(), claim_s=claim_s):
+                    self._spawn(self._see_to(due), f"hang-up {due.ref.carrier}")
+                if not self._closing:
+                    for call in await self._store.orphans(self.worker.id, time.time(), claim_s=2 * claim_s):
+                        self._adopt(call)
+            except StoreError as exc:
+                log.error("hangups.store_failed", what="look", problem=str(exc))
             try:
                 async with asyncio.timeout(look_s):
                     await self._wake.wait()
-                await asyncio.sleep(look_s / 4)
+                await asyncio.sleep(look_s / 4)  # however often it is woken
             except TimeoutError:
                 pass
 
     def _adopt(self, call: StoredCall) -> None:
-        http = self._api.carriers.get(call.key.carrier)
+        http, key = self._api.carriers.get(call.key.carrier), call.key
         self.counters["orphans"] += 1
-        log.warning("hangups.orphan", call=call.key.call_id, carrier=call.key.carrier, standing=call.standing.value)
-        if http is not None and http.hang_up(call.ref) is not None:
-            self._spawn(self._find_out(http, call.ref, f"orphan-{call.standing.value}"), f"hang-up {call.key.carrier}")
+        log.warning("hangups.orphan", call=key.call_id, carrier=key.carrier, standing=call.standing.value)
+        if http is None or http.hang_up(call.ref) is None:
+            work = self._write_off(call)
+        elif not getattr(http.settings, "auto_hang_up", True):
+            work = self._result(key, HangUp.LEFT_TO_CARRIER, "auto_hang_up is off")
+        elif call.hang_up is HangUp.LEFT_TO_CARRIER:
+            work = self._result(key, HangUp.LEFT_TO_CARRIER, call.hang_up_detail)
+        elif call.wish:
+            work = self._hand_over_again(http, call)
         else:
-            self._spawn(self._write_off(call), f"hang-up {call.key.carrier}")
+            work = self._first_attempt(call.ref, f"orphan-{call.standing.value}")
+        self._spawn(work, f"hang-up {key.carrier}")
 
     async def _write_off(self, call: StoredCall) -> None:
         """Nothing can be asked of the carrier: where the socket is the call, it was over when the socket was."""
         key, phase = call.key, CallPhase.COMPLETED
         over = CallStatus(carrier=key.carrier, call_id=key.call_id, phase=phase, key="orphan", cause="socket-lost")
         await self._store.fold(over, time.time())
+
+    async def _hand_over_again(self, http: CarrierHttp, call: StoredCall) -> None:
+        """Its process died while it was handed over: whether the carrier knows where to is not known. A carrier that
+        asks after the stream gets the wish; one that does not takes the same command again for the same."""
+        try:
+            plan = http.transfer(call.ref, call.wish, Urls(base=""))
+        except ValueError:
+            plan = None
+        if plan is not None and plan.request is not None and plan.request.repeatable:
+            outcome = await self._api.ask(plan.request, within_s=ASK_S)
+            if outcome.kind is OutcomeKind.ALREADY_OVER:
+                await self._result(call.key, HangUp.ALREADY_OVER, outcome.detail)
+                return
+            if outcome.kind is not OutcomeKind.DONE:
+                await self._first_attempt(call.ref, "transfer-failed")
+                return
+        await self._result(call.key, HangUp.LEFT_TO_CARRIER, "handed over")
 
 
 async def _nothing() -> None:
@@ -249,12 +423,13 @@ async def _nothing() -> None:
 class CallControl:
     """The call core's port to its carrier's API (gateway.core.Control)."""
 
-    def __init__(self, hang_ups: HangUps, http: CarrierHttp | None, store: Store, api: CarrierApi, urls: Any) -> None:
-        self._hang_ups, self._http, self._store, self._api, self._urls = hang_ups, http, store, api, urls
+    def __init__(self, hang_ups: HangUps, http: CarrierHttp | None, api: CarrierApi, urls: Urls) -> None:
+        self._hang_ups, self._http, self._api, self._urls = hang_ups, http, api, urls
         self.info: CallInfo | None = None  # as soon as the call has started
         self.extra: Mapping[str, str] = {}  # what the webhook brought: region, leg ids
         self.hang_up_state = HangUp.NONE  # for the record
         self.transferred: Callable[[str], None] = lambda target: None  # told when the carrier knows where to
+        self.let_go: Callable[[], None] = lambda: None  # told when the socket is not needed any more
 
     @property
     def ref(self) -> CallRef:
@@ -263,31 +438,31 @@ class CallControl:
         return CallRef(carrier=info.carrier, call_id=info.call_id, account_id=info.account_id, extra=self.extra)
 
     def hang_up(self, reason: str) -> float | None:
+        return self._close_s if self._asked(lambda http: self._hang_ups.hang_up(http, self.ref, reason)) else None
+
+    def lost(self) -> None:
+        self._asked(lambda http: self._hang_ups.lost(http, self.ref))
+
+    def _asked(self, ask: Callable[[CarrierHttp], bool]) -> bool:
         http = self._http
         if http is None or self.info is None or not self.info.call_id:
-            return None
+            return False
         if not getattr(http.settings, "auto_hang_up", True):
             self.hang_up_state = HangUp.LEFT_TO_CARRIER
-            return None
-        if not self._hang_ups.hang_up(http, self.ref, reason):
-            return None
+            return False
+        if not ask(http):
+            return False
         self.hang_up_state = HangUp.PENDING
-        return self._close_s
+        return True
 
     @property
     def _close_s(self) -> float:
         return self._hang_ups.rhythm.close_s * self._hang_ups.rhythm.scale
 
-    def lost(self) -> None:
-        http = self._http
-        known = self.info is not None and self.info.call_id
-        if http is not None and known and getattr(http.settings, "auto_hang_up", True):
-            self._hang_ups.lost(http, self.ref)
-
     def can_transfer(self, target: str) -> bool:
         return self._http is not None and self.info is not None and self._plan(target) is not None
 
-    def _plan(self, target: str) -> Any:
+    def _plan(self, target: str) -> Transfer | None:
         assert self._http is not None
         try:
             return self._http.transfer(self.ref, target, self._urls)
@@ -296,27 +471,18 @@ class CallControl:
 
     def transfer(self, target: str) -> float | None:
         plan = self._plan(target)
-        if plan is None:
+        if plan is None or self._http is None:
             return self.hang_up("transfer-unavailable")
-        self._hang_ups._spawn(self._transfer(plan, target), f"hang-up {self.ref.carrier}")
         self.hang_up_state = HangUp.LEFT_TO_CARRIER
-        return None if plan.closes_socket and plan.request is None else self._close_s
 
-    async def _transfer(self, plan: Any, target: str) -> None:
-        """The wish first: a carrier that asks afterwards may ask at once. A transfer that fails ends the call."""
-        key = CallKey(self.ref.carrier, self.ref.call_id)
-        await self._store.wish(key, target)
-        if plan.request is None:
-            self.transferred(target)
-            return
-        outcome = await self._api.ask(plan.request)
-        if outcome.kind is not OutcomeKind.DONE:
-            log.error("call.transfer_failed", call=key.call_id, carrier=key.carrier, detail=outcome.detail)
-            self._hang_ups.counters["transfers_failed"] += 1
-            assert self._http is not None
-            self._hang_ups.hang_up(self._http, self.ref, "transfer-failed")
-            return
-        self.transferred(target)
+        def told(known: bool) -> None:
+            if known:
+                self.transferred(target)
+            if not known or plan.closes_socket:
+                self.let_go()
+
+        self._hang_ups.transfer(self._http, self.ref, target, plan, told)
+        return 3 * self._close_s  # a carrier that does not answer is asked again; then the socket closes all the same
 
     def send_digits(self, digits: str) -> bool:
         http = self._http

@@ -78,6 +78,9 @@ class MediaSocket(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
+        if self.handshake_complete and self.conn.close_rcvd is None:
+            # uvicorn would say 1005, as of a peer that has closed: this one has said nothing.
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
         if self._linger is not None:
             self._linger.cancel()
         super().connection_lost(exc)

@@ -28,6 +28,7 @@ LEASE_S = 15.0  # a worker that has not renewed its lease for so long is dead
 CLAIM_S = 30.0  # what is claimed and not reported on is free for others after this
 REPEAT_S = 10.0  # a carrier that retries a handshake or a webhook does so within this time
 PROVISIONAL = "~"
+IN_DOUBT = ("socket-lost", "orphan-")  # reasons of hang-ups for which a call may be over, or come again
 
 
 class StoreError(GatewayError):
@@ -164,6 +165,7 @@ class StoredCall:
     variables: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)  # what came with the webhook or the order
     extra: Mapping[str, str] = field(default_factory=dict)
+    wish: str = ""  # where it was to go when its stream is over
 
     @property
     def ref(self) -> CallRef:
@@ -270,7 +272,8 @@ class Store(Protocol):
         number: str = "",
         ttl_s: float = RESERVED_S,
     ) -> Awaitable[Admitted | Refused]:
-        """Reserve a slot and write the call's row, or refuse and write that.
+        """Reserve a slot and write the call's row, or refuse and write that. A call that comes `again` may have an end
+        in its row already, if that was no more than the loss of its socket.
 
         Args:
             number: what the cap per number counts by, in one spelling; default: our side's number as it stands.
@@ -354,12 +357,19 @@ class Store(Protocol):
     # ------------------------------------------------------------ hang-ups and orphans
 
     def hang_up_due(
-        self, ref: CallRef, reason: str, now: float, *, not_before: float | None = None, claim: bool = False
+        self,
+        ref: CallRef,
+        reason: str,
+        now: float,
+        *,
+        not_before: float | None = None,
+        claim: bool = False,
+        claim_s: float = CLAIM_S,
     ) -> Awaitable[bool]:
         """Make sure that the carrier's leg ends.
 
-        With `claim` it is claimed at once, until CLAIM_S after `not_before`, and True says: execute it. False: one is
-        pending or done already, or the call is known to be over.
+        With `claim` it is claimed at once, until `claim_s` after `not_before`, and True says: execute it. False: one
+        is pending or done already, or the call is known to be over.
         """
 
     def hang_ups(self, now: float, *, limit: int = 20, claim_s: float = CLAIM_S) -> Awaitable[Sequence[PendingHangUp]]:
@@ -368,7 +378,10 @@ class Store(Protocol):
     def hang_up_result(
         self, key: CallKey, outcome: HangUp, now: float, *, detail: str = "", retry_at: float | None = None
     ) -> Awaitable[None]:
-        """What the attempt came to. PENDING with `retry_at`: again then. DONE is never overwritten."""
+        """What the attempt came to. PENDING with `retry_at`: again then. DONE is never overwritten.
+
+        With DONE, ALREADY_OVER and LEFT_TO_CARRIER a call that is not live has its end.
+        """
 
     def orphans(
         self, worker: str, now: float, *, limit: int = 20, claim_s: float = 60.0

@@ -189,9 +189,16 @@ class SqlStore:
     # ------------------------------------------------------------ hang-ups and orphans
 
     def hang_up_due(
-        self, ref: CallRef, reason: str, now: float, *, not_before: float | None = None, claim: bool = False
+        self,
+        ref: CallRef,
+        reason: str,
+        now: float,
+        *,
+        not_before: float | None = None,
+        claim: bool = False,
+        claim_s: float = CLAIM_S,
     ) -> asyncio.Future[bool]:
-        return self.writer.ask(due.hang_up_due, ref, reason, now, not_before, claim)
+        return self.writer.ask(due.hang_up_due, ref, reason, now, not_before, claim_s if claim else 0.0)
 
     def hang_ups(
         self, now: float, *, limit: int = 20, claim_s: float = CLAIM_S

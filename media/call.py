@@ -46,7 +46,7 @@ class CallInfo:
         return replace(
             self,
             call_id=self.call_id or claims.call_id,
-            account_id=self.account_id or claims.account_id,
+            account_id=claims.account_id or self.account_id,  # the webhook's is the one that requests name
             from_number=self.from_number or claims.from_number,
             to_number=self.to_number or claims.to_number,
             direction=claims.direction,

@@ -6,6 +6,7 @@ Source: Genesys Cloud developer centre, "AudioHook protocol", and the behaviour 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import hmac
 import json
@@ -16,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from gateway.simulator.base import CallPlan, FakeCarrier, JsonObject, Message, Messages, ProtocolViolation
 from gateway.simulator.playout import PlayoutEvent
@@ -27,6 +28,7 @@ MAX_MESSAGE_BYTES = 64_000
 ZEROS = "00000000-0000-0000-0000-000000000000"
 
 OPENED_S, PONG_S, CLOSED_S = 5.0, 5.0, 10.0  # how long the server may take
+HISTORY_S = 20  # of audio that is offered again to a session that continues another
 FIRST_PING_S, PING_S = 1.0, 5.0
 
 _DURATION = re.compile(r"PT(\d+\.)?\d+S", re.ASCII)
@@ -77,6 +79,8 @@ class FakeGenesys(FakeCarrier):
         language (str, "en-US"), supported_languages (bool, False): as in `open`.
         custom_config (object or str), participant_name (str).
         continued (list), position_s (float): the session continues others.
+        history_s (float, 0): of audio that waits at the opening and comes then at once, as far as it is wanted.
+        reconnects (bool, True): a monitor that is asked to reconnect ends, for `successor` to go on.
         binary_rate (float, 5.0), binary_burst (25), text_rate (10.0), text_burst (25): messages a second that Genesys
             takes; what is over the limit is dropped and answered by error 429. 0: no limit.
         retry_after_s (float, 3.0): what error 429 says.
@@ -108,6 +112,7 @@ class FakeGenesys(FakeCarrier):
         self.rate_limited = 0  # messages dropped with error 429
         self.pongs = 0
         self.disconnect: JsonObject | None = None  # its parameters
+        self._history = round(options.get("history_s", 0.0) * RATE)  # samples
         self._agent: bytes = options.get("agent", b"")
         self._agent_at = 0
         self._paused_at: int | None = None  # position at which audio stopped
@@ -135,7 +140,7 @@ class FakeGenesys(FakeCarrier):
 
     def media_path(self, token: str) -> str:
         """The Connection URI's path with the connector ID: there is no token, the upgrade is signed."""
-        return f"/{self.name}/media/{self.connector}"
+        return f"/{self.name}/media/{quote(self.connector, safe='/?&=')}"
 
     def handshake_headers(self, url: str) -> Mapping[str, str]:
         key, secret = self.plan.credentials.get("api_key", ""), self.plan.credentials.get("client_secret", "")
@@ -241,9 +246,12 @@ class FakeGenesys(FakeCarrier):
         """A congested client drops audio and says so; in a pause there is none to drop."""
         if self.paused:
             return ()
-        lost, start = round(seconds * RATE), self.samples
-        self.samples += lost
-        return self._sent((self.message("discarded", {"start": _duration(start), "discarded": _duration(lost)}),))
+        return self._sent((self._discarded(round(seconds * RATE)),))
+
+    def _discarded(self, samples: int) -> str:
+        start = self.samples
+        self.samples += samples
+        return self.message("discarded", {"start": _duration(start), "discarded": _duration(samples)})
 
     # ------------------------------------------------------------ pauses: two holds, and either of them is enough
 
@@ -402,9 +410,28 @@ class FakeGenesys(FakeCarrier):
             return self._close("end", now)
         self.ready = True
         if not parameters.get("startPaused"):
-            return ()
+            return self._catch_up(parameters.get("discardTo", "PT0S"))
         self.server_hold = True
-        return self._pause()
+        paused = self._pause()
+        self.samples += self._history
+        return paused
+
+    def _catch_up(self, discard_to: str) -> Messages:
+        """What waited, but for what is not wanted."""
+        if not _DURATION.fullmatch(discard_to):
+            self.violate("discardTo is a duration (400)", f"{len(discard_to)} characters")
+        replies: list[Message] = []
+        unwanted = min(self._history, max(0, round(float(discard_to[2:-1]) * RATE) - self.samples))
+        if unwanted:
+            replies.append(self._discarded(unwanted))
+        left, self._history = self._history - unwanted, 0
+        if left and self.selected is not None:
+            width = len(self.selected["channels"]) * (1 if self.selected["format"] == "PCMU" else 2)
+            silence = (b"\xff" if self.selected["format"] == "PCMU" else b"\0") * (width * left)
+            most = MAX_MESSAGE_BYTES - MAX_MESSAGE_BYTES % width
+            replies += [silence[start : start + most] for start in range(0, len(silence), most)]
+        self.samples += left
+        return replies
 
     def _take_pong(self, message: JsonObject, parameters: JsonObject, now: float) -> Messages:
         self._empty("pong", parameters)
@@ -442,7 +469,24 @@ class FakeGenesys(FakeCarrier):
         self.only("reconnect", parameters, {}, {"info": str}, "reconnect has its documented fields only (400)")
         self._must_run("reconnect")
         self.note(now, "reconnect asked for")
-        return ()
+        if self.kind == "connector":
+            self.violate("only one-way sessions reconnect", "reconnect to a connector")
+        if self.state != "active" or not self.plan.options.get("reconnects", True):
+            return ()
+        self.finish("caller", now, "reconnect")
+        return self._close("reconnect", now)
+
+    def successor(self) -> FakeGenesys:
+        """The session that goes on where this one ended, on another socket."""
+        this = {"id": self.session_id, "clientseq": self.server_seq, "serverseq": self.seq}
+        options = {
+            **self.plan.options,
+            "continued": [*self.plan.options.get("continued", ()), this],
+            "position_s": max(0, self.samples - HISTORY_S * RATE) / RATE,
+            "history_s": min(HISTORY_S, self.samples / RATE),
+        }
+        plan = dataclasses.replace(self.plan, call_id=self.call_id, options=options)
+        return type(self)(plan, strict=self.strict, record=self.records)
 
     def _take_event(self, message: JsonObject, parameters: JsonObject, now: float) -> Messages:
         self._must_run("event")

@@ -21,11 +21,11 @@ from gateway.sql.tables import (
     to_json,
     used,
 )
-from gateway.store import CLAIM_S, REPEAT_S, CallKey, HangUp, OutgoingEvent, PendingHangUp, Standing
+from gateway.store import REPEAT_S, CallKey, HangUp, OutgoingEvent, PendingHangUp, Standing
 from webhooks.base import CallRef
 
 _FINAL = frozenset(phase.value for phase in FINAL)
-_SETTLED = frozenset({HangUp.DONE, HangUp.ALREADY_OVER})
+_SETTLED = frozenset({HangUp.DONE, HangUp.ALREADY_OVER, HangUp.LEFT_TO_CARRIER})
 
 _DUE = (
     select(calls)
@@ -62,11 +62,13 @@ _POSTPONE = update(outgoing).where(outgoing.c.id == bindparam("k")).values(due=b
 # ---------------------------------------------------------------- hang-ups
 
 
-def hang_up_due(db: Connection, ref: CallRef, reason: str, now: float, not_before: float | None, claim: bool) -> bool:
+def hang_up_due(
+    db: Connection, ref: CallRef, reason: str, now: float, not_before: float | None, claim_s: float
+) -> bool:
     key = f"{ref.carrier}/{ref.call_id}"
     row = row_of(db, key, now)
     at = now if not_before is None else not_before
-    wanted, values = due(row, reason, now, at, max(at, now) + CLAIM_S if claim else 0.0)
+    wanted, values = due(row, reason, now, at, max(at, now) + claim_s if claim_s else 0.0)
     if ref.account_id:
         values["account_id"] = ref.account_id
     if ref.extra:
@@ -112,7 +114,8 @@ def hang_up_result(
     if outcome is HangUp.PENDING:
         values["hang_up_at"] = now if retry_at is None else retry_at
     if outcome in _SETTLED and row.ended is None and row.standing != Standing.LIVE.value:
-        values |= {"ended": now, "ended_by": row.ended_by or "gateway", "reason": row.reason or row.hang_up_reason}
+        reason = row.reason or row.hang_up_reason or ("transferred" if row.wish else "")
+        values |= {"ended": now, "ended_by": row.ended_by or "gateway", "reason": reason}
     change(db, calls, str(key), values)
 
 

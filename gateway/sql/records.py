@@ -37,6 +37,7 @@ _RANK = {phase.value: 3 if phase.final else rank for rank, phase in enumerate(Ca
 # A hang-up may be asked for where none is under way: a second one would be the carrier's to refuse.
 _MAY_HANG_UP = frozenset({HangUp.NONE.value, HangUp.FAILED.value, HangUp.LEFT_TO_CARRIER.value})
 _UNENDED = frozenset({Standing.DIALLING, Standing.EXPECTED, Standing.LIVE})
+_AWAITED = (Standing.EXPECTED.value, Standing.DIALLING.value)
 _HERE = calls.c.key == bindparam("k")
 _ROW = select(calls).where(_HERE)
 _EXISTS = select(calls.c.key).where(_HERE)
@@ -110,6 +111,8 @@ def _of(info: CallInfo) -> Values:
 def started(db: Connection, key: CallKey, info: CallInfo, bot: str, now: float) -> None:
     row = row_of(db, str(key), now, Standing.LIVE)
     values = _of(info) | {"bot": bot}
+    if row.account_id:
+        values.pop("account_id", None)  # the webhook's is the one that requests name: Telnyx' streams tell another
     if row.extra:
         values["extra"] = to_json({**from_json(row.extra), **from_json(values.get("extra", ""))})
     if row.answered is None:
@@ -176,7 +179,7 @@ def fold(db: Connection, event: CarrierEvent, now: float) -> Folded:
     if new:
         values = _FOLDS[type(event)](row, event, now)
         change(db, calls, key, values)
-        if values.get("ended") is not None:
+        if values.get("ended") is not None or values.get("standing") == Standing.NEVER_CAME.value:
             db.execute(_FREE, {"k": key})
     phase, standing = values.get("phase", row.phase), Standing(values.get("standing", row.standing))
     owner = None
@@ -213,7 +216,12 @@ def _fold_status(row: Row[Any], status: CallStatus, now: float) -> Values:
 
 
 def _fold_stream(row: Row[Any], status: StreamStatus, now: float) -> Values:
-    return {"stream_problem": (status.problem or status.what)[:200]} if status.what == "failed" else {}
+    if status.what != "failed":
+        return {}
+    values: Values = {"stream_problem": (status.problem or status.what)[:200]}
+    if row.ended is None and row.standing in _AWAITED:
+        values["standing"] = Standing.NEVER_CAME.value  # the carrier could not reach our socket: nobody will come
+    return values
 
 
 def _fold_answered_by(row: Row[Any], answered: AnsweredBy, now: float) -> Values:

@@ -27,11 +27,26 @@ from gateway.sql.tables import (
     to_json,
     workers,
 )
-from gateway.store import LEASE_S, Admitted, CallKey, Caps, Connected, Refused, Standing, StoredCall, Usage, Worker
+from gateway.store import (
+    IN_DOUBT,
+    LEASE_S,
+    Admitted,
+    CallKey,
+    Caps,
+    Connected,
+    HangUp,
+    Refused,
+    Standing,
+    StoredCall,
+    Usage,
+    Worker,
+)
 from webhooks.base import InboundCall
 
 _FINAL = tuple(phase.value for phase in FINAL)
 _BLANK = (None, "", 0, "none")
+_UNDECIDED = (HangUp.NONE.value, HangUp.PENDING.value)
+_NEW = (False, False, 0.0)  # of a call without a row: see `_known`
 # A slot that is gone before its call: what the call was, and what it is then.
 _ABANDONED = (
     ((Standing.EXPECTED.value, Standing.DIALLING.value), Standing.NEVER_CAME.value),
@@ -47,9 +62,15 @@ _COUNT = (
     .group_by(slots.c.carrier, slots.c.number)
 )
 _COUNT_RESERVED = select(func.count()).where(_RESERVED, slots.c.until > bindparam("now"))
-_KNOWN = select(calls.c.key, calls.c.standing, calls.c.ended, calls.c.phase, slots.c.until).outerjoin_from(
-    calls, slots, calls.c.key == slots.c.key
-)
+_KNOWN = select(
+    calls.c.key,
+    calls.c.standing,
+    calls.c.ended,
+    calls.c.phase,
+    calls.c.hang_up,
+    calls.c.hang_up_reason,
+    slots.c.until,
+).outerjoin_from(calls, slots, calls.c.key == slots.c.key)
 _KNOWN_ONE, _KNOWN_MANY = _KNOWN.where(calls.c.key == bindparam("keys")), _KNOWN.where(among(calls.c.key))
 _SLOT = select(slots.c.worker, slots.c.until).where(_THE_SLOT)
 _EXPIRED = select(slots.c.key).where(_RESERVED, slots.c.until <= bindparam("now"))
@@ -98,8 +119,8 @@ def admit(db: Connection, asked: Sequence[Question]) -> Sequence[Admitted | Refu
     learned: dict[str, dict[str, str]] = {}
     for call, caps, now, bot, number, ttl_s in asked:
         key = key_of(call)
-        over, until = known.get(key, (False, 0.0))
-        if over:
+        over, may_return, until = known.get(key, _NEW)
+        if over and not (may_return and call.again):
             answers.append(Refused("over"))
             continue
         if until > now:
@@ -122,7 +143,7 @@ def admit(db: Connection, asked: Sequence[Question]) -> Sequence[Admitted | Refu
         by_carrier[call.carrier] += 1
         by_number[number] += 1
         until = now + ttl_s
-        known[key] = (False, until)
+        known[key] = (False, False, until)
         dialled = call.direction == "outbound" and CallKey.parse(key).provisional
         put_calls[key] = _row(call, Standing.DIALLING if dialled else Standing.EXPECTED, now, bot)
         put_slots[key] = {"key": key, "carrier": call.carrier, "number": number, "worker": "", "until": until}
@@ -135,16 +156,21 @@ def admit(db: Connection, asked: Sequence[Question]) -> Sequence[Admitted | Refu
     return answers
 
 
-def _known(db: Connection, keys: set[str]) -> dict[str, tuple[bool, float]]:
-    """Of the calls that have a row: whether they are over, and until when they have a slot."""
+def _known(db: Connection, keys: set[str]) -> dict[str, tuple[bool, bool, float]]:
+    """Of the calls that have a row: whether they are over; if so, whether only their socket broke and the carrier may
+    open another; and until when they have a slot."""
     if len(keys) == 1:
         rows = db.execute(_KNOWN_ONE, {"keys": next(iter(keys))})
     else:
         rows = db.execute(_KNOWN_MANY, {"keys": list(keys)})
     refused = Standing.REFUSED.value
     return {
-        key: ((ended is not None and standing != refused) or phase in _FINAL, until or 0.0)
-        for key, standing, ended, phase, until in rows
+        row.key: (
+            (row.ended is not None and row.standing != refused) or row.phase in _FINAL,
+            row.phase not in _FINAL and row.hang_up in _UNDECIDED and row.hang_up_reason.startswith(IN_DOUBT),
+            row.until or 0.0,
+        )
+        for row in rows
     }
 
 
@@ -169,7 +195,7 @@ def _row(call: InboundCall, standing: Standing, now: float, bot: str, reason: st
 
 
 def refused(db: Connection, call: InboundCall, reason: str, now: float, bot: str) -> None:
-    if not any(until > now for _, until in _known(db, {key_of(call)}).values()):
+    if not any(until > now for _, _, until in _known(db, {key_of(call)}).values()):
         put(db, calls, [_row(call, Standing.REFUSED, now, bot, reason)])
 
 
