@@ -96,7 +96,8 @@ def way(bot: str, *steps: Step, fake: Make = plain) -> Way:
 
     async def call(served: Apart, name: str) -> None:
         report = await served.call(fake(name), Script(steps), bot=bot, limits=LIMITS, ttl_s=TTL_S)
-        assert report.refused is None, f"{name}, {bot}: refused with {report.refused}"
+        nobody = name == "genesys" and bot == "nobody" and report.refused == 404  # its URL names the bot
+        assert report.refused is None or nobody, f"{name}, {bot}: refused with {report.refused}"
 
     return call
 
