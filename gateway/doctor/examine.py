@@ -92,14 +92,17 @@ class Examination:
 
     async def _public_url(self, visitor: Visitor) -> bool:
         """Whether a gateway is there that knows us."""
-        health = await visitor.ask(WHERE, "GET", f"{self._base}/health")
-        url, visit = f"{self._base}/doctor", visitor.issue()
+        # Below a carrier's path: a careful proxy lets nothing else through.
+        below = f"{self._base}/{next(iter(self._settings.carriers), 'gateway')}"
+        url, visit = f"{below}/doctor", visitor.issue()
         by_header = await visitor.ask(WHERE, "GET", url, headers={HEADER: visit})
         by_query = await visitor.ask(WHERE, "GET", f"{url}?{NOTE}&{FIELD}={visit}")
         if by_header.seen is None and by_query.seen is None:
             by_path = await visitor.ask(WHERE, "GET", f"{url}/{visit}")
             if by_path.seen is None:
-                self._found(_nobody(health, by_header, self._base))
+                health = await visitor.ask(WHERE, "GET", f"{self._base}/health")
+                socket = await visitor.ask(WHERE, "GET", f"{below}/media/doctor")
+                self._found(_nobody(by_header, health, socket, self._base))
                 return False
             remedy = "let the proxy pass on all headers and the whole query"
             self._say("failure", WHERE, "header-dropped", f"headers do not arrive: {HEADER}", remedy)
@@ -116,7 +119,7 @@ class Examination:
             self._say("failure", WHERE, "header-dropped", f"headers do not arrive: {HEADER}", remedy)
         if by_query.seen is not None:
             self._met(by_query)
-        odd = await visitor.ask(WHERE, "GET", f"{self._base}/{ODD_PATH}", headers={HEADER: visit})
+        odd = await visitor.ask(WHERE, "GET", f"{below}/{ODD_PATH}", headers={HEADER: visit})
         if odd.seen is not None:
             # No URL that we hand out has such characters: it matters as soon as somebody's own has.
             found = judge(odd.sent, odd.seen, self._base)
@@ -231,19 +234,20 @@ class Examination:
 # ---------------------------------------------------------------- what an answer means
 
 
-def _nobody(health: Exchange, visit: Exchange, base: str) -> Finding:
-    """Nothing that was asked for has come: who answers there?"""
-    status = health.status
-    if health.problem:
-        return _failure("no-answer", health.problem, "is the proxy up?")
+def _nobody(visit: Exchange, health: Exchange, socket: Exchange, base: str) -> Finding:
+    """Nobody knew the doctor: who answers there?"""
+    status = visit.status
+    if visit.problem:
+        return _failure("no-answer", visit.problem, "is the proxy up?")
     if 300 <= status < 400:
-        says = f"it answers with a redirect to {health.headers.get('location', '')[:100]!r}"
+        says = f"it answers with a redirect to {visit.headers.get('location', '')[:100]!r}"
         return _failure("redirect", says, "paste the URL at which the gateway itself answers: carriers sign that one")
-    if health.status == 200 and visit.status == 500:
+    is_gateway = health.body.startswith(b'{"status":"ok"') or socket.body.startswith(b"this is a media WebSocket")
+    if is_gateway and status == 500:
         return _failure("gateway-failed", "the gateway answers HTTP 500", "its log says why")
-    if status == 200 and health.body.startswith(b'{"status":"ok"'):
-        date = date_in(health.headers)
-        off = "" if date is None else _off_by(date - health.sent.at)
+    if is_gateway:
+        date = date_in(visit.headers)
+        off = "" if date is None else _off_by(date - visit.sent.at)
         says = f"a gateway answers, but it does not know this configuration's gateway.secret{off}"
         return _failure("secret", says, "run the doctor with the file and the environment of the running gateway")
     if status in (502, 503, 504):
@@ -252,8 +256,8 @@ def _nobody(health: Exchange, visit: Exchange, base: str) -> Finding:
     if status in (401, 403, 407):
         says = f"something before the gateway asks who is there (HTTP {status})"
         return _failure("login", says, "carriers cannot log in: let these paths pass without")
-    kind = health.headers.get("content-type", "").partition(";")[0]
-    server = f" by {health.headers['server'][:40]}" if "server" in health.headers else ""
+    kind = visit.headers.get("content-type", "").partition(";")[0]
+    server = f" by {visit.headers['server'][:40]}" if "server" in visit.headers else ""
     says = f"what answers{server} is no gateway: HTTP {status}" + (f", {kind}" if kind else "")
     remedy = f"is {base} where the proxy hands requests on to the gateway? mind the path" if visit.status == 404 else ""
     return _failure("not-a-gateway", says, remedy or "point the proxy, or the public URL, at the gateway")

@@ -118,6 +118,9 @@ CASES: Mapping[str, Case] = {
         carriers=ALL,
     ),
     "good, prefix left and public_url": Case(path="/voice", gateway='public_url = "<base>"', carriers=ALL),
+    "good, only carriers' paths let through": Case(
+        edit=lambda request: request if request.path.startswith("/twilio/") else answer(404)
+    ),
     # the address
     "scheme": Case(tls=True, failures={"scheme", REFUSED}, says="TLS ends at the proxy"),
     "host": Case(
@@ -302,8 +305,11 @@ def test_another_secret_of_the_carrier_or_of_the_gateway(tmp_path: Path) -> None
                 "vonage webhook",
                 "vonage socket",
             }
-            findings = await examine(it, it.url, secret="not the gateway's")
-            assert codes(findings, "failure") == {"secret"}
+            proxy = Proxy(it.port, lambda request: request if request.path.startswith("/twilio/") else answer(404))
+            async with proxy.listening():
+                for url in (it.url, f"http://127.0.0.1:{proxy.port}"):
+                    findings = await examine(it, url, secret="not the gateway's")
+                    assert codes(findings, "failure") == {"secret"}
 
     run(main())
 
