@@ -242,9 +242,7 @@ class Gateway:
             token = scope["path_params"].get("token", "")
             return self.mint.take(carrier, token, may_repeat=carrier in _RETRYING), None
         except NotAuthentic as exc:
-            raise _Refused(
-                exc.status, exc.reason, not_before_s=http.refused_upgrade_s, checked=exc.checked
-            ) from None
+            raise _Refused(exc.status, exc.reason, not_before_s=http.refused_upgrade_s, checked=exc.checked) from None
         except TokenError as exc:
             raise _Refused(403, exc.reason) from None
         except StoreError as exc:
@@ -432,7 +430,9 @@ class Gateway:
             await written
         except StoreError as exc:
             log.warning("record.late", call=key.call_id, carrier=key.carrier, problem=str(exc))
-            again = self._surely(lambda: self.store.ended(key, record, now, hang_up=hang_up, worker=worker), "record", key)
+            again = self._surely(
+                lambda: self.store.ended(key, record, now, hang_up=hang_up, worker=worker), "record", key
+            )
             self._later(again, "record")
 
     async def _surely(self, write: Callable[[], Awaitable[Any]], what: str, key: CallKey) -> None:

@@ -131,7 +131,9 @@ class HangUps:
         """The media socket broke: find out whether the call still stands, and end it if it does. As `hang_up`."""
         return self.hang_up(http, ref, "socket-lost")
 
-    def transfer(self, http: CarrierHttp, ref: CallRef, target: str, plan: Transfer, told: Callable[[bool], None]) -> None:
+    def transfer(
+        self, http: CarrierHttp, ref: CallRef, target: str, plan: Transfer, told: Callable[[bool], None]
+    ) -> None:
         """Hand the caller over. `told`: the carrier has been told where to, or it cannot be and the call ends."""
         self._spawn(self._transfer(http, ref, target, plan, told), f"hang-up {ref.carrier}")
 
