@@ -210,6 +210,39 @@ def test_an_opened_session_may_start_paused() -> None:
     assert server.types[-1] == "resumed"
 
 
+def test_what_waited_comes_at_once_as_far_as_it_is_wanted() -> None:
+    def opened(said: dict[str, Any], **options: Any) -> Server:
+        server = Server(**options)
+        server.say("opened", {"media": server.last("open")["parameters"]["media"][:1], **said})
+        return server
+
+    server = opened({"discardTo": "PT11.5S"}, history_s=3.0, position_s=10.0)
+    assert server.last("discarded")["parameters"] == {"start": "PT10S", "discarded": "PT1.5S"}
+    assert [len(data) for data in server.heard if isinstance(data, bytes)] == [12_000]
+    assert server.fake.samples == 13 * 8000
+    server = opened({}, history_s=20.0)
+    assert [len(data) for data in server.heard if isinstance(data, bytes)] == [64_000, 64_000, 32_000]
+    server = opened({"startPaused": True}, history_s=3.0)
+    assert server.types == ["open", "paused"]
+    server.say("resume")
+    assert server.last("resumed")["parameters"] == {"start": "PT0S", "discarded": "PT3S"}
+
+
+def test_a_monitor_that_is_asked_to_reconnect_goes_on_elsewhere() -> None:
+    server = running(session="monitor")
+    server.wait(30.0)
+    server.say("reconnect", {"info": "draining"})
+    assert server.last("close")["parameters"] == {"reason": "reconnect"}
+    then = Server(server.fake.successor())
+    parameters = then.last("open")["parameters"]
+    assert parameters["conversationId"] == server.fake.call_id
+    assert [one["id"] for one in parameters["continuedSessions"]] == [server.fake.session_id]
+    assert then.fake.session_id != server.fake.session_id
+    stays = running(session="monitor", reconnects=False)
+    stays.say("reconnect")
+    assert stays.types == ["open"]
+
+
 def test_lost_audio_is_told() -> None:
     server = running()
     server.hear(server.fake.audio(PACKET, server.now))
@@ -426,6 +459,12 @@ REFUSED: dict[str, tuple[Callable[[], Server], Callable[[Server], object], str]]
         running,
         lambda s: s.say("disconnect", {"reason": "completed", "outputVariables": {"verified": True}}),
         "output variables are texts",
+    ),
+    "a connector that is to reconnect": (running, lambda s: s.say("reconnect"), "only one-way sessions"),
+    "discardTo that is no duration": (
+        Server,
+        lambda s: s.say("opened", {"media": s.fake.media[:1], "discardTo": "2 s"}),
+        "discardTo is a duration",
     ),
     "closed unasked": (running, lambda s: s.say("closed"), "closed answers close"),
     "a number after closed": (closing, lambda s: s.say("closed", {"info": "x"}), "closed has its documented fields"),
