@@ -45,15 +45,22 @@ def hs256_claims(token: str, secret: str) -> JsonObject | None:
 def rs256_claims(token: str, private_key: str) -> JsonObject | None:
     """What `token` says, if it is signed with `private_key`."""
     head, said, signature = _parts(token)
-    key = load_pem_private_key(private_key.encode(), None)
-    assert isinstance(key, rsa.RSAPrivateKey)
+    key = _public_key(private_key)
     if head != {"alg": "RS256", "typ": "JWT"}:
         return None
     try:
-        key.public_key().verify(signature, token.rpartition(".")[0].encode(), padding.PKCS1v15(), hashes.SHA256())
+        key.verify(signature, token.rpartition(".")[0].encode(), padding.PKCS1v15(), hashes.SHA256())
     except InvalidSignature:
         return None
     return said
+
+
+@cache
+def _public_key(private_key: str) -> rsa.RSAPublicKey:
+    """Reading a private key takes 70 ms: it is checked."""
+    key = load_pem_private_key(private_key.encode(), None)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    return key.public_key()
 
 
 def _parts(token: str) -> tuple[JsonObject, JsonObject, bytes]:
