@@ -116,8 +116,8 @@ class Notifier:
             self._tell("call.ended", {"carrier": key.carrier, "call_id": key.call_id})
 
     def _first(self, what: str, key: CallKey) -> bool:
-        if (what, key) in self._told:
-            return False
+        if not self._kinds or (what, key) in self._told:
+            return False  # nobody wants to hear it, or has heard it
         self._told[what, key] = None
         if len(self._told) > _REMEMBERED:
             self._told.popitem(last=False)

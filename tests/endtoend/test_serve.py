@@ -155,7 +155,8 @@ def test_a_server_that_drains_lets_the_last_words_be_heard() -> None:
     async def main() -> dict[str, CallReport]:
         async with serve({"bot": actors.saying(1.2)}, drain_s=10.0) as served:
             calls = asyncio.create_task(served.all_carriers(Script()))
-            await until(lambda: sum(s.core.bot == "bot" for s in served.gateway.calls) == len(CARRIERS))
+            # every bot has begun to speak
+            await until(lambda: sum(bool(s.core.output.paced) for s in served.gateway.calls) == len(CARRIERS))
             await served.gateway.drain()
             reports = await calls
             assert all((r.state, r.ended_by, r.reason) == ("closed", "gateway", "shutdown") for r in served.records)
