@@ -35,7 +35,7 @@ BODY_S = 5.0  # for a whole body to arrive
 
 Carrier = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="twilio, telnyx, plivo, ...")]
 CallId = Annotated[str, Path(pattern=r"^[!-$&-.0-~]{1,200}$", description="the carrier's own id of the call")]
-Number = Annotated[str, Field(pattern=r"^[+0-9A-Za-z:@._\-]{1,128}$", examples=["+15550100"])]
+Number = Annotated[str, Field(pattern=r"^[+0-9A-Za-z:@._~=\-]{1,128}$", examples=["+15550100"])]
 
 
 def _whole(value: Any) -> Any:
@@ -70,7 +70,7 @@ class Dial(_Body):
     ring_s: Annotated[int, Field(ge=5, le=120), _Whole] = 45
     longest_s: Annotated[int, Field(ge=10, le=86_400), _Whole] | None = None
     detect_machine: bool = False
-    parameters: Annotated[dict[str, Annotated[str, Field(max_length=400)]], Field(max_length=20)] = {}
+    parameters: Annotated[dict[str, Annotated[str, Field(max_length=2000)]], Field(max_length=20)] = {}
 
 
 class Taken(BaseModel):
