@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,19 +17,19 @@ from pybase64 import b64decode, b64encode_as_string
 
 from media.call import CallInfo, MediaFormat
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
-from media.errors import RemoteProtocolError
 from media.frames import (
     CallEndedFrame,
     CallStartedFrame,
     Frame,
-    InputDTMFFrame,
     InterruptionFrame,
     MarkFrame,
     OutputAudioRawFrame,
-    PlayedFrame,
+    OutputTransportMessageFrame,
+    OutputTransportMessageUrgentFrame,
 )
 from serializers.base import Ending, FrameSerializer, Message, Messages, WireOptions
-from serializers.fields import Json, keypad_entry, number, outline, text
+from serializers.fields import Json, number, text
+from serializers.json_base import UNREADABLE, Handlers, JsonSerializer, Writers
 
 log = logging.getLogger(__name__)
 
@@ -51,24 +51,21 @@ _START_KEYS = frozenset(
 )
 
 
-class _Media(msgspec.Struct):
-    payload: str
+class _Media(msgspec.Struct, gc=False):
+    payload: str  # long: pybase64 is quicker with it than the typed reader
     chunk: int | None = None
     timestamp: int | None = None
     track: str = "inbound"
 
 
-class _MediaMessage(msgspec.Struct, tag_field="event", tag="media"):
+class _MediaMessage(msgspec.Struct, tag_field="event", tag="media", gc=False):
     media: _Media
 
 
-# Not strict: numbers come as strings or as numbers, the pages disagree and so do calls.
 _read_media = msgspec.json.Decoder(_MediaMessage, strict=False).decode
-_read_any = msgspec.json.Decoder().decode
-_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
-class ExotelFrameSerializer(FrameSerializer):
+class ExotelFrameSerializer(JsonSerializer):
     """Exotel's messages to frames and back, for one stream.
 
     Exotel has no request that ends a call: when the goodbye's mark has come back, closing the socket hands the call
@@ -103,22 +100,13 @@ class ExotelFrameSerializer(FrameSerializer):
             raise ValueError(f"packet_ms must be a multiple of 20 up to 1000, got {self._p.packet_ms}")
         self._stream_sid = ""
         self._call_sid = call_sid or ""
-        self._started = False
         self._head = ""  # of a media message, up to the payload
         self._held = b""  # linear PCM at the wire's rate that does not fill a packet yet
         self._mulaw = False
         self._chunks = 0
         self._sent_ms = 0.0
-        self.dropped_digits = 0  # keys that no telephone has
         self._set_rate(self._p.exotel_sample_rate)
         self._set_stream(stream_sid)
-        self._on: Mapping[str, Callable[[Json], Sequence[Frame]]] = {
-            "start": self._on_start,
-            "media": self._on_media,
-            "dtmf": self._on_dtmf,
-            "mark": self._on_mark,
-            "stop": self._on_stop,
-        }
 
     @classmethod
     def for_call(cls, options: WireOptions) -> ExotelFrameSerializer:
@@ -158,50 +146,27 @@ class ExotelFrameSerializer(FrameSerializer):
     def decode(self, data: Message) -> Sequence[Frame]:
         try:
             media = _read_media(data).media
-        except _UNREADABLE:
+        except UNREADABLE:
             return self._decode_any(data)
-        return self._caller_audio(media.payload, media.chunk, media.timestamp, media.track, data)
-
-    def _decode_any(self, data: Message) -> Sequence[Frame]:
-        """Everything but well-formed media."""
-        try:
-            message = _read_any(data)
-        except _UNREADABLE:
-            raise self._bad("not JSON", data) from None
-        if not isinstance(message, dict) or not isinstance(message.get("event"), str):
-            raise self._bad("not an object with an event", data)
-        handle = self._on.get(message["event"])
-        if handle is None:  # connected, silence, an inbound clear, and whatever Exotel may add
+        if media.track == "outbound":
             return ()
-        return handle(message)
+        try:
+            audio = b64decode(media.payload, validate=True)
+        except ValueError:
+            raise self._bad("media.payload is not base64", data) from None
+        return self._caller_audio(audio, media.track, media.chunk, media.timestamp)
 
-    def _caller_audio(
-        self, payload: str, chunk: int | None, timestamp: int | None, track: Any, message: Message | Json
-    ) -> Sequence[Frame]:
+    def _caller_audio(self, payload: bytes, track: str, chunk: int | None, timestamp: int | None) -> Sequence[Frame]:
         if track == "outbound":
             return ()
-        try:
-            audio = b64decode(payload, validate=True)
-        except ValueError:
-            raise self._bad("media.payload is not base64", message) from None
         if self._mulaw:
-            audio = ulaw_to_pcm(audio)
-        elif len(audio) & 1:
-            raise self._bad("media.payload has half a sample", message)
-        return self.pipeline_audio(audio, self._rate, seq=chunk, timestamp_ms=timestamp)
-
-    def _on_media(self, message: Json) -> Sequence[Frame]:
-        """Media whose numbers have a type that nobody has seen: the audio is good all the same."""
-        media = message.get("media")
-        if not isinstance(media, dict) or not isinstance(payload := media.get("payload"), str):
-            raise self._bad("media without payload", message)
-        chunk, timestamp = number(media.get("chunk")), number(media.get("timestamp"))
-        return self._caller_audio(payload, chunk, timestamp, media.get("track"), message)
+            payload = ulaw_to_pcm(payload)
+        elif len(payload) & 1:
+            raise self._bad("media.payload has half a sample", payload)
+        return self.pipeline_audio(payload, self._rate, seq=chunk, timestamp_ms=timestamp)
 
     def _on_start(self, message: Json) -> Sequence[Frame]:
-        start = message.get("start")
-        if not isinstance(start, dict):
-            raise self._bad("start without its object", message)
+        start = self._start_of(message)
         stream_sid = _either(message, "stream_sid", "streamSid") or _either(start, "stream_sid", "streamSid")
         if not isinstance(stream_sid, str):
             stream_sid = self._stream_sid
@@ -241,20 +206,7 @@ class ExotelFrameSerializer(FrameSerializer):
 
     def _on_dtmf(self, message: Json) -> Sequence[Frame]:
         dtmf = message.get("dtmf")
-        digit = dtmf.get("digit") if isinstance(dtmf, dict) else message.get("digit")
-        if isinstance(digit, bool) or not isinstance(digit, str | int):
-            raise self._bad("dtmf without digit", message)
-        key = keypad_entry(str(digit))
-        if key is None:
-            self.dropped_digits += 1
-            return ()
-        return (InputDTMFFrame(key),)
-
-    def _on_mark(self, message: Json) -> Sequence[Frame]:
-        mark = message.get("mark")
-        if not isinstance(mark, dict) or not isinstance(name := mark.get("name"), str):
-            raise self._bad("mark without name", message)
-        return (PlayedFrame(name),)
+        return self._pressed(dtmf.get("digit") if isinstance(dtmf, dict) else message.get("digit"), message)
 
     def _on_stop(self, message: Json) -> Sequence[Frame]:
         # Whatever else a stop lacks, the stream is over.
@@ -263,21 +215,26 @@ class ExotelFrameSerializer(FrameSerializer):
         hung_up = detail.lower().replace(" ", "").endswith("callended")  # "canceled or call ended" was seen too
         return (CallEndedFrame("caller" if hung_up else "carrier", detail),)
 
-    def _bad(self, problem: str, data: Message | Json) -> RemoteProtocolError:
-        return RemoteProtocolError(self.carrier, problem, outline(data))
+    _ON: ClassVar[Handlers] = {
+        "start": _on_start,
+        "media": JsonSerializer._on_media,
+        "dtmf": _on_dtmf,
+        "mark": JsonSerializer._on_mark,
+        "stop": _on_stop,
+    }  # besides: connected, silence, an inbound clear
 
     # ------------------------------------------------------------ out
 
-    def encode(self, frame: Frame) -> Messages:
-        if isinstance(frame, OutputAudioRawFrame):
-            return self._audio(frame.audio, frame.sample_rate)
-        if isinstance(frame, InterruptionFrame):
-            self._held = b""
-            self.reset_wire_pcm()
-            return self._command({"event": "clear", "stream_sid": self._stream_sid})
-        if isinstance(frame, MarkFrame):
-            return self._command({"event": "mark", "stream_sid": self._stream_sid, "mark": {"name": frame.name}})
-        return self.application_message(frame)
+    def _say_audio(self, frame: OutputAudioRawFrame) -> Messages:
+        return self._audio(frame.audio, frame.sample_rate)
+
+    def _clear(self, frame: InterruptionFrame) -> Messages:
+        self._held = b""
+        self.reset_wire_pcm()
+        return self._command({"event": "clear", "stream_sid": self._stream_sid})
+
+    def _mark(self, frame: MarkFrame) -> Messages:
+        return self._command({"event": "mark", "stream_sid": self._stream_sid, "mark": {"name": frame.name}})
 
     def _command(self, message: Json) -> Messages:
         if not self._stream_sid or self._p.one_way:
@@ -316,6 +273,14 @@ class ExotelFrameSerializer(FrameSerializer):
         return (
             f'{self._head}{payload}","chunk":"{self._chunks}","timestamp":"{at}"}},"sequence_number":"{self._chunks}"}}'
         )
+
+    _SAY: ClassVar[Writers] = {
+        OutputAudioRawFrame: _say_audio,
+        InterruptionFrame: _clear,
+        MarkFrame: _mark,
+        OutputTransportMessageFrame: JsonSerializer._application,
+        OutputTransportMessageUrgentFrame: JsonSerializer._application,
+    }
 
 
 def _either(message: Mapping[str, Any], snake: str, camel: str) -> Any:

@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
-from pybase64 import b64decode, b64encode_as_string
+from pybase64 import b64encode_as_string
 
 from media.call import CallInfo, MediaFormat
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
-from media.errors import RemoteProtocolError, UnusableStreamError
 from media.frames import (
     CallEndedFrame,
     CallStartedFrame,
     CarrierErrorFrame,
     Frame,
     InputAudioRawFrame,
-    InputDTMFFrame,
     InterruptionFrame,
     MarkFrame,
     OutputAudioRawFrame,
@@ -34,8 +32,9 @@ from media.frames import (
     PlaybackClearedFrame,
     PlayedFrame,
 )
-from serializers.base import Ending, FrameSerializer, HangUp, Message, Messages, WireOptions
-from serializers.fields import Json, keypad_entry, number, outline, text
+from serializers.base import Ending, FrameSerializer, HangUp, Messages, WireOptions
+from serializers.fields import Json, number, text
+from serializers.json_base import UNREADABLE, Handlers, JsonSerializer, Writers, lacking
 
 log = logging.getLogger(__name__)
 
@@ -46,22 +45,10 @@ ENCODINGS: Mapping[str, str] = {content_type: encoding for encoding, content_typ
 RATES: Mapping[str, Sequence[int]] = {"PCMU": (8000,), "L16": (8000, 16000, 24000)}
 
 
-class _Media(msgspec.Struct):
-    payload: bytes  # base64 on the wire
-    track: str = "inbound"
-    chunk: int | None = None
-    timestamp: int | None = None
-
-
-class _MediaMessage(msgspec.Struct, tag_field="event", tag="media"):
-    media: _Media
-
-
-_read_media = msgspec.json.Decoder(_MediaMessage, strict=False).decode  # not strict: numbers come as both
 _read_any = msgspec.json.Decoder().decode
 
 
-class PlivoFrameSerializer(FrameSerializer):
+class PlivoFrameSerializer(JsonSerializer):
     """Plivo's messages to frames and back, for one stream.
 
     Both directions have one codec, which `start` names. Checkpoints that a clear drops are never answered. The end
@@ -99,20 +86,16 @@ class PlivoFrameSerializer(FrameSerializer):
         """ValueError: `auto_hang_up` without credentials, or an encoding that Plivo does not have."""
         p = params or self.InputParams()
         super().__init__(p)
-        self._hang_up: HangUp | None = None
         if p.auto_hang_up:
-            credentials = (("call_id", call_id), ("auth_id", auth_id), ("auth_token", auth_token))
-            if lacking := [name for name, value in credentials if not value]:
-                raise ValueError(f"auto_hang_up needs {' and '.join(lacking)}; give them or set auto_hang_up=False")
+            if missing := lacking(call_id=call_id, auth_id=auth_id, auth_token=auth_token):
+                raise ValueError(f"auto_hang_up needs {' and '.join(missing)}; give them or set auto_hang_up=False")
             self._hang_up = HangUp(
                 carrier="plivo", call_id=call_id or "", account_id=auth_id or "", secret=auth_token or ""
             )
         if p.encoding not in CONTENT_TYPES:
             raise ValueError(f"encoding must be {' or '.join(CONTENT_TYPES)}, got {p.encoding!r}")
         self._call_id = call_id or ""
-        self._started = False
         self._odd = b""  # the first half of a sample, whose other half is in the next message
-        self.dropped_digits = 0  # keys that no telephone has
         self._bind(stream_id, MediaFormat(p.encoding, p.plivo_sample_rate))
 
     @classmethod
@@ -134,6 +117,7 @@ class PlivoFrameSerializer(FrameSerializer):
     def _bind(self, stream_id: str, media_format: MediaFormat) -> None:
         """What is the same in all messages of a stream."""
         self._stream_id = stream_id
+        self._open = bool(stream_id)
         self._format = media_format
         self._rate = media_format.sample_rate
         self._packet = self._rate // 50 * 2  # bytes of 20 ms of L16
@@ -149,28 +133,7 @@ class PlivoFrameSerializer(FrameSerializer):
         self._clear: Messages = (f'{{"event":"clearAudio"{stream}}}',)
         self._checkpoint_head = f'{{"event":"checkpoint"{stream},"name":'
 
-    def hang_up_request(self) -> HangUp | None:
-        return self._hang_up
-
     # ------------------------------------------------------------ in
-
-    def decode(self, data: Message) -> Sequence[Frame]:
-        try:
-            media = _read_media(data).media
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            return self._decode_any(data)
-        return self._caller_audio(media.payload, media.track, media.chunk, media.timestamp)
-
-    def _decode_any(self, data: Message) -> Sequence[Frame]:
-        """Everything but media as Plivo usually writes it."""
-        try:
-            message = _read_any(data)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            raise self._bad("not JSON", data) from None
-        if not isinstance(message, dict) or not isinstance(event := message.get("event"), str):
-            raise self._bad("not an object with an event", message)
-        handle = self._ON.get(event)
-        return handle(self, message) if handle is not None else ()
 
     def _caller_audio(self, payload: bytes, track: str, chunk: int | None, timestamp: int | None) -> Sequence[Frame]:
         """One message's audio. `timestamp` counts from the epoch or from the stream's start: use differences."""
@@ -191,27 +154,8 @@ class PlivoFrameSerializer(FrameSerializer):
             return self.pipeline_audio(pcm, rate, seq=chunk, timestamp_ms=timestamp)
         return (InputAudioRawFrame(pcm, rate, 1, chunk, timestamp),) if pcm else ()
 
-    def _on_media(self, message: Json) -> Sequence[Frame]:
-        """Media of which the fast path cannot make sense: a broken payload, or numbers of another kind."""
-        media = message.get("media")
-        if not isinstance(media, dict) or not isinstance(payload := media.get("payload"), str):
-            raise self._bad("media without payload", message)
-        try:
-            audio = b64decode(payload, validate=True)
-        except ValueError:
-            raise self._bad("media.payload is not base64", payload) from None
-        track = media.get("track")
-        return self._caller_audio(
-            audio,
-            "inbound" if track is None else text(track),
-            number(media.get("chunk")),
-            number(media.get("timestamp")),
-        )
-
     def _on_start(self, message: Json) -> Sequence[Frame]:
-        start = message.get("start")
-        if not isinstance(start, dict):
-            raise self._bad("start without its object", message)
+        start = self._start_of(message)
         call_id = text(start.get("callId")) or self._call_id
         stream_id = text(start.get("streamId")) or self._stream_id
         if not call_id or not stream_id:
@@ -253,17 +197,6 @@ class PlivoFrameSerializer(FrameSerializer):
             raise self._unusable(f"start.mediaFormat.sampleRate is not one of {content_type}", media_format)
         return MediaFormat(encoding, rate)
 
-    def _on_dtmf(self, message: Json) -> Sequence[Frame]:
-        dtmf = message.get("dtmf")
-        digit = text(dtmf.get("digit")) if isinstance(dtmf, dict) else ""
-        if not digit:
-            raise self._bad("dtmf without digit", message)
-        key = keypad_entry(digit)
-        if key is None:
-            self.dropped_digits += 1
-            return ()
-        return (InputDTMFFrame(key),)
-
     def _on_played(self, message: Json) -> Sequence[Frame]:
         name = message.get("name")
         if not isinstance(name, str):
@@ -279,16 +212,10 @@ class PlivoFrameSerializer(FrameSerializer):
     def _on_error(self, message: Json) -> Sequence[Frame]:
         return (CarrierErrorFrame(message["event"], text(message.get("reason"))),)
 
-    def _bad(self, problem: str, data: Any) -> RemoteProtocolError:
-        return RemoteProtocolError(self.carrier, problem, outline(data))
-
-    def _unusable(self, problem: str, data: Any) -> UnusableStreamError:
-        return UnusableStreamError(self.carrier, problem, outline(data))
-
-    _ON: ClassVar[Mapping[str, Callable[[Any, Json], Sequence[Frame]]]] = {
+    _ON: ClassVar[Handlers] = {
         "start": _on_start,
-        "media": _on_media,
-        "dtmf": _on_dtmf,
+        "media": JsonSerializer._on_media,
+        "dtmf": JsonSerializer._on_dtmf,
         "playedStream": _on_played,
         "played": _on_played,  # so spelt on a support page
         "clearedAudio": _on_cleared,
@@ -298,18 +225,6 @@ class PlivoFrameSerializer(FrameSerializer):
     }
 
     # ------------------------------------------------------------ out
-
-    def encode(self, frame: Frame) -> Messages:
-        if not self._stream_id:
-            return ()
-        handle = self._SAY.get(type(frame))
-        return handle(self, frame) if handle is not None else self._encode_subclass(frame)
-
-    def _encode_subclass(self, frame: Frame) -> Messages:
-        for cls, handle in self._SAY.items():
-            if isinstance(frame, cls):
-                return handle(self, frame)
-        return ()
 
     def _audio(self, frame: OutputAudioRawFrame) -> Messages:
         rate = frame.sample_rate
@@ -339,14 +254,14 @@ class PlivoFrameSerializer(FrameSerializer):
     def _digit(self, frame: OutputDTMFFrame | OutputDTMFUrgentFrame) -> Messages:
         return (f'{{"event":"sendDTMF","dtmf":"{frame.button.value}"}}',)
 
-    _SAY: ClassVar[Mapping[type, Callable[[Any, Any], Messages]]] = {
+    _SAY: ClassVar[Writers] = {
         OutputAudioRawFrame: _audio,
         InterruptionFrame: _interrupt,
         MarkFrame: _mark,
         OutputDTMFFrame: _digit,
         OutputDTMFUrgentFrame: _digit,
-        OutputTransportMessageFrame: FrameSerializer.application_message,
-        OutputTransportMessageUrgentFrame: FrameSerializer.application_message,
+        OutputTransportMessageFrame: JsonSerializer._application,
+        OutputTransportMessageUrgentFrame: JsonSerializer._application,
     }
 
 
@@ -367,7 +282,7 @@ def parse_extra_headers(value: Any) -> Mapping[str, Any]:
     if written.startswith("{"):
         try:
             read = _read_any(written)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
+        except UNREADABLE:
             written = written.strip("{}")
         else:
             return read if isinstance(read, dict) else {}

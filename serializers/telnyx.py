@@ -12,28 +12,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import msgspec
-from pybase64 import b64decode, b64encode_as_string
+from pybase64 import b64encode_as_string
 
 from media.call import CallInfo, MediaFormat
 from media.codecs import alaw_to_pcm, pcm_to_alaw, pcm_to_ulaw, swap16, ulaw_to_pcm
-from media.errors import RemoteProtocolError, UnusableStreamError
+from media.errors import RemoteProtocolError
 from media.frames import (
     CallEndedFrame,
     CallStartedFrame,
     CarrierErrorFrame,
     Frame,
     InputAudioRawFrame,
-    InputDTMFFrame,
     InterruptionFrame,
     MarkFrame,
     OutputAudioRawFrame,
     OutputTransportMessageFrame,
     OutputTransportMessageUrgentFrame,
-    PlayedFrame,
 )
 from serializers.base import Ending, FrameSerializer, HangUp, Message, Messages, WireOptions
-from serializers.fields import Json, keypad_entry, number, outline, text
+from serializers.fields import Json, number, text
+from serializers.json_base import Handlers, JsonSerializer, Writers, lacking
 
 log = logging.getLogger(__name__)
 
@@ -55,28 +53,13 @@ class UnsupportedEncodingError(RemoteProtocolError, ValueError):
     """Audio in an encoding for which there is no codec here; a ValueError too, as Pipecat has it."""
 
 
-class _Media(msgspec.Struct):
-    payload: bytes  # base64 on the wire
-    track: str = "inbound"
-    chunk: int | None = None
-    timestamp: int | None = None
-
-
-class _MediaMessage(msgspec.Struct, tag_field="event", tag="media"):
-    media: _Media
-
-
-_read_media = msgspec.json.Decoder(_MediaMessage, strict=False).decode  # not strict: Telnyx's numbers are strings
-_read_any = msgspec.json.Decoder().decode
-
-
 def _whole_samples(pcm: bytes) -> bytes:
     if len(pcm) & 1:
         raise ValueError("half a sample")
     return pcm
 
 
-class TelnyxFrameSerializer(FrameSerializer):
+class TelnyxFrameSerializer(JsonSerializer):
     """Telnyx's messages to frames and back, for one stream.
 
     What we receive is what `start` says; what we send was asked for when the stream was set up, and Telnyx never
@@ -124,22 +107,16 @@ class TelnyxFrameSerializer(FrameSerializer):
         p = params or self.InputParams()
         p.inbound_encoding, p.outbound_encoding = inbound_encoding, outbound_encoding
         super().__init__(p)
-        self._hang_up: HangUp | None = None
         if p.auto_hang_up:
-            lacking = [
-                name for name, value in (("call_control_id", call_control_id), ("api_key", api_key)) if not value
-            ]
-            if lacking:
-                raise ValueError(f"auto_hang_up needs {' and '.join(lacking)}; give them or set auto_hang_up=False")
+            if missing := lacking(call_control_id=call_control_id, api_key=api_key):
+                raise ValueError(f"auto_hang_up needs {' and '.join(missing)}; give them or set auto_hang_up=False")
             self._hang_up = HangUp(carrier="telnyx", call_id=call_control_id or "", secret=api_key or "")
         if p.l16_byte_order not in BYTE_ORDERS:
             raise ValueError(f"l16_byte_order must be big or little, got {p.l16_byte_order!r}")
         self._stream_id = stream_id
         self._call_control_id = call_control_id or ""
-        self._started = False
-        self._open = bool(stream_id)  # something may be said
+        self._open = bool(stream_id)
         self._connected: Json = {}  # what the message before `start` said, the stream's auth token above all
-        self.dropped_digits = 0  # keys that no telephone has
 
         to_wire: Mapping[str, Codec] = {"PCMU": pcm_to_ulaw, "PCMA": pcm_to_alaw, "L16": _whole_samples}
         from_wire: Mapping[str, Codec] = {"PCMU": ulaw_to_pcm, "PCMA": alaw_to_pcm, "L16": _whole_samples}
@@ -174,17 +151,7 @@ class TelnyxFrameSerializer(FrameSerializer):
     def send_rate(self) -> int:
         return self._send_rate
 
-    def hang_up_request(self) -> HangUp | None:
-        return self._hang_up
-
     # ------------------------------------------------------------ in
-
-    def decode(self, data: Message) -> Sequence[Frame]:
-        try:
-            media = _read_media(data).media
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            return self._decode_any(data)
-        return self._caller_audio(media.payload, media.track, media.chunk, media.timestamp)
 
     async def deserialize(self, data: Message) -> Frame | None:
         """As the base's; ValueError at the first audio of an encoding for which there is no codec."""
@@ -196,17 +163,6 @@ class TelnyxFrameSerializer(FrameSerializer):
             except RemoteProtocolError:
                 pass  # the base's to tell
         return await super().deserialize(data)
-
-    def _decode_any(self, data: Message) -> Sequence[Frame]:
-        """Everything but media as Telnyx usually writes it."""
-        try:
-            message = _read_any(data)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            raise self._bad("not JSON", data) from None
-        if not isinstance(message, dict) or not isinstance(event := message.get("event"), str):
-            raise self._bad("not an object with an event", message)
-        handle = self._ON.get(event)
-        return handle(self, message) if handle is not None else ()
 
     def _caller_audio(self, payload: bytes, track: str, chunk: int | None, timestamp: int | None) -> Sequence[Frame]:
         """One message's audio. `chunk` counts per track and tells the order: Telnyx does not promise to keep it."""
@@ -228,32 +184,13 @@ class TelnyxFrameSerializer(FrameSerializer):
             return self.pipeline_audio(pcm, rate, seq=chunk, timestamp_ms=timestamp)
         return (InputAudioRawFrame(pcm, rate, 1, chunk, timestamp),) if pcm else ()
 
-    def _on_media(self, message: Json) -> Sequence[Frame]:
-        """Media of which the fast path cannot make sense: a broken payload, or numbers of another kind."""
-        media = message.get("media")
-        if not isinstance(media, dict) or not isinstance(payload := media.get("payload"), str):
-            raise self._bad("media without payload", message)
-        try:
-            audio = b64decode(payload, validate=True)
-        except ValueError:
-            raise self._bad("media.payload is not base64", payload) from None
-        track = media.get("track")
-        return self._caller_audio(
-            audio,
-            "inbound" if track is None else text(track),
-            number(media.get("chunk")),
-            number(media.get("timestamp")),
-        )
-
     def _on_connected(self, message: Json) -> Sequence[Frame]:
         inner = message.get("connected")
         self._connected = dict(inner) if isinstance(inner, dict) else {}
         return ()
 
     def _on_start(self, message: Json) -> Sequence[Frame]:
-        start = message.get("start")
-        if not isinstance(start, dict):
-            raise self._bad("start without its object", message)
+        start = self._start_of(message)
         call_id = text(start.get("call_control_id")) or self._call_control_id
         if not call_id:
             raise self._bad("start without call_control_id", start)
@@ -302,24 +239,6 @@ class TelnyxFrameSerializer(FrameSerializer):
             raise self._unusable("start.media_format.channels is not 1", media_format)
         self._expand, self._receive_rate = expand, rate
 
-    def _on_dtmf(self, message: Json) -> Sequence[Frame]:
-        dtmf = message.get("dtmf")
-        digit = text(dtmf.get("digit")) if isinstance(dtmf, dict) else ""
-        if not digit:
-            raise self._bad("dtmf without digit", message)
-        key = keypad_entry(digit)
-        if key is None:
-            self.dropped_digits += 1
-            return ()
-        return (InputDTMFFrame(key),)
-
-    def _on_mark(self, message: Json) -> Sequence[Frame]:
-        mark = message.get("mark")
-        name = mark.get("name") if isinstance(mark, dict) else None
-        if not isinstance(name, str):
-            raise self._bad("mark without name", message)
-        return (PlayedFrame(name),)
-
     def _on_stop(self, message: Json) -> Sequence[Frame]:
         return (CallEndedFrame("caller", "stop"),)  # whatever else a stop lacks, the stream is over
 
@@ -329,35 +248,17 @@ class TelnyxFrameSerializer(FrameSerializer):
             payload = {}
         return (CarrierErrorFrame(text(payload.get("code")) or "unknown", text(payload.get("title"))),)
 
-    def _bad(self, problem: str, data: Any) -> RemoteProtocolError:
-        return RemoteProtocolError(self.carrier, problem, outline(data))
-
-    def _unusable(self, problem: str, data: Any) -> UnusableStreamError:
-        return UnusableStreamError(self.carrier, problem, outline(data))
-
-    _ON: ClassVar[Mapping[str, Callable[[Any, Json], Sequence[Frame]]]] = {
+    _ON: ClassVar[Handlers] = {
         "connected": _on_connected,
         "start": _on_start,
-        "media": _on_media,
-        "dtmf": _on_dtmf,
-        "mark": _on_mark,
+        "media": JsonSerializer._on_media,
+        "dtmf": JsonSerializer._on_dtmf,
+        "mark": JsonSerializer._on_mark,
         "stop": _on_stop,
         "error": _on_error,
     }
 
     # ------------------------------------------------------------ out
-
-    def encode(self, frame: Frame) -> Messages:
-        if not self._open:
-            return ()
-        handle = self._SAY.get(type(frame))
-        return handle(self, frame) if handle is not None else self._encode_subclass(frame)
-
-    def _encode_subclass(self, frame: Frame) -> Messages:
-        for cls, handle in self._SAY.items():
-            if isinstance(frame, cls):
-                return handle(self, frame)
-        return ()
 
     def _audio(self, frame: OutputAudioRawFrame) -> Messages:
         rate = frame.sample_rate
@@ -400,12 +301,12 @@ class TelnyxFrameSerializer(FrameSerializer):
     def _mark(self, frame: MarkFrame) -> Messages:
         return (f'{{"event":"mark","mark":{{"name":{json.dumps(frame.name)}}}}}',)
 
-    _SAY: ClassVar[Mapping[type, Callable[[Any, Any], Messages]]] = {
+    _SAY: ClassVar[Writers] = {
         OutputAudioRawFrame: _audio,
         InterruptionFrame: _interrupt,
         MarkFrame: _mark,
-        OutputTransportMessageFrame: FrameSerializer.application_message,
-        OutputTransportMessageUrgentFrame: FrameSerializer.application_message,
+        OutputTransportMessageFrame: JsonSerializer._application,
+        OutputTransportMessageUrgentFrame: JsonSerializer._application,
     }
 
 

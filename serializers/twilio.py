@@ -7,31 +7,29 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
-from pybase64 import b64decode, b64encode_as_string
+from pybase64 import b64encode_as_string
 
 from media.call import CallInfo, MediaFormat
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
-from media.errors import RemoteProtocolError, UnusableStreamError
 from media.frames import (
     CallEndedFrame,
     CallStartedFrame,
     Frame,
     InputAudioRawFrame,
-    InputDTMFFrame,
     InterruptionFrame,
     MarkFrame,
     OutputAudioRawFrame,
     OutputTransportMessageFrame,
     OutputTransportMessageUrgentFrame,
-    PlayedFrame,
 )
 from serializers.base import Ending, FrameSerializer, HangUp, Message, Messages, WireOptions
-from serializers.fields import Json, keypad_entry, number, outline
+from serializers.fields import Json, number
+from serializers.json_base import UNREADABLE, Handlers, JsonSerializer, MediaMessage, Writers, lacking
 
 log = logging.getLogger(__name__)
 
@@ -43,25 +41,14 @@ RATES = (8000, 16000, 24000)
 _START_KEYS = frozenset(("streamSid", "callSid", "accountSid", "customParameters", "mediaFormat"))
 
 
-class _Media(msgspec.Struct, gc=False):
-    payload: bytes  # base64; what is not canonical goes the slow way, and is refused there
-    chunk: int | None = None
-    timestamp: int | None = None
-    track: str = "inbound"
-
-
-class _MediaMessage(msgspec.Struct, tag_field="event", tag="media", gc=False):
-    media: _Media
+class _MediaMessage(MediaMessage, tag="media", gc=False):
     sequenceNumber: int | None = None
 
 
-# Not strict: Twilio writes its numbers as strings, others that speak its protocol as numbers.
 _read_media = msgspec.json.Decoder(_MediaMessage, strict=False).decode
-_read_any = msgspec.json.Decoder().decode
-_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
-class TwilioFrameSerializer(FrameSerializer):
+class TwilioFrameSerializer(JsonSerializer):
     """Twilio's messages to frames and back, for one stream.
 
     Twilio plays what it holds until it is told to clear, and echoes every pending mark when it is. It has no message
@@ -98,28 +85,11 @@ class TwilioFrameSerializer(FrameSerializer):
         """ValueError: auto_hang_up without call_sid, account_sid and auth_token, or one of region and edge alone."""
         self._p = params or self.InputParams()
         super().__init__(self._p)
-        self._hang_up: HangUp | None = None
         if self._p.auto_hang_up:
             self._hang_up = _hang_up(call_sid, account_sid, auth_token, region, edge)
         self._call_sid = call_sid or ""
         self._rate = self._p.twilio_sample_rate
-        self._started = False
-        self.dropped_digits = 0  # keys that no telephone has
         self._set_stream(stream_sid)
-        self._on: Mapping[str, Callable[[Json], Sequence[Frame]]] = {
-            "media": self._on_odd_media,
-            "start": self._on_start,
-            "dtmf": self._on_dtmf,
-            "mark": self._on_mark,
-            "stop": self._on_stop,
-        }
-        self._out: dict[type[Frame], Callable[[Any], Messages]] = {
-            OutputAudioRawFrame: self._audio,
-            InterruptionFrame: self._clear,
-            MarkFrame: self._mark,
-            OutputTransportMessageFrame: self.application_message,
-            OutputTransportMessageUrgentFrame: self.application_message,
-        }
 
     @classmethod
     def for_call(cls, options: WireOptions) -> TwilioFrameSerializer:
@@ -131,11 +101,8 @@ class TwilioFrameSerializer(FrameSerializer):
     def send_rate(self) -> int:
         return self._rate
 
-    def hang_up_request(self) -> HangUp | None:
-        return self._hang_up
-
     def _set_stream(self, stream_sid: str) -> None:
-        self._stream_sid = stream_sid
+        self._open = bool(stream_sid)
         quoted = json.dumps(stream_sid)
         self._head = f'{{"event":"media","streamSid":{quoted},"media":{{"payload":"'
         self._clear_message = (f'{{"event":"clear","streamSid":{quoted}}}',)
@@ -146,7 +113,7 @@ class TwilioFrameSerializer(FrameSerializer):
     def decode(self, data: Message) -> Sequence[Frame]:
         try:
             message = _read_media(data)
-        except _UNREADABLE:
+        except UNREADABLE:
             return self._decode_any(data)
         media = message.media
         if media.track != "inbound":
@@ -159,35 +126,13 @@ class TwilioFrameSerializer(FrameSerializer):
             return (InputAudioRawFrame(pcm, rate, 1, seq, media.timestamp),) if pcm else ()
         return self.pipeline_audio(pcm, rate, seq=seq, timestamp_ms=media.timestamp)
 
-    def _decode_any(self, data: Message) -> Sequence[Frame]:
-        """Everything but well-formed media."""
-        try:
-            message = _read_any(data)
-        except _UNREADABLE:
-            raise self._bad("not JSON", data) from None
-        if not isinstance(message, dict) or not isinstance(message.get("event"), str):
-            raise self._bad("not an object with an event", data)
-        handle = self._on.get(message["event"])
-        return handle(message) if handle else ()  # `connected`, and whatever Twilio may add
-
-    def _on_odd_media(self, message: Json) -> Sequence[Frame]:
-        """Media that the fast reader refused. If only its numbers are odd, the audio is good all the same."""
-        media = message.get("media")
-        if not isinstance(media, dict) or not isinstance(payload := media.get("payload"), str):
-            raise self._bad("media without payload", message)
-        try:
-            ulaw = b64decode(payload, validate=True)
-        except ValueError:
-            raise self._bad("media.payload is not base64", message) from None
-        if media.get("track", "inbound") != "inbound":
+    def _caller_audio(self, payload: bytes, track: str, chunk: int | None, timestamp: int | None) -> Sequence[Frame]:
+        if track != "inbound":
             return ()
-        seq, timestamp_ms = number(media.get("chunk")), number(media.get("timestamp"))
-        return self.pipeline_audio(ulaw_to_pcm(ulaw), self._rate, seq=seq, timestamp_ms=timestamp_ms)
+        return self.pipeline_audio(ulaw_to_pcm(payload), self._rate, seq=chunk, timestamp_ms=timestamp)
 
     def _on_start(self, message: Json) -> Sequence[Frame]:
-        start = message.get("start")
-        if not isinstance(start, dict):
-            raise self._bad("start without its object", message)
+        start = self._start_of(message)
         stream_sid = start.get("streamSid") or message.get("streamSid")
         if not isinstance(stream_sid, str) or not stream_sid:
             raise self._bad("start without streamSid", message)
@@ -236,50 +181,20 @@ class TwilioFrameSerializer(FrameSerializer):
             )
         return MediaFormat("PCMU", rate)
 
-    def _on_dtmf(self, message: Json) -> Sequence[Frame]:
-        dtmf = message.get("dtmf")
-        digit = dtmf.get("digit") if isinstance(dtmf, dict) else None
-        if isinstance(digit, bool) or not isinstance(digit, str | int):
-            raise self._bad("dtmf without digit", message)
-        key = keypad_entry(str(digit))
-        if key is None:
-            self.dropped_digits += 1
-            return ()
-        return (InputDTMFFrame(key),)
-
-    def _on_mark(self, message: Json) -> Sequence[Frame]:
-        mark = message.get("mark")
-        if not isinstance(mark, dict) or not isinstance(name := mark.get("name"), str):
-            raise self._bad("mark without name", message)
-        return (PlayedFrame(name),)
-
     def _on_stop(self, message: Json) -> Sequence[Frame]:
         # Whatever a stop lacks, the stream is over. It does not tell who ended the call; when it was us, the call
         # is already ending and nobody asks.
         return (CallEndedFrame("caller", "stop"),)
 
-    def _bad(self, problem: str, data: Message | Json) -> RemoteProtocolError:
-        return RemoteProtocolError(self.carrier, problem, outline(data))
-
-    def _unusable(self, problem: str, data: Message | Json) -> UnusableStreamError:
-        return UnusableStreamError(self.carrier, problem, outline(data))
+    _ON: ClassVar[Handlers] = {
+        "media": JsonSerializer._on_media,
+        "start": _on_start,
+        "dtmf": JsonSerializer._on_dtmf,
+        "mark": JsonSerializer._on_mark,
+        "stop": _on_stop,
+    }
 
     # ------------------------------------------------------------ out
-
-    def encode(self, frame: Frame) -> Messages:
-        if not self._stream_sid:
-            return ()
-        try:
-            handle = self._out[type(frame)]
-        except KeyError:
-            handle = self._learn(type(frame))
-        return handle(frame)
-
-    def _learn(self, kind: type[Frame]) -> Callable[[Any], Messages]:
-        """The handler of a class that is met for the first time: that of the class it derives from."""
-        known = next((base for base in kind.__mro__ if base in self._out), None)
-        handle = self._out[kind] = self._out[known] if known else _nothing
-        return handle
 
     def _audio(self, frame: OutputAudioRawFrame) -> Messages:
         pcm = frame.audio
@@ -298,22 +213,24 @@ class TwilioFrameSerializer(FrameSerializer):
 
     def flush(self) -> Messages:
         tail = self.flush_wire_pcm()
-        if not tail or not self._stream_sid:
+        if not tail or not self._open:
             return ()
         return (f'{self._head}{b64encode_as_string(pcm_to_ulaw(tail))}"}}}}',)
 
-
-def _nothing(frame: Frame) -> Messages:
-    return ()
+    _SAY: ClassVar[Writers] = {
+        OutputAudioRawFrame: _audio,
+        InterruptionFrame: _clear,
+        MarkFrame: _mark,
+        OutputTransportMessageFrame: JsonSerializer._application,
+        OutputTransportMessageUrgentFrame: JsonSerializer._application,
+    }
 
 
 def _hang_up(
     call_sid: str | None, account_sid: str | None, auth_token: str | None, region: str | None, edge: str | None
 ) -> HangUp:
     """The request that ends the call. ValueError: something that it needs is missing."""
-    needed = {"call_sid": call_sid, "account_sid": account_sid, "auth_token": auth_token}
-    missing = [name for name, value in needed.items() if not value]
-    if missing:
+    if missing := lacking(call_sid=call_sid, account_sid=account_sid, auth_token=auth_token):
         raise ValueError(f"auto_hang_up is on, but these are missing: {', '.join(missing)}")
     if bool(region) != bool(edge):
         raise ValueError(f"region and edge go together (api.<edge>.<region>.twilio.com): {region=}, {edge=}")

@@ -8,20 +8,16 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
-import msgspec
-
 from media.call import CallInfo, MediaFormat
-from media.errors import RemoteProtocolError
 from media.frames import (
     CallEndedFrame,
     CallStartedFrame,
     Frame,
-    InputDTMFFrame,
     InterruptionFrame,
     MarkFrame,
     OutputAudioRawFrame,
@@ -29,7 +25,8 @@ from media.frames import (
     PlayedFrame,
 )
 from serializers.base import Ending, FrameSerializer, Message, Messages, WireOptions
-from serializers.fields import Json, keypad_entry, outline
+from serializers.fields import Json
+from serializers.json_base import Handlers, JsonSerializer
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +36,8 @@ FRAME_MS = 20  # Vonage stops reading, and the socket ends with 1006, after one 
 _RATE = re.compile(r"rate\s*=\s*(\d{4,6})", re.IGNORECASE)
 _OURS = frozenset(("event", "content-type"))  # of `connected`; all other keys are the headers we asked for
 
-_read_any = msgspec.json.Decoder().decode
-_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
-
-class VonageFrameSerializer(FrameSerializer):
+class VonageFrameSerializer(JsonSerializer):
     """Vonage's messages to frames and back, for one stream: binary messages are audio, text is control."""
 
     carrier: ClassVar[str] = "vonage"
@@ -69,24 +63,11 @@ class VonageFrameSerializer(FrameSerializer):
         super().__init__(self._p)
         if self._p.product not in ("voice", "video"):
             raise ValueError(f'product must be "voice" or "video", got {self._p.product!r}')
-        self._started = False
         self._connected = False
         self._muted = False  # the participant's stream; then Vonage's frames, if any, carry no voice
         self._odd = b""  # half a sample, until its other half comes
         self._held = b""  # PCM that does not fill a frame yet
-        self.dropped_digits = 0  # keys that no telephone has
         self._set_rate(self._p.vonage_sample_rate)
-        self._on: Mapping[str, Callable[[Json], Sequence[Frame]]] = {
-            "websocket:connected": self._on_connected,
-            "websocket:dtmf": self._on_dtmf,
-            "websocket:cleared": lambda message: (PlaybackClearedFrame(),),
-            "websocket:notify": self._on_notify,
-            "websocket:media:update": self._on_media_update,
-            # A close follows. Vonage's pages have the first, for the Audio Connector; programs met the others.
-            "websocket:disconnected": self._on_end,
-            "websocket:closed": self._on_end,
-            "websocket:hangup": self._on_end,
-        }
 
     @classmethod
     def for_call(cls, options: WireOptions) -> VonageFrameSerializer:
@@ -114,7 +95,7 @@ class VonageFrameSerializer(FrameSerializer):
 
     def decode(self, data: Message) -> Sequence[Frame]:
         if isinstance(data, str):
-            return self._decode_text(data)
+            return self._decode_any(data)
         if self._odd or len(data) & 1:
             if len(data) != self._size:  # a whole packet begins with a whole sample: what was held was a stray byte
                 data = self._odd + data
@@ -128,20 +109,9 @@ class VonageFrameSerializer(FrameSerializer):
         # Nothing promises that `connected` comes first. Rate and call are known from the answer all the same.
         return (*self._start({}), *audio)
 
-    def _decode_text(self, data: str) -> Sequence[Frame]:
-        try:
-            message = _read_any(data)
-        except _UNREADABLE:
-            raise self._bad("not JSON", data) from None
-        if not isinstance(message, dict):
-            raise self._bad("not an object", data)
+    def _event(self, message: Json) -> Any:
         event = message.get("event")
-        if event is None and "digit" in message:  # the older platform's form
-            return self._on_dtmf(message)
-        if not isinstance(event, str):
-            raise self._bad("no event", message)
-        handle = self._on.get(event)
-        return handle(message) if handle else ()
+        return "websocket:dtmf" if event is None and "digit" in message else event  # the older platform's form
 
     def _on_connected(self, message: Json) -> Sequence[Frame]:
         if self._connected:
@@ -178,13 +148,10 @@ class VonageFrameSerializer(FrameSerializer):
         digit = message.get("digit")
         if digit is None and isinstance(nested := message.get("dtmf"), dict):
             digit = nested.get("digit")
-        if isinstance(digit, bool) or not isinstance(digit, str | int):
-            raise self._bad("dtmf without digit", message)
-        key = keypad_entry(str(digit))
-        if key is None:
-            self.dropped_digits += 1
-            return ()
-        return (InputDTMFFrame(key),)
+        return self._pressed(digit, message)
+
+    def _on_cleared(self, message: Json) -> Sequence[Frame]:
+        return (PlaybackClearedFrame(),)
 
     def _on_notify(self, message: Json) -> Sequence[Frame]:
         payload = message.get("payload")
@@ -203,8 +170,17 @@ class VonageFrameSerializer(FrameSerializer):
     def _on_end(self, message: Json) -> Sequence[Frame]:
         return (CallEndedFrame("caller", str(message["event"])),)  # as for the close, which is all that a voice leg has
 
-    def _bad(self, problem: str, data: Message | Json) -> RemoteProtocolError:
-        return RemoteProtocolError(self.carrier, problem, outline(data))
+    _ON: ClassVar[Handlers] = {
+        "websocket:connected": _on_connected,
+        "websocket:dtmf": _on_dtmf,
+        "websocket:cleared": _on_cleared,
+        "websocket:notify": _on_notify,
+        "websocket:media:update": _on_media_update,
+        # A close follows. Vonage's pages have the first, for the Audio Connector; programs met the others.
+        "websocket:disconnected": _on_end,
+        "websocket:closed": _on_end,
+        "websocket:hangup": _on_end,
+    }
 
     # ------------------------------------------------------------ out
 

@@ -1,0 +1,160 @@
+"""What the carriers have in common whose messages are JSON objects with an `event`.
+
+A carrier's class has two tables: what it hears (`_ON`, by the event's name) and what it says (`_SAY`, by the frame's
+class). Methods stand in them unbound, so that a call binds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+from pybase64 import b64decode
+
+from media.errors import RemoteProtocolError, UnusableStreamError
+from media.frames import Frame, InputDTMFFrame, PlayedFrame
+from serializers.base import FrameSerializer, HangUp, Message, Messages
+from serializers.fields import Json, keypad_entry, number, outline, text
+
+Handlers = Mapping[str, Callable[[Any, Json], Sequence[Frame]]]
+Writers = Mapping[type[Frame], Callable[[Any, Any], Messages]]
+
+
+class Media(msgspec.Struct, gc=False):
+    """The fields of caller audio that the carriers agree on."""
+
+    payload: bytes  # base64 on the wire; what is not canonical goes the slow way, and is refused there
+    track: str = "inbound"
+    chunk: int | None = None
+    timestamp: int | None = None
+
+
+class MediaMessage(msgspec.Struct, tag_field="event", tag="media", gc=False):
+    media: Media
+
+
+# Not strict: the numbers are strings with one carrier, numbers with the next, and both in some pages.
+read_media = msgspec.json.Decoder(MediaMessage, strict=False).decode
+UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+_read_any = msgspec.json.Decoder().decode
+
+
+class JsonSerializer(FrameSerializer):
+    """Base of the serializers whose control messages are JSON.
+
+    `decode` takes well-formed audio the short way, by a reader of its type, to `_caller_audio`; everything else goes
+    through `_ON`. A carrier whose audio looks different writes a `decode` of its own, which ends in `_decode_any`.
+    """
+
+    _ON: ClassVar[Handlers]
+    _SAY: ClassVar[Writers]
+
+    def __init__(self, params: Any = None) -> None:
+        super().__init__(params)
+        self._started = False
+        self._open = True  # something may be said
+        self._hang_up: HangUp | None = None
+        self.dropped_digits = 0  # keys that no telephone has
+
+    def hang_up_request(self) -> HangUp | None:
+        return self._hang_up
+
+    # ------------------------------------------------------------ in
+
+    def decode(self, data: Message) -> Sequence[Frame]:
+        try:
+            media = read_media(data).media
+        except UNREADABLE:
+            return self._decode_any(data)
+        return self._caller_audio(media.payload, media.track, media.chunk, media.timestamp)
+
+    def _decode_any(self, data: Message) -> Sequence[Frame]:
+        """Everything but well-formed media."""
+        try:
+            message = _read_any(data)
+        except UNREADABLE:
+            raise self._bad("not JSON", data) from None
+        if not isinstance(message, dict) or not isinstance(event := self._event(message), str):
+            raise self._bad("not an object with an event", message)
+        handle = self._ON.get(event)
+        return handle(self, message) if handle is not None else ()  # carriers add events
+
+    def _event(self, message: Json) -> Any:
+        return message.get("event")
+
+    def _caller_audio(self, payload: bytes, track: str, chunk: int | None, timestamp: int | None) -> Sequence[Frame]:
+        """One message's audio, out of its base64."""
+        raise NotImplementedError
+
+    def _on_media(self, message: Json) -> Sequence[Frame]:
+        """Media that the typed reader refused. If only its numbers are odd, the audio is good all the same."""
+        media = message.get("media")
+        if not isinstance(media, dict) or not isinstance(payload := media.get("payload"), str):
+            raise self._bad("media without payload", message)
+        try:
+            audio = b64decode(payload, validate=True)
+        except ValueError:
+            raise self._bad("media.payload is not base64", message) from None
+        track = media.get("track")
+        return self._caller_audio(
+            audio,
+            "inbound" if track is None else text(track),
+            number(media.get("chunk")),
+            number(media.get("timestamp")),
+        )
+
+    def _start_of(self, message: Json) -> Json:
+        start = message.get("start")
+        if not isinstance(start, dict):
+            raise self._bad("start without its object", message)
+        return start
+
+    def _on_dtmf(self, message: Json) -> Sequence[Frame]:
+        dtmf = message.get("dtmf")
+        return self._pressed(dtmf.get("digit") if isinstance(dtmf, dict) else None, message)
+
+    def _pressed(self, digit: Any, message: Json) -> Sequence[Frame]:
+        """The key that `message` calls `digit`; one that no telephone has is counted and dropped."""
+        if isinstance(digit, bool) or not isinstance(digit, str | int):
+            raise self._bad("dtmf without digit", message)
+        key = keypad_entry(str(digit))
+        if key is None:
+            self.dropped_digits += 1
+            return ()
+        return (InputDTMFFrame(key),)
+
+    def _on_mark(self, message: Json) -> Sequence[Frame]:
+        mark = message.get("mark")
+        if not isinstance(mark, dict) or not isinstance(name := mark.get("name"), str):
+            raise self._bad("mark without name", message)
+        return (PlayedFrame(name),)
+
+    def _bad(self, problem: str, data: Any) -> RemoteProtocolError:
+        return RemoteProtocolError(self.carrier, problem, outline(data))
+
+    def _unusable(self, problem: str, data: Any) -> UnusableStreamError:
+        return UnusableStreamError(self.carrier, problem, outline(data))
+
+    # ------------------------------------------------------------ out
+
+    def encode(self, frame: Frame) -> Messages:
+        if not self._open:
+            return ()
+        handle = self._SAY.get(type(frame))
+        return handle(self, frame) if handle is not None else self._encode_subclass(frame)
+
+    def _encode_subclass(self, frame: Frame) -> Messages:
+        for cls, handle in self._SAY.items():
+            if isinstance(frame, cls):
+                return handle(self, frame)
+        return ()
+
+    def _application(self, frame: Frame) -> Messages:
+        return self.application_message(frame)
+
+
+def lacking(**needed: str | None) -> Sequence[str]:
+    """The names of the credentials that were not given."""
+    return [name for name, value in needed.items() if not value]
