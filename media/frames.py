@@ -58,7 +58,7 @@ class Frame:
 
     @property
     def name(self) -> str:
-        """"Class#n", n counting the frames of the class whose name was read."""
+        """ "Class#n", n counting the frames of the class whose name was read."""
         try:
             return self._name
         except AttributeError:
