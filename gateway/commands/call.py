@@ -38,12 +38,14 @@ async def call(args: argparse.Namespace) -> int:
             sample_rate=args.rate,
         ),
     )
-    mint = TokenMint(settings.gateway.secret.reveal())
+    path = carrier.media_path(mint_for(TokenMint(settings.gateway.secret.reveal()), carrier))
+    # Handshakes are signed over the public URL, also where we go straight to the gateway.
+    public = settings.gateway.public_url if args.url is None else ""
     report = await place_call(
         carrier,
-        url.replace("http", "ws", 1) if url.startswith("http") else url,
+        _ws(url) + path,
         _script(args),
-        token=mint_for(mint, carrier),
+        addressed=_ws(public).rstrip("/") + path if public else "",
         limits=Limits(longest_s=args.max_s),
     )
     print(report.to_json() if args.json else "\n".join(report.lines()))
@@ -53,6 +55,10 @@ async def call(args: argparse.Namespace) -> int:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_wav(args.out, report.heard, report.heard_rate)
     return 0 if report.ok else 1
+
+
+def _ws(url: str) -> str:
+    return url.replace("http", "ws", 1) if url.startswith("http") else url
 
 
 _REFUSALS = {
