@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 import time
 from argparse import Namespace
@@ -189,6 +190,26 @@ def test_pages_and_beginnings_of_ids(tmp_path: Path) -> None:
             assert (many.code, many.err) == (1, "error: 5 calls begin with 'CA': write more of the id\n")
             none = await gateway(it, "calls", "show", "CB")
             assert none.code == 1
+
+    run(main())
+
+
+def test_a_simulated_call_is_signed_over_the_public_url(tmp_path: Path) -> None:
+    async def main() -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        own = f'port = {port}\npublic_url = "https://gw.example.com/voice"'
+        async with running(tmp_path, carriers=("twilio", "plivo"), gateway=own, port=port):
+            for carrier in ("twilio", "plivo"):
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "gateway.cli", "call", "--config", str(tmp_path / "gateway.toml")),
+                    *("--carrier", carrier, "--to", "+15550100", "--hang-up-at", "1", "--json"),
+                    stdout=asyncio.subprocess.PIPE,
+                )
+                out, _ = await asyncio.wait_for(process.communicate(), 30)
+                assert process.returncode == 0, out
+                assert json.loads(out)["ended_by"] == "caller"
 
     run(main())
 
