@@ -615,12 +615,15 @@ class CallCore:
 
     def clear(self, frame: InterruptionFrame) -> None:
         """Media that has not left yet never does; then the carrier's own clear, ahead of all later media."""
+        self._drop_media()
+        self.send(frame)
+        self.shell.wake()
+
+    def _drop_media(self) -> None:
         if self.outbox:
             kept = [entry for entry in self.outbox if not entry[1]]
             self.outbox.clear()
             self.outbox.extend(kept)
-        self.send(frame)
-        self.shell.wake()
 
     def released(self, frame: Frame) -> None:
         """End, Stop or Cancel has come to its turn behind all audio."""
@@ -644,6 +647,8 @@ class CallCore:
     def take(self) -> Message | None:
         """The next message for the socket."""
         if self._allowance is not None:
+            if self.outbox and not self.serializer.takes_audio:
+                self._drop_media()  # it had to wait, and what the carrier was told meanwhile goes before it
             return self._allowance.take(self.outbox, self.shell.now())
         if self.outbox:
             return self.outbox.popleft()[0]
@@ -901,7 +906,7 @@ class CallCore:
 
     def _end(self, event: CallEvent, reason: str, now: float) -> None:
         """Begin to end in good order: EndFrame goes through the pipeline, behind all that is queued."""
-        if self.state not in (CallState.LIVE, CallState.PAUSED):
+        if self.state not in (CallState.LIVE, CallState.PAUSED) or self._left is not None:
             return
         self._move(event, reason, now)
         if self.pipeline is not None:

@@ -145,6 +145,11 @@ class FrameSerializer:
         """Length of the pieces that pacing should hand to `encode`."""
         return 20
 
+    @property
+    def takes_audio(self) -> bool:
+        """False once the carrier has been told, or has said, that the call is over."""
+        return True
+
     def decode(self, data: Message) -> Sequence[Frame]:
         """Frames in one WebSocket message.
 

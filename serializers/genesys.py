@@ -218,6 +218,10 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
     def packet_ms(self) -> int:
         return PACKET_MS
 
+    @property
+    def takes_audio(self) -> bool:
+        return self.session.state is SessionState.ACTIVE and not self._one_way
+
     # ------------------------------------------------------------ in
 
     def decode(self, data: Message) -> Sequence[Frame]:
@@ -463,13 +467,13 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         return handle
 
     def _audio(self, frame: OutputAudioRawFrame) -> Messages:
-        if self._one_way or self.session.state is not SessionState.ACTIVE:
+        if not self.takes_audio:
             return ()
         return self._binary(self.wire_pcm(frame.audio, frame.sample_rate))
 
     def flush(self) -> Messages:
         tail = self.flush_wire_pcm()
-        if self._one_way or self.session.state is not SessionState.ACTIVE:
+        if not self.takes_audio:
             return ()
         return self._binary(tail)
 
@@ -492,7 +496,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
 
     def _barge_in(self, frame: InterruptionFrame) -> Messages:
         self.reset_wire_pcm()
-        if self._one_way or self.session.state is not SessionState.ACTIVE:
+        if not self.takes_audio:
             return ()
         return self._say("event", {"entities": [{"type": "barge_in", "data": {}}]})
 
