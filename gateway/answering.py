@@ -166,6 +166,7 @@ class Answering:
     async def _incoming(self, http: CarrierHttp, call: InboundCall, urls: Urls) -> Handled:
         """Admit it or turn it away; either way it is in the store before the carrier hears of it."""
         now = self._now()
+        known = await self._store.call(CallKey(call.carrier, call.call_id)) if call.again else None
         if call.direction == "outbound":
             placed = await self._placed(CallKey(call.carrier, call.call_id))
             if placed is None:
@@ -173,12 +174,14 @@ class Answering:
             bot = placed.bot
             call = _completed(call, placed)
         else:
-            if call.again and (known := await self._store.call(CallKey(call.carrier, call.call_id))) is not None:
+            if known is not None:
                 call = _completed(call, known)
             route = registry.resolve(self._settings, call.carrier, call.to_number)
             bot = route.bot_name if route is not None else ""
         if self._draining():
-            return await self._turn_away(http, call, self._refusal("draining"), now, bot)
+            # Who has talked to us already is not told that we are busy.
+            reason = "over" if known is not None and known.ended is not None else "draining"
+            return await self._turn_away(http, call, self._refusal(reason), now, bot)
         if not bot:
             return await self._turn_away(http, call, Refusal(reason="no-bot", instead="rejected"), now)
         decided = await self.admit(call, now, bot)

@@ -46,7 +46,18 @@ from gateway.tokens import Claims, TokenError, TokenMint
 from media.call import CallInfo
 from media.errors import GatewayError
 from serializers.base import WireOptions
-from webhooks.base import CallStatus, CarrierEvent, CarrierRequest, InboundCall, NotAuthentic, StandingStream, Urls
+from webhooks.base import (
+    CallRef,
+    CallStatus,
+    CarrierEvent,
+    CarrierRequest,
+    InboundCall,
+    NotAuthentic,
+    OutcomeKind,
+    Purpose,
+    StandingStream,
+    Urls,
+)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.app")
 
@@ -167,7 +178,18 @@ class Gateway:
 
     def execute(self, request: CarrierRequest) -> None:
         """Send it, after the answer has left."""
-        self._later(self.api.ask(request), f"request {request.carrier}")
+        self._later(self._carry_out(request), f"request {request.carrier}")
+
+    async def _carry_out(self, request: CarrierRequest) -> None:
+        """A call that can be neither answered nor turned away is ended: it would ring, or wait in silence."""
+        outcome = await self.api.ask(request)
+        if outcome.kind is not OutcomeKind.FAILED or request.purpose not in (Purpose.ANSWER, Purpose.REJECT):
+            return
+        key = CallKey(request.carrier, request.call_id)
+        if request.purpose is Purpose.ANSWER:
+            await self.store.release(key)
+        ref = CallRef(carrier=key.carrier, call_id=key.call_id)
+        self.hang_ups.hang_up(self.http[key.carrier], ref, f"{request.purpose.value}-failed")
 
     async def reported(self, event: CarrierEvent) -> None:
         """A carrier's report: into the record, to the pending hang-up, to the live call."""

@@ -71,7 +71,7 @@ class HangUps:
         self._wake = asyncio.Event()
         self._expected: dict[CallKey, set[asyncio.Event]] = {}  # who waits for a carrier's report of the end
         self._under_way: set[CallKey] = set()
-        self._unsettled: set[CallKey] = set()  # begun here, and without an outcome
+        self._again_by: dict[CallKey, float] = {}  # when a next attempt will have begun, unless it is not needed
         self._closing = False
 
     # ------------------------------------------------------------ life
@@ -88,11 +88,11 @@ class HangUps:
         """Bring the hang-ups of this process to their end; what then is left stays due, in the store."""
         self._closing = True
         end = time.monotonic() + limit_s
-        while (self._unsettled or self._attempts()) and time.monotonic() < end:
+        while (left := len(self._attempts()) + len(self._to_come())) and time.monotonic() < end:
             self._wake.set()
             await asyncio.sleep(0.02)
-        if self._unsettled:
-            log.warning("hangups.left_due", hang_ups=len(self._unsettled))
+        if left:
+            log.warning("hangups.left_due", hang_ups=left)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -104,6 +104,12 @@ class HangUps:
 
     def _attempts(self) -> set[asyncio.Task[Any]]:
         return {task for task in self._tasks if task.get_name().startswith("hang-up ")}
+
+    def _to_come(self) -> Mapping[CallKey, float]:
+        """The attempts that were put off; one that has not come by its time was settled by the carrier's report."""
+        now = time.monotonic()
+        self._again_by = {key: by for key, by in self._again_by.items() if by > now}
+        return self._again_by
 
     def _scaled(self, seconds: float) -> float:
         return seconds * self.rhythm.scale
@@ -172,7 +178,7 @@ class HangUps:
         if key in self._under_way:
             return
         self._under_way.add(key)
-        self._unsettled.add(key)
+        self._again_by.pop(key, None)
         try:
             async with asyncio.timeout(0.95 * self._scaled(self.rhythm.claim_s)):
                 await self._attempt(key, due)
@@ -288,6 +294,7 @@ class HangUps:
             return
         self.counters["again"] += 1
         wait_s = self._scaled(BACK_OFF_S[min(due.attempts, len(BACK_OFF_S)) - 1])
+        self._again_by[key] = time.monotonic() + wait_s + 2 * self._scaled(self.rhythm.look_s) + 0.1
         await self._note(key, HangUp.PENDING, detail, retry_at=now + wait_s)
         self._wake.set()
 
@@ -298,8 +305,6 @@ class HangUps:
 
     async def _note(self, key: CallKey, outcome: HangUp, detail: str, *, retry_at: float | None = None) -> None:
         """Into the store. What is never written is asked of the carrier once more: for it the call is over then."""
-        if outcome is not HangUp.PENDING:
-            self._unsettled.discard(key)
         for wait_s in (*NOTE_AGAIN_S, 0.0):
             try:
                 await self._store.hang_up_result(key, outcome, time.time(), detail=detail, retry_at=retry_at)
@@ -331,6 +336,8 @@ class HangUps:
             return
         log.error("call.transfer_failed", call=key.call_id, carrier=key.carrier, detail=outcome.detail)
         self.counters["transfers_failed"] += 1
+        with contextlib.suppress(StoreError):
+            await self._store.wish(key, "")  # else a carrier that asks when the socket closes would still go there
         self.hang_up(http, ref, "transfer-failed")
         told(False)
 
@@ -344,16 +351,20 @@ class HangUps:
             outcome = await self._api.ask(plan.request, within_s=ASK_S)
             if outcome.kind is not OutcomeKind.RETRY:
                 break
-            if not plan.closes_socket and await self._has_left(key):
-                return Outcome(kind=OutcomeKind.DONE, detail=f"{outcome.detail}, but the call has left its stream")
+            if await self._has_left(key):
+                return Outcome(kind=OutcomeKind.DONE, detail=f"{outcome.detail}, but the call has left")
         return outcome
 
     async def _has_left(self, key: CallKey) -> bool:
+        """The carrier has closed the stream, or has asked where to."""
         end = time.monotonic() + self._scaled(self.rhythm.close_s) / 2
         while self.lives(key):
+            call = await self._store.call(key)
+            if call is not None and call.wish_taken is not None:
+                return True
             if time.monotonic() >= end:
                 return False
-            await asyncio.sleep(self._scaled(0.05))
+            await asyncio.sleep(self._scaled(0.5))
         return True
 
     # ------------------------------------------------------------ what others left behind
@@ -362,6 +373,7 @@ class HangUps:
         """Take up what is due, whoever it was of, and calls that nobody has. Runs until it is cancelled."""
         look_s, claim_s = self._scaled(self.rhythm.look_s), self._scaled(self.rhythm.claim_s)
         while True:
+            self._to_come()
             self._wake.clear()
             try:
                 for due in await self._store.hang_ups(time.time(), claim_s=claim_s):

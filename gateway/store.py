@@ -166,6 +166,7 @@ class StoredCall:
     parameters: Mapping[str, Any] = field(default_factory=dict)  # what came with the webhook or the order
     extra: Mapping[str, str] = field(default_factory=dict)
     wish: str = ""  # where it was to go when its stream is over
+    wish_taken: float | None = None  # when its carrier asked for that
 
     @property
     def ref(self) -> CallRef:

@@ -195,7 +195,8 @@ def _row(call: InboundCall, standing: Standing, now: float, bot: str, reason: st
 
 
 def refused(db: Connection, call: InboundCall, reason: str, now: float, bot: str) -> None:
-    if not any(until > now for _, _, until in _known(db, {key_of(call)}).values()):
+    over, _, until = _known(db, {key_of(call)}).get(key_of(call), _NEW)
+    if not over and until <= now:  # a call that was here keeps its record
         put(db, calls, [_row(call, Standing.REFUSED, now, bot, reason)])
 
 
