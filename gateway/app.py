@@ -496,8 +496,10 @@ class Gateway:
         entry = self.settings.bots.get(bot)
         if build is None or entry is None:
             return None
-        of_number = found.on_error if found is not None and found.bot_name == bot else None
-        return BotRoute(bot, build, entry.sample_rate, of_number or entry.on_error)
+        if found is None or found.bot_name != bot:
+            return BotRoute(bot, build, entry.sample_rate, entry.on_error, entry.output_variables)
+        outputs = {**entry.output_variables, **found.output_variables}
+        return BotRoute(bot, build, entry.sample_rate, found.on_error or entry.on_error, outputs)
 
 
 def _wire_options(settings: Any, claims: Claims, stream: StandingStream | None) -> WireOptions:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ import structlog
 
 from bots.base import Build, Call
 from gateway.allowance import Allowance
-from media.call import CallInfo, Variables
+from media.call import CallInfo
 from media.errors import GatewayError, RemoteProtocolError, UnusableStreamError
 from media.events import DONE, BaseObject, Drives, Handle
 from media.frames import (
@@ -58,6 +58,7 @@ from media.frames import (
 from media.output import OutputStage
 from media.pipeline import Pipeline
 from media.processor import FrameDirection, FrameProcessor, Lanes
+from media.variables import VariableRule, Variables
 from serializers.base import Ending, FrameSerializer, Message
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.call")
@@ -186,6 +187,7 @@ class BotRoute:
     build: Build
     sample_rate: int | None = None
     on_error: str = "end"  # or "transfer:<target>"
+    output_variables: Mapping[str, VariableRule] = field(default_factory=dict)  # what its calls may bring back
 
 
 class Shell(Drives, Protocol):
@@ -673,7 +675,7 @@ class CallCore:
             reason=self.reason,
             duration_s=round(now - self.opened, 3),
             counters=counters,
-            variables=dict(self.variables.changed),
+            variables=dict(self.variables.outgoing),
         )
 
     # ------------------------------------------------------------ frames off the wire
@@ -759,6 +761,7 @@ class CallCore:
                 self._end(CallEvent.ERROR, "no-bot", self.now())
                 return
             self.bot, self._on_error = route.bot, route.on_error
+            self.variables.expect(route.output_variables)
             self._start_when_answered(route)
         log.info("call.started", bot=self.bot, receive=_format(self.info.receive), send=_format(self.info.send))
 
@@ -775,7 +778,7 @@ class CallCore:
         self.serializer.begin(self._in_rate)
         set_variables = getattr(self.serializer, "set_output_variables", None)
         if set_variables is not None:
-            set_variables(self.variables.changed)  # the mapping itself: read when the goodbye leaves
+            set_variables(self.variables.outgoing)  # the mapping itself: read when the goodbye leaves
         out_rate = route.sample_rate or self.serializer.send_rate
         self._call = Call(self.info, self.variables, self)
         began = self.now()
@@ -942,6 +945,10 @@ class CallCore:
         """The carrier's way of ending a call."""
         self._deadline = now + self.serializer.end_wait_s
         farewell = self._farewell if isinstance(self._farewell, EndFrame | CancelFrame) else EndFrame(self.reason)
+        if self.reason != "error" and (missing := self.variables.missing):
+            self.counters["variables_missing"] = len(missing)
+            log.error("call.variables_missing", call=self.info.call_id, bot=self.bot, names=missing)
+            farewell = EndFrame(f"incomplete:{', '.join(missing)}")  # rather a failure than half an answer
         try:
             self.send(farewell)
         except GatewayError as exc:

@@ -13,8 +13,8 @@ import importlib.util
 import inspect
 import pkgutil
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from types import ModuleType
@@ -26,6 +26,7 @@ import webhooks
 from bots.base import Bot, Build, PrepareContext
 from media.errors import ConfigError, ConfigErrors, toml_path
 from media.resample import make_resampler
+from media.variables import VariableRule
 from serializers.base import FrameSerializer, WireOptions
 from webhooks.base import CarrierHttp, SocketOnly
 
@@ -138,6 +139,7 @@ class Route:
     matched_by: str  # "exact", "prefix" or "default"
     key: str  # of [numbers."<key>"], as the file has it
     on_error: str | None = None  # the number's own, over the bot's
+    output_variables: Mapping[str, VariableRule] = field(default_factory=dict)  # the number's own, beside the bot's
 
     @property
     def explanation(self) -> str:
@@ -155,13 +157,13 @@ def resolve(settings: Settings, carrier: str, to_number: str) -> Route | None:
     candidates = tuple(readings(to_number))
     for number in candidates:
         if entry := numbers.get(number):
-            return Route(entry.bot, "exact", entry.key, entry.on_error)
+            return Route(entry.bot, "exact", entry.key, entry.on_error, entry.output_variables)
     for number in candidates:
         for length in range(len(number), -1, -1):
             if entry := numbers.get(number[:length] + "*"):
-                return Route(entry.bot, "prefix", entry.key, entry.on_error)
+                return Route(entry.bot, "prefix", entry.key, entry.on_error, entry.output_variables)
     if entry := numbers.get("default"):
-        return Route(entry.bot, "default", entry.key, entry.on_error)
+        return Route(entry.bot, "default", entry.key, entry.on_error, entry.output_variables)
     return None
 
 

@@ -30,6 +30,7 @@ from gateway.event_settings import EventSettings
 from gateway.public_url import Network, is_loopback_url, networks
 from media.errors import ConfigError, ConfigErrors, toml_path
 from media.secret import Secret
+from media.variables import VariableRule
 
 PipelineRate = Literal[8000, 16000, 24000, 48000]
 Seconds = Annotated[float, Gt(0)]
@@ -101,6 +102,7 @@ class BotEntry:
     options: Any = None  # the rest of the table as the `settings` dataclass of that module's BOT
     sample_rate: PipelineRate | None = None  # Hz inside the pipeline; None: the wire's, the cheapest and the best
     on_error: str = "end"  # or "transfer:<target>"
+    output_variables: Mapping[str, VariableRule] = field(default_factory=dict)  # what its calls may bring back
 
     def __post_init__(self) -> None:
         _check_on_error(self.on_error)
@@ -114,6 +116,7 @@ class NumberEntry:
     bot: Annotated[str, MinLen(1)]
     on_error: str | None = None  # over the bot's own
     max_calls: Annotated[int, Ge(1)] | None = None  # at once, to this number
+    output_variables: Mapping[str, VariableRule] = field(default_factory=dict)  # beside the bot's; over one of its name
 
     def __post_init__(self) -> None:
         if self.on_error is not None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+from media.variables import Variables as Variables
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +52,3 @@ class CallInfo:
             parameters={**claims.parameters, **self.parameters},
             language=self.language or claims.language,
         )
-
-
-class Variables(MutableMapping[str, Any]):
-    """A call's variables: what came in, and what the bot sets, which alone goes out at the end.
-
-    Reading looks at what the bot set first, then at what came in. `changed` is what goes out.
-    """
-
-    def __init__(self, incoming: Mapping[str, Any] | None = None) -> None:
-        self._incoming: Mapping[str, Any] = incoming or _NOTHING
-        self.changed: dict[str, Any] = {}
-
-    def __getitem__(self, name: str) -> Any:
-        return self.changed[name] if name in self.changed else self._incoming[name]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self.changed[name] = value
-
-    def __delitem__(self, name: str) -> None:
-        del self.changed[name]
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._incoming
-        yield from (name for name in self.changed if name not in self._incoming)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)

@@ -8,6 +8,7 @@ GatewayError
 |   +-- RemoteProtocolError  the carrier sent something it does not document
 |       +-- UnusableStreamError   ... in a format that cannot be carried: the call cannot go on
 +-- ServiceError             a provider failed; `retryable` says whether to try again
++-- VariableError            a bot set a call's variable to what it may not be
 """
 
 from __future__ import annotations
@@ -49,6 +50,14 @@ class ConfigErrors(ConfigError):
 
     def within(self, table: str) -> ConfigErrors:
         return ConfigErrors(error.within(table) for error in self.errors)
+
+
+class VariableError(GatewayError, ValueError):
+    """A call's variable cannot be set so; `name` is the variable's. The value is not told: it may be anybody's."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"variable {name!r}: {problem}")
+        self.name, self.problem = name, problem
 
 
 def toml_path(table: str, key: str) -> str:

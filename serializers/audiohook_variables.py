@@ -5,37 +5,19 @@ Source: Genesys Cloud developer centre and forum, "AudioHook protocol", version 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
+from media.variables import text_of
 from serializers.audiohook import dumps
 
 log = logging.getLogger(__name__)
 
 
 def variable_text(value: Any) -> str | None:
-    """`value` as Architect takes it: text; None for what has no sensible text (None, NaN, a cycle).
-
-    Numbers become plain decimals ("0.00001"), truth values "true" and "false", the rest compact JSON.
-    """
-    if isinstance(value, str):
-        return str.__str__(value)
-    if value is None:
-        return None
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    try:
-        if isinstance(value, int):
-            return str(int(value))
-        if isinstance(value, float | Decimal):
-            number = Decimal(repr(float(value))) if isinstance(value, float) else value
-            return format(number, "f") if number.is_finite() else None
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str)
-    except (TypeError, ValueError, RecursionError):
-        return None
+    """`value` as Architect takes it: text; None for what has no sensible text (None, NaN, a cycle)."""
+    return text_of(value, odd=str)
 
 
 def variable_texts(variables: Mapping[Any, Any]) -> dict[str, str]:

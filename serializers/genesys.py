@@ -85,6 +85,7 @@ _FAILURES = {
     "shutdown": "error",
     "carrier-silent": "error",
     "no-bot": "error",
+    "incomplete": "error",
 }
 # The client's reason of `close`, in our words.
 _ENDED = {"end": "caller", "error": "error", "reconnect": "reconnect"}
@@ -503,8 +504,11 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
     def _end(self, frame: EndFrame | CancelFrame) -> Messages:
         if not self.session.id_known:
             return ()
-        word = str(frame.reason or "completed")
-        return self._say("disconnect", {"reason": _FAILURES.get(word.partition(":")[0], "completed")})
+        word, _, details = str(frame.reason or "completed").partition(":")
+        parameters = {"reason": _FAILURES.get(word, "completed")}
+        if word == "incomplete":
+            parameters["info"] = f"the bot has not set: {details}"
+        return self._say("disconnect", parameters)
 
     def _message_of(self, frame: OutputTransportMessageFrame | OutputTransportMessageUrgentFrame) -> Messages:
         """An AudioHook message of the application's, or an answer of ours; nothing else may reach Genesys."""
