@@ -427,6 +427,7 @@ class Gateway:
             record = await session.run()
             if naming:
                 await asyncio.wait(naming)
+            await control.decided()  # what is told of a transfer is told before the call's end
             if stream is not None and record.info.probe:
                 await self.store.forget(session.key)
                 return

@@ -444,6 +444,7 @@ class CallControl:
         self.hang_up_state = HangUp.NONE  # for the record
         self.transferred: Callable[[str], None] = lambda target: None  # told when the carrier knows where to
         self.let_go: Callable[[], None] = lambda: None  # told when the socket is not needed any more
+        self._undecided: asyncio.Event | None = None  # a transfer of which it is not known whether it was carried out
 
     @property
     def ref(self) -> CallRef:
@@ -494,9 +495,18 @@ class CallControl:
                 self.transferred(target)
             if not known or plan.closes_socket:
                 self.let_go()
+            decided.set()
 
+        self._undecided = decided = asyncio.Event()
         self._hang_ups.transfer(self._http, self.ref, target, plan, told)
         return 3 * self._close_s  # a carrier that does not answer is asked again; then the socket closes all the same
+
+    async def decided(self) -> None:
+        """Wait for the carrier's word on a transfer: the stream may end before it is there."""
+        if self._undecided is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(3 * self._close_s):
+                    await self._undecided.wait()
 
     def send_digits(self, digits: str) -> bool:
         http = self._http

@@ -261,6 +261,8 @@ class FrameSerializer:
         try:
             frames = [frame for frame in self.decode(data) if not isinstance(frame, WireFrame)]
         except RemoteProtocolError as exc:
+            if isinstance(exc, ValueError):  # not one bad message: a stream for which there is no codec
+                raise
             log.warning("%s: bad message dropped: %s", self.carrier or type(self).__name__, exc.problem)
             return None
         # Several voices (UserAudioRawFrame) are not one stream: this face has room for the first.

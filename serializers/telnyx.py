@@ -153,17 +153,6 @@ class TelnyxFrameSerializer(JsonSerializer):
 
     # ------------------------------------------------------------ in
 
-    async def deserialize(self, data: Message) -> Frame | None:
-        """As the base's; ValueError at the first audio of an encoding for which there is no codec."""
-        if self._expand is None:
-            try:
-                self.decode(data)
-            except UnsupportedEncodingError:
-                raise
-            except RemoteProtocolError:
-                pass  # the base's to tell
-        return await super().deserialize(data)
-
     def _caller_audio(self, payload: bytes, track: str, chunk: int | None, timestamp: int | None) -> Sequence[Frame]:
         """One message's audio. `chunk` counts per track and tells the order: Telnyx does not promise to keep it."""
         if track != "inbound":
