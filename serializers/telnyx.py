@@ -29,7 +29,7 @@ from media.frames import (
     OutputTransportMessageFrame,
     OutputTransportMessageUrgentFrame,
 )
-from serializers.base import Ending, FrameSerializer, HangUp, Message, Messages, WireOptions
+from serializers.base import Ending, FrameSerializer, HangUp, Messages, WireOptions
 from serializers.fields import Json, number, text
 from serializers.json_base import Handlers, JsonSerializer, Writers, lacking
 
