@@ -24,6 +24,7 @@ import bots
 import serializers
 import webhooks
 from bots.base import Bot, Build, PrepareContext
+from bots.code import bot_of, is_code
 from media.errors import ConfigError, ConfigErrors, toml_path
 from media.resample import make_resampler
 from media.variables import VariableRule
@@ -122,7 +123,9 @@ def _carrier_module(package: str, carrier: str) -> ModuleType:
 
 @cache
 def bot(name: str) -> Bot:
-    """The `BOT` of bots/<name>.py. Raises UnknownName."""
+    """The `BOT` of bots/<name>.py, or the program that "<module>:<name>" stands for. Raises UnknownName."""
+    if is_code(name):
+        return bot_of(name)
     if name not in bot_names():
         raise UnknownName("bot module", name, bot_names())
     return cast(Bot, importlib.import_module(f"bots.{name}").BOT)

@@ -17,7 +17,11 @@ MAY_IMPORT = {
     "gateway": {"gateway", "bots", "webhooks", "serializers", "media"},
 }
 # Where something may wait.
-ASYNCIO = ("gateway/", "bots/runtime.py", "bots/runner.py", "bots/notifier.py", "bots/lanes.py", "bots/services/")
+ASYNCIO = (
+    "gateway/",
+    *(f"bots/{name}.py" for name in ("runtime", "runner", "notifier", "lanes", "talk")),
+    "bots/services/",
+)
 # Libraries of media: arithmetic only.
 MEDIA_LIBRARIES = {"numpy", "soxr", "audioop", "onnxruntime"}
 NETWORK = {"starlette", "uvicorn", "websockets", "httpx"}

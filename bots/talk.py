@@ -1,0 +1,337 @@
+"""A call as a program sees it: say something, wait for keys, hand over; each a line that waits until it is done.
+
+`LiveCall` is what the program holds, `Talk` the processor behind it. Waiting is by futures that the call's own clock
+and frames settle, so a program has no time of its own; when the call is over its task is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bots.base import Call, PrepareContext
+from bots.prompts import Prompt, PromptMaker, PromptSetting, say
+from media.errors import ConfigErrors
+from media.events import Handle, MaybeAwaitable
+from media.frames import (
+    AudioRawFrame,
+    BotStartedSpeakingFrame,
+    BotStoppedSpeakingFrame,
+    CallPausedFrame,
+    CallResumedFrame,
+    CallUpdatedFrame,
+    Frame,
+    InputDTMFFrame,
+    InterruptionFrame,
+    KeypadEntry,
+    StartFrame,
+)
+from media.processor import FrameDirection, FrameProcessor
+
+MAX_AHEAD: Final = 64  # keys kept for a program that does not ask for them yet; then the oldest is forgotten
+PLAY_GRACE_S: Final = 5.0  # beyond its length, until a prompt of which no end is heard counts as played
+
+_KEYS = re.compile(rf"[{re.escape(''.join(key.value for key in KeypadEntry))}]*")
+
+Program = Callable[["LiveCall"], Coroutine[Any, Any, object]]
+What = PromptSetting | Path | Prompt  # what can be said: text, a .wav file, a table, or a prompt made before
+
+
+class Voice:
+    """Makes prompts for the calls of one bot; what was made once is kept, the last used `limit` of them."""
+
+    def __init__(self, context: PrepareContext, voice: str = "", limit: int = 256) -> None:
+        self._context, self._voice, self._limit = context, voice, limit
+        self._made: dict[tuple[PromptSetting, str, int], Prompt] = {}
+
+    async def prompt(self, what: What, sample_rate: int, voice: str = "") -> Prompt:
+        """ConfigErrors: no such file, nothing that speaks, or nothing to hear."""
+        if isinstance(what, Prompt):
+            return what
+        setting = str(what) if isinstance(what, Path) else what
+        key = setting, voice or self._voice, sample_rate
+        made = self._made.pop(key, None)
+        if made is None:
+            made = await asyncio.to_thread(self._make, *key)
+        self._made[key] = made  # to the young end
+        while len(self._made) > self._limit:
+            del self._made[next(iter(self._made))]
+        return made
+
+    def _make(self, setting: PromptSetting, voice: str, sample_rate: int) -> Prompt:
+        context = PrepareContext(self._context.base_dir, (sample_rate,), self._context.speak)
+        maker = PromptMaker(context, voice)
+        prompt = maker.make("say", setting)
+        if maker.errors:
+            raise ConfigErrors(maker.errors)
+        return prompt
+
+
+class LiveCall(Call):
+    """A live call in the hands of a program.
+
+    Beside what every bot's `Call` has (`info`, `variables`, `send_digits`, `transfer`, `end`, `pause`, `resume`):
+    `options` are the bot's own keys in gateway.toml; `say`, `play`, `gather` and `ask` wait until they are done. When
+    the call ends, however it does, whatever the program waits for raises asyncio.CancelledError.
+    """
+
+    def __init__(self, call: Call, voice: Voice, options: Mapping[str, Any]) -> None:
+        super().__init__(call.info, call.variables, call._port)
+        self.options = options
+        self._voice = voice
+        self._talk: Talk
+        self._handlers: dict[str, list[Callable[..., Any]]] = {}
+
+    # ------------------------------------------------------------ speaking
+
+    async def say(self, text: What, *, voice: str = "", interruptible: bool = False) -> bool:
+        """Speak, and wait until the caller has heard it.
+
+        Args:
+            text: a text, the name of a .wav file beside gateway.toml, or a prompt made with `prompt`.
+            voice: of the synthesiser; left out, the bot's.
+            interruptible: a key silences it, and is kept for the next `gather`.
+
+        Returns: whether the caller has heard all of it.
+        """
+        return await self.play(text, voice=voice, interruptible=interruptible)
+
+    async def play(self, *what: What, voice: str = "", interruptible: bool = False) -> bool:
+        """As `say`, for several things in a row as one utterance."""
+        rate = self.info.send.sample_rate
+        prompts = [await self._voice.prompt(one, rate, voice) for one in what]
+        return await self._talk.play(prompts, interruptible=interruptible)
+
+    async def prompt(self, text: What, *, voice: str = "") -> Prompt:
+        """Make it now, to be said at once later."""
+        return await self._voice.prompt(text, self.info.send.sample_rate, voice)
+
+    def stop_speaking(self) -> None:
+        """Silence at once, here and at the carrier."""
+        self.interrupt()
+
+    # ------------------------------------------------------------ keys
+
+    async def gather(
+        self,
+        prompt: What | None = None,
+        *,
+        max_digits: int = 32,
+        min_digits: int = 1,
+        finish_on: str = "#",
+        timeout_s: float = 5.0,
+        digit_gap_s: float = 3.0,
+        tries: int = 1,
+        invalid: What | None = None,
+        ahead: bool = True,
+    ) -> str:
+        """Ask for keys, and wait for them.
+
+        Args:
+            prompt: said first; the first key silences it.
+            max_digits: as soon as there are so many, that is all.
+            min_digits: fewer are no answer.
+            finish_on: these keys end the entry and are no part of it; "" for none.
+            timeout_s: to the first key, from the end of the prompt.
+            digit_gap_s: between one key and the next.
+            tries: how often the prompt is said in all when there is no answer.
+            invalid: said before it is said again.
+            ahead: keys that were pressed before the prompt count.
+
+        Returns: the keys, or "" if there was no answer.
+        """
+        if not _KEYS.fullmatch(finish_on):
+            raise ValueError(f"finish_on must be keys of a telephone, got {finish_on!r}")
+        if max_digits < 1 or not 0 <= min_digits <= max_digits:
+            raise ValueError(
+                f"min_digits {min_digits} and max_digits {max_digits} must be in order, the latter at least 1"
+            )
+        talk = self._talk
+        for attempt in range(tries):
+            if attempt and invalid is not None:
+                await self.play(invalid, interruptible=True)
+            if not ahead and not attempt:
+                talk.keys.clear()
+            if prompt is not None:
+                await self.play(prompt, interruptible=True)
+            digits = ""
+            while len(digits) < max_digits:
+                key = await talk.key(digit_gap_s if digits else timeout_s)
+                if key is None or key in finish_on:
+                    break
+                digits += key
+            if digits and len(digits) >= min_digits:
+                return digits
+        return ""
+
+    # ------------------------------------------------------------ time and events
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, on the call's clock."""
+        await self._talk.until(lambda: False, seconds)
+
+    def on(self, event: str, handler: Callable[..., Any] | None = None) -> Any:
+        """Call `handler` when something happens; also a decorator. A handler may be `async def`.
+
+        Events: "digit" (key), "paused" (), "resumed" (), "updated" (language), "interrupted" (), "frame" (frame): what
+        came from the carrier and is none of the others.
+        """
+        if event not in EVENTS:
+            raise ValueError(f"there is no event {event!r}; there are {', '.join(EVENTS)}")
+        if handler is None:
+            return lambda function: self.on(event, function)
+        self._handlers.setdefault(event, []).append(handler)
+        return handler
+
+    def _tell(self, event: str, *args: Any) -> None:
+        for handler in self._handlers.get(event, ()):
+            result = handler(*args)
+            if result is not None and asyncio.iscoroutine(result):
+                self._talk.create_task(result, f"on-{event}")
+
+
+EVENTS: Final = ("digit", "paused", "resumed", "updated", "interrupted", "frame")
+
+
+class _Waiter:
+    """Somebody waits until `done` says so."""
+
+    __slots__ = ("done", "future")
+
+    def __init__(self, done: Callable[[], bool]) -> None:
+        self.done = done
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Talk(FrameProcessor):
+    """Between a call's frames and its program."""
+
+    def __init__(self, call: LiveCall, program: Program, failed: Callable[[Exception], str]) -> None:
+        super().__init__()
+        call._talk = self
+        self.keys: deque[str] = deque(maxlen=MAX_AHEAD)
+        self._call, self._program, self._failed = call, program, failed
+        self._waiting: list[_Waiter] = []
+        self._speaks = asyncio.Lock()
+        self._task: Handle | None = None
+        self._interruptible = False
+        self._begun = self._stopped = self._cut = False  # of what is being said
+
+    # ------------------------------------------------------------ frames
+
+    def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        self.push_frame(frame, direction)
+        act = _ACTS.get(type(frame))
+        if act is not None:
+            act(self, frame)
+            if self._waiting:
+                self._look()
+        elif type(frame) is StartFrame:
+            self._task = self.create_task(self._run(), "program")
+        elif "frame" in self._call._handlers and not isinstance(frame, AudioRawFrame):
+            self._call._tell("frame", frame)
+
+    def _digit(self, frame: Any) -> None:
+        key = frame.button.value
+        self.keys.append(key)
+        if self._interruptible and not (self._stopped or self._cut):
+            self._call.interrupt()
+        self._call._tell("digit", key)
+
+    def _started(self, frame: Frame) -> None:
+        self._begun = True
+
+    def _ended(self, frame: Frame) -> None:
+        self._stopped = self._begun
+
+    def _interrupted(self, frame: Frame) -> None:
+        self._cut = True
+        self._call._tell("interrupted")
+
+    def _paused(self, frame: Frame) -> None:
+        self._call._tell("paused")
+
+    def _resumed(self, frame: Frame) -> None:
+        self._call._tell("resumed")
+
+    def _updated(self, frame: Any) -> None:
+        self._call._tell("updated", frame.language)
+
+    # ------------------------------------------------------------ the program
+
+    async def _run(self) -> None:
+        try:
+            await self._program(self._call)
+        except Exception as exc:
+            self.push_error(self._failed(exc), exc, fatal=True)
+        else:
+            self._call.end("completed")
+
+    def cleanup(self) -> MaybeAwaitable:
+        done = super().cleanup()
+        if self._task is None:
+            return done
+        task, self._task = self._task, None
+        return self.cancel_task(task)
+
+    # ------------------------------------------------------------ waiting
+
+    async def until(self, done: Callable[[], bool], limit_s: float | None) -> bool:
+        """Wait until a frame makes `done` true; False if it has not after `limit_s` on the call's clock."""
+        if done():
+            return True
+        waiter = _Waiter(done)
+        timer = self._call.call_later(limit_s, lambda: _settle(waiter)) if limit_s is not None else None
+        self._waiting.append(waiter)
+        try:
+            await waiter.future
+        finally:
+            self._waiting.remove(waiter)
+            if timer is not None:
+                timer.cancel()
+        return done()
+
+    def _look(self) -> None:
+        for waiter in self._waiting:
+            if waiter.done():
+                _settle(waiter)
+
+    async def key(self, limit_s: float) -> str | None:
+        """The next key; None if there is none in time."""
+        return self.keys.popleft() if await self.until(lambda: bool(self.keys), limit_s) else None
+
+    async def play(self, prompts: Sequence[Prompt], *, interruptible: bool) -> bool:
+        """One utterance; the next waits for its turn."""
+        rate = self._call.info.send.sample_rate
+        async with self._speaks:
+            if interruptible and self.keys:
+                return False
+            self._begun = self._stopped = self._cut = False
+            self._interruptible = interruptible
+            length_s = sum(len(pcm) for prompt in prompts for pcm in prompt.chunks(rate)) / (2 * rate)
+            say(self, prompts, rate)
+            try:
+                await self.until(lambda: self._stopped or self._cut, length_s + PLAY_GRACE_S)
+            finally:
+                self._interruptible = False
+            return self._stopped and not self._cut
+
+
+def _settle(waiter: _Waiter) -> None:
+    if not waiter.future.done():
+        waiter.future.set_result(None)
+
+
+_ACTS: Mapping[type, Callable[[Talk, Any], None]] = {
+    InputDTMFFrame: Talk._digit,
+    BotStartedSpeakingFrame: Talk._started,
+    BotStoppedSpeakingFrame: Talk._ended,
+    InterruptionFrame: Talk._interrupted,
+    CallPausedFrame: Talk._paused,
+    CallResumedFrame: Talk._resumed,
+    CallUpdatedFrame: Talk._updated,
+}
