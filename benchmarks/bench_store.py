@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sqlalchemy import Connection
 
-from gateway.core import CallRecord
+from gateway.records import CallRecord
 from gateway.sql.tables import calls
 from gateway.store import CallFilter, CallKey, Caps, HangUp, Worker
 from gateway.store_sql import SqlStore

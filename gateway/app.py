@@ -29,14 +29,15 @@ from gateway.calls import CallRegistry
 from gateway.carrier_api import CarrierApi, Patience
 from gateway.clock import Clock
 from gateway.control import CallDesk
-from gateway.core import BotRoute, CallCore, CallLimits, CallRecord
+from gateway.core import CallCore
 from gateway.doctor.desk import Desk, Door
 from gateway.hangups import CallControl, HangUps, Rhythm
 from gateway.housekeeping import prune
 from gateway.metrics import Metrics
 from gateway.notify import Notifier
+from gateway.ports import BotRoute, CallLimits
 from gateway.public_url import StripPrefix
-from gateway.records import LogSink, RecordSink
+from gateway.records import CallRecord, LogSink, RecordSink
 from gateway.session import CallSession, Receive, Send
 from gateway.settings import Settings
 from gateway.store import PROVISIONAL, CallKey, HangUp, Standing, Store, StoredCall, StoreError, Worker

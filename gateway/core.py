@@ -6,21 +6,22 @@ must happen on the network is a message in the outbox or an effect, a value that
 
 from __future__ import annotations
 
-import heapq
-import itertools
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
-from typing import Any, Protocol
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import structlog
 
-from bots.base import Build, Call
-from gateway.allowance import Allowance
+from bots.base import Call
+from gateway.outbox import Outbox
+from gateway.ports import BotRoute, CallLimits, Control, Shell
+from gateway.records import CallRecord
+from gateway.states import OVER, TRANSITIONS, CallEvent, CallState, who_ended
+from gateway.timers import Timer, Timers
 from media.call import CallInfo
 from media.errors import GatewayError, RemoteProtocolError, UnusableStreamError
-from media.events import DONE, BaseObject, Drives, Handle
+from media.events import DONE, BaseObject, Handle
 from media.frames import (
     AnswerLaterFrame,
     AudioDiscardedFrame,
@@ -41,9 +42,6 @@ from media.frames import (
     InputDTMFFrame,
     InterruptionFrame,
     InterruptionTaskFrame,
-    MarkFrame,
-    OutputAudioRawFrame,
-    OutputTransportMessageFrame,
     OutputTransportMessageUrgentFrame,
     PlaybackClearedFrame,
     PlaybackCompletedFrame,
@@ -58,177 +56,17 @@ from media.frames import (
 from media.output import OutputStage
 from media.pipeline import Pipeline
 from media.processor import FrameDirection, FrameProcessor, Lanes
-from media.variables import VariableRule, Variables
+from media.variables import Variables
 from serializers.base import Ending, FrameSerializer, Message
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.call")
 
 
-class CallState(Enum):
-    """Where a call stands."""
-
-    OPENING = "opening"  # socket accepted, the carrier has not said what call this is
-    LIVE = "live"
-    PAUSED = "paused"  # the carrier holds the caller's audio back
-    DRAINING = "draining"  # the last words are on their way to the caller's ear
-    ENDING = "ending"  # the carrier was told; socket and serializer are still alive
-    CLOSED = "closed"
-    FAILED = "failed"  # never came to life
-
-
-class CallEvent(Enum):
-    """What moves a call from one state to another."""
-
-    STARTED = "start message"
-    START_TIMEOUT = "no start message in time"
-    BOT_ENDED = "bot ends"
-    CANCELLED = "cancelled"
-    ERROR = "bot failed"
-    CALLER_ENDED = "carrier says it is over"
-    SOCKET_CLOSED = "socket closed"
-    PAUSED = "carrier pauses"
-    RESUMED = "carrier resumes"
-    SILENT = "carrier sends nothing"
-    TOO_LONG = "longest call"
-    SHUTDOWN = "shutdown"
-    PLAYED_OUT = "last sample heard"
-    DRAIN_LIMIT = "drain limit"
-    END_LIMIT = "carrier did not close"
-
-
-_S, _E = CallState, CallEvent
-
-# What is legal when. An event that is not listed for a state changes nothing. docs/call.md draws this table.
-TRANSITIONS: dict[tuple[CallState, CallEvent], CallState] = {
-    (_S.OPENING, _E.STARTED): _S.LIVE,
-    (_S.OPENING, _E.START_TIMEOUT): _S.FAILED,
-    (_S.OPENING, _E.CALLER_ENDED): _S.FAILED,
-    (_S.OPENING, _E.SOCKET_CLOSED): _S.FAILED,
-    (_S.OPENING, _E.SHUTDOWN): _S.FAILED,
-    (_S.OPENING, _E.CANCELLED): _S.FAILED,
-    (_S.OPENING, _E.ERROR): _S.FAILED,
-    **{
-        (state, event): target
-        for state in (_S.LIVE, _S.PAUSED)
-        for event, target in {
-            _E.BOT_ENDED: _S.DRAINING,
-            _E.ERROR: _S.DRAINING,
-            _E.TOO_LONG: _S.DRAINING,
-            _E.SHUTDOWN: _S.DRAINING,
-            _E.CANCELLED: _S.ENDING,
-            _E.SILENT: _S.ENDING,
-            _E.CALLER_ENDED: _S.CLOSED,
-            _E.SOCKET_CLOSED: _S.CLOSED,
-        }.items()
-    },
-    (_S.LIVE, _E.PAUSED): _S.PAUSED,
-    (_S.PAUSED, _E.RESUMED): _S.LIVE,
-    (_S.DRAINING, _E.PLAYED_OUT): _S.ENDING,
-    (_S.DRAINING, _E.DRAIN_LIMIT): _S.ENDING,
-    (_S.DRAINING, _E.CANCELLED): _S.ENDING,
-    (_S.DRAINING, _E.CALLER_ENDED): _S.CLOSED,
-    (_S.DRAINING, _E.SOCKET_CLOSED): _S.CLOSED,
-    (_S.ENDING, _E.CALLER_ENDED): _S.CLOSED,
-    (_S.ENDING, _E.SOCKET_CLOSED): _S.CLOSED,
-    (_S.ENDING, _E.END_LIMIT): _S.CLOSED,
-}
-OVER = frozenset({CallState.CLOSED, CallState.FAILED})
 _CLOSED = (1000, 1001, 1005)  # close codes of a peer that closes; others are of a socket that breaks
-_APPLICATIONS = (OutputTransportMessageFrame, OutputTransportMessageUrgentFrame)
 
 MAX_HELD = 3000  # frames kept for a bot that is not ready: a minute of audio
 SLOW_BUILD_S = 0.05  # a bot whose build takes longer holds up every call of the process
-BACK_OFF_S = 1.0  # where a carrier that got too many messages does not say how long to wait
 ROUND_TRIP_S = 0.1  # to the carrier and back, until it has told
-
-# Who ended the call, by the event that did.
-_ENDED_BY = {
-    _E.BOT_ENDED: "bot",
-    _E.CANCELLED: "bot",
-    _E.CALLER_ENDED: "caller",
-    _E.SOCKET_CLOSED: "caller",
-}
-# ... unless the carrier says why.
-_ENDED_BY_REASON = {"carrier": "carrier", "error": "carrier", "protocol": "carrier", "reconnect": "gateway"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallLimits:
-    """Times in seconds, sizes in messages."""
-
-    start_s: float = 10.0  # from the socket to the carrier's start message
-    bot_start_s: float = 10.0  # for StartFrame to come through the bot's pipeline
-    silence_s: float = 30.0  # without any message from the carrier: the socket is half open
-    longest_s: float = 4 * 3600.0
-    drain_s: float = 30.0  # for the last words, beyond the time they need by the clock
-    outbox: int = 1000  # messages waiting for a peer that does not read; then the oldest media is dropped
-    blocked_s: float = 10.0  # a peer that reads nothing for so long is gone
-
-
-@dataclass(slots=True)
-class CallRecord:
-    """What is known of a call when it is over."""
-
-    info: CallInfo
-    bot: str
-    state: str
-    ended_by: str
-    reason: str
-    duration_s: float
-    counters: dict[str, int] = field(default_factory=dict)
-    variables: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class BotRoute:
-    """Which bot answers a call, and at which rate its pipeline runs (None: the wire's)."""
-
-    bot: str
-    build: Build
-    sample_rate: int | None = None
-    on_error: str = "end"  # or "transfer:<target>"
-    output_variables: Mapping[str, VariableRule] = field(default_factory=dict)  # what its calls may bring back
-
-
-class Shell(Drives, Protocol):
-    """What a core needs of the world: the session, or a test. The tasks are those of the call's processors."""
-
-    def now(self) -> float: ...
-    def wake(self) -> None:
-        """There is something in the outbox, or the call has changed its state."""
-
-    def end_task(self, handle: Handle, timeout_s: float | None) -> Awaitable[None]: ...
-    def attach_async(self, processor: FrameProcessor) -> Lanes: ...
-
-
-class Control(Protocol):
-    """What can be asked of the carrier's API for one call. Nothing waits here: wishes are handed away."""
-
-    def can_transfer(self, target: str) -> bool: ...
-    def transfer(self, target: str) -> float | None:
-        """As `hang_up`, for handing the caller over."""
-
-    def hang_up(self, reason: str) -> float | None:
-        """Seconds for which the carrier may take to close the socket, if it was asked to end the call.
-
-        None: closing the socket is the way.
-        """
-
-    def send_digits(self, digits: str) -> bool:
-        """False: tones in the audio are the way."""
-
-    def lost(self) -> None:
-        """The socket broke without the carrier's word: whether the call goes on is not known."""
-
-
-class _Timer:
-    __slots__ = ("callback",)
-
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self.callback: Callable[[], None] | None = callback
-
-    def cancel(self) -> None:
-        self.callback = None
 
 
 class CallInput(FrameProcessor):
@@ -265,8 +103,8 @@ class CallCore:
         self.state = CallState.OPENING
         self.info = claims or CallInfo(carrier=serializer.carrier)
         self.variables = Variables()
-        self.outbox: deque[tuple[Message, bool]] = deque()  # (message, it is media or a mark)
         self.counters: Counter[str] = Counter()
+        self.outbox = Outbox(serializer, self.counters, self.limits.outbox)
         self.reason = self.ended_by = ""
         self.close_code = 1000
         self.close_at: float | None = None  # when the socket should be closed by us, if the carrier has not
@@ -282,16 +120,12 @@ class CallCore:
         self._deadline = now + self.limits.start_s  # of the state: start, drain, end
         self._last_heard = now  # when the carrier last sent anything
         self.blocked_since: float | None = None  # the session waits for a peer that does not read
-        self._timers: list[tuple[float, int, _Timer]] = []
-        self._timer_ids = itertools.count()
+        self._timers = Timers()
         self._bad = 0
         self._on_error = "end"
         self._transfer_to = ""
         self._held: list[Frame] | None = [] if route is not None else None  # until StartFrame has come through
         self._farewell: Frame | None = None  # the End or Stop frame that has come out of the pipeline
-        rate = serializer.rate
-        self._allowance = Allowance(rate) if rate is not None else None
-        self._unsaid: deque[Frame] = deque()  # the application's messages for which there was no allowance yet
         self._round_trip_s = ROUND_TRIP_S
         self._call: Call | None = None  # as the bot sees it
         self._left: Callable[[], None] | None = None  # the carrier waits for the bot's last messages: then this
@@ -368,24 +202,17 @@ class CallCore:
 
     def tick(self, now: float) -> None:
         """Send what is due by `now`; look at the deadlines."""
-        timers = self._timers
-        while timers and timers[0][0] <= now:
-            callback = heapq.heappop(timers)[2].callback
-            if callback is not None:
-                try:
-                    callback()
-                except Exception as exc:
-                    self.fail(f"a timer failed: {exc!r}", exc)
-        if self._allowance is not None:
-            self._use_allowance(self._allowance, now)
+        self._timers.run(now, self._timer_failed)
+        if self.outbox.is_rationed:
+            self._use_allowance(now)
         state = self.state
         if state is CallState.LIVE or state is CallState.DRAINING or state is CallState.PAUSED:
             self.output.tick(now)
             if self._left is not None:  # the carrier has ended the call, and waits for our word
-                if self._farewell is not None and not self._unsaid:
+                if self._farewell is not None and not self.outbox.has_unsaid:
                     self._left()
             elif state is CallState.DRAINING:
-                if self._farewell is not None and self._all_said() and self.output.all_heard(now):
+                if self._farewell is not None and self.outbox.all_said and self.output.all_heard(now):
                     self._move(CallEvent.PLAYED_OUT, self.reason, now)
                 elif now >= self._deadline:
                     self.counters["drain_limit"] += 1
@@ -499,11 +326,12 @@ class CallCore:
         else:
             self._end(CallEvent.ERROR, "error", self.now())
 
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> _Timer:
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         """`callback` at the first tick after `delay_s`; its exceptions end the call, not the process."""
-        timer = _Timer(callback)
-        heapq.heappush(self._timers, (self.shell.now() + delay_s, next(self._timer_ids), timer))
-        return timer
+        return self._timers.at(self.shell.now() + delay_s, callback)
+
+    def _timer_failed(self, exc: Exception) -> None:
+        self.fail(f"a timer failed: {exc!r}", exc)
 
     # ------------------------------------------------------------ the runtime of the pipeline
 
@@ -526,10 +354,9 @@ class CallCore:
         """An interruption was pushed somewhere: it takes effect here before it travels."""
         self.counters["interruptions"] += 1
         self.output.interrupt(frame)
-        if self._allowance is not None:
-            self._allowance.cleared()
-            if self._allowance.held_until > self.now():
-                self.output.hold()
+        self.outbox.cleared()
+        if not self.outbox.may_send_audio(self.now()):
+            self.output.hold()
 
     # ------------------------------------------------------------ the wire, as the output stage sees it
 
@@ -569,63 +396,32 @@ class CallCore:
         if not self.info.receives_audio:
             self.counters["audio_to_monitor"] += 1
             return
-        outbox = self.outbox
-        for message in self.serializer.encode(OutputAudioRawFrame(pcm, self.send_rate, 1)):
-            outbox.append((message, True))
-        if len(outbox) > self.limits.outbox:
-            self._drop_oldest_media()
+        self.outbox.audio(pcm, self.send_rate)
 
     def send(self, frame: Frame) -> None:
-        if self._allowance is not None and isinstance(frame, _APPLICATIONS) and not self._may_say(self._allowance):
-            self._say_later(frame)
-            return
-        media = isinstance(frame, MarkFrame)
-        for message in self.serializer.encode(frame):
-            self.outbox.append((message, media))
+        self.outbox.send(frame, self.now())
 
     def _say_at_once(self, messages: Sequence[Message]) -> None:
         """Ahead of the bot's own messages, and whatever the allowance."""
-        self.outbox.extend((message, False) for message in messages)
+        self.outbox.add(messages)
         if messages:
             self.shell.wake()
 
-    def _may_say(self, allowance: Allowance) -> bool:
-        return not self._unsaid and allowance.text(self.now())
-
-    def _say_later(self, frame: Frame) -> None:
-        self._unsaid.append(frame)
-        if len(self._unsaid) > self.limits.outbox:
-            self._unsaid.popleft()
-            self.counters["late_dropped"] += 1
-
-    def _use_allowance(self, allowance: Allowance, now: float) -> None:
+    def _use_allowance(self, now: float) -> None:
         """What had to wait, as far as it may leave by now."""
-        while self._unsaid and allowance.text(now):
-            for message in self.serializer.encode(self._unsaid.popleft()):
-                self.outbox.append((message, False))
-        if self.output.is_held and now >= allowance.held_until:
-            waiting = sum(len(message) for message, _ in self.outbox if isinstance(message, bytes))
+        self.outbox.use_allowance(now)
+        if self.output.is_held and self.outbox.may_send_audio(now):
             width = 2 if self.info.send.encoding == "L16" else 1
-            self.output.go_on(now, waiting / (width * self.send_rate))
-
-    def _all_said(self) -> bool:
-        return not self._unsaid and not any(media for _, media in self.outbox)
+            self.output.go_on(now, self.outbox.audio_bytes / (width * self.send_rate))
 
     def flush(self) -> None:
-        for message in self.serializer.flush():
-            self.outbox.append((message, True))
+        self.outbox.add(self.serializer.flush(), media=True)
 
     def clear(self, frame: InterruptionFrame) -> None:
         """Media that has not left yet never does; then the carrier's own clear, ahead of all later media."""
-        self._drop_media()
+        self.outbox.drop_media()
         self.send(frame)
         self.shell.wake()
-
-    def _drop_media(self) -> None:
-        if self.outbox:
-            kept = [entry for entry in self.outbox if not entry[1]]
-            self.outbox.clear()
-            self.outbox.extend(kept)
 
     def released(self, frame: Frame) -> None:
         """End, Stop or Cancel has come to its turn behind all audio."""
@@ -637,24 +433,11 @@ class CallCore:
         elif isinstance(frame, CancelFrame):
             self._move(CallEvent.CANCELLED, str(frame.reason or "cancelled"), self.now())
 
-    def _drop_oldest_media(self) -> None:
-        for position, (_, media) in enumerate(self.outbox):
-            if media:
-                del self.outbox[position]
-                self.counters["late_dropped"] += 1
-                return
-
     # ------------------------------------------------------------ the outbox, as the session sees it
 
     def take(self) -> Message | None:
         """The next message for the socket."""
-        if self._allowance is not None:
-            if self.outbox and not self.serializer.takes_audio:
-                self._drop_media()  # it had to wait, and what the carrier was told meanwhile goes before it
-            return self._allowance.take(self.outbox, self.shell.now())
-        if self.outbox:
-            return self.outbox.popleft()[0]
-        return None
+        return self.outbox.take(self.shell.now())
 
     def record(self, now: float) -> CallRecord:
         """What is known of this call."""
@@ -690,8 +473,7 @@ class CallCore:
 
     def _on_answer(self, frame: OutputTransportMessageUrgentFrame, now: float) -> None:
         """The protocol's own answer: never through the pipeline, which a bot may block."""
-        for message in self.serializer.encode(frame):
-            self.outbox.append((message, False))
+        self.outbox.add(self.serializer.encode(frame))
 
     def _on_answer_later(self, frame: AnswerLaterFrame, now: float) -> None:
         """An application's handlers, or the bot's last words, hold the answer up, but not for long."""
@@ -738,7 +520,7 @@ class CallCore:
         if self.state is not CallState.DRAINING:
             self.pipeline.push(EndFrame("caller"))
         self.output.release(self.now())
-        if self._farewell is None or self._unsaid:
+        if self._farewell is None or self.outbox.has_unsaid:
             return False
         self._left = None
         return True
@@ -860,13 +642,9 @@ class CallCore:
     def _on_carrier_error(self, frame: CarrierErrorFrame, now: float) -> None:
         self.counters["carrier_errors"] += 1
         log.warning("call.carrier_error", call=self.info.call_id, code=frame.code, retry_after_s=frame.retry_after_s)
-        if self._allowance is not None and frame.code == "429":
+        if self.outbox.is_rationed and frame.code == "429":
             self.counters["rate_limited"] += 1
-            wait_s = BACK_OFF_S if frame.retry_after_s is None else frame.retry_after_s
-            again = self._allowance.refused(wait_s, now, self._round_trip_s)
-            if again is not None:
-                self.counters["sent_again"] += 1
-                self.outbox.appendleft((again, True))
+            self.outbox.refused(frame.retry_after_s, now, self._round_trip_s)
             self.output.hold()
 
     def _on_round_trip(self, frame: RoundTripFrame, now: float) -> None:
@@ -925,8 +703,7 @@ class CallCore:
         before, self.state = self.state, target
         if reason and not self.reason:
             self.reason = reason
-            by = _ENDED_BY.get(event, "gateway")
-            self.ended_by = by if event in (_E.ERROR, _E.BOT_ENDED) else _ENDED_BY_REASON.get(reason, by)
+            self.ended_by = who_ended(event, reason)
         log.debug("call.state", before=before.value, event_name=event.name, state=target.value)
         if target is CallState.DRAINING:
             ledger = self.output.ledger

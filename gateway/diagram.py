@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.core import OVER, TRANSITIONS, CallState
+from gateway.states import OVER, TRANSITIONS, CallState
 
 
 def mermaid() -> str:

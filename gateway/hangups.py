@@ -435,7 +435,7 @@ async def _nothing() -> None:
 
 
 class CallControl:
-    """The call core's port to its carrier's API (gateway.core.Control)."""
+    """The call core's port to its carrier's API (gateway.ports.Control)."""
 
     def __init__(self, hang_ups: HangUps, http: CarrierHttp | None, api: CarrierApi, urls: Urls) -> None:
         self._hang_ups, self._http, self._api, self._urls = hang_ups, http, api, urls

@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from gateway.core import CallRecord
+from gateway.records import CallRecord
 
 # Counters of a call that are summed over calls: metric name, help, key of CallRecord.counters.
 _SUMMED = (

@@ -1,14 +1,29 @@
-"""Where the record of a finished call goes."""
+"""What is known of a finished call, and where that goes."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import structlog
 
-from gateway.core import CallRecord
+from media.call import CallInfo
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.records")
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """What is known of a call when it is over."""
+
+    info: CallInfo
+    bot: str
+    state: str
+    ended_by: str
+    reason: str
+    duration_s: float
+    counters: dict[str, int] = field(default_factory=dict)
+    variables: dict[str, Any] = field(default_factory=dict)
 
 
 class RecordSink(Protocol):

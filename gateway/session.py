@@ -10,7 +10,8 @@ import structlog
 
 from bots.lanes import LoopRuntime
 from gateway.clock import Clock
-from gateway.core import CallCore, CallRecord
+from gateway.core import CallCore
+from gateway.records import CallRecord
 from gateway.store import CallKey
 from serializers.base import Message
 

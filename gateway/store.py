@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from gateway.core import CallRecord
+from gateway.records import CallRecord
 from media.call import CallInfo
 from media.errors import GatewayError
 from webhooks.base import CallPhase, CallRef, CarrierEvent, InboundCall

@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool, StaticPool
 
-from gateway.core import CallRecord
+from gateway.records import CallRecord
 from gateway.sql import due, records, slots
 from gateway.sql.tables import VERSION, metadata, schema
 from gateway.sql.writer import Writer

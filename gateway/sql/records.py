@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, or_, select, tuple_, update
 
-from gateway.core import CallRecord
+from gateway.records import CallRecord
 from gateway.sql.tables import (
     HANG_UP_PENDING,
     UNFINISHED,

@@ -9,10 +9,12 @@ from typing import Any
 import structlog
 
 from gateway.clock import Clock
-from gateway.core import OVER, CallCore, CallEvent, CallLimits, CallState
+from gateway.core import CallCore
 from gateway.finisher import Finisher
+from gateway.ports import CallLimits
 from gateway.records import LogSink
 from gateway.session import CallSession, Receive, Send
+from gateway.states import OVER, CallEvent, CallState
 from gateway.transports.ends import TransportInput, TransportOutput
 from gateway.transports.faces import Faces
 from gateway.transports.params import WebsocketParams
@@ -237,7 +239,7 @@ class TransportCall(CallCore):
     def flush(self) -> None:
         super().flush()
         if self._cuts:
-            self.outbox.append((_FILL, True))
+            self.outbox.add((_FILL,), media=True)
         self.shell.wake()
 
     def released(self, frame: Frame) -> None:

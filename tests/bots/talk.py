@@ -14,8 +14,8 @@ from typing import Any
 
 from bots.base import PrepareContext
 from gateway import registry
-from gateway.core import CallState
 from gateway.settings import parse_settings
+from gateway.states import CallState
 from tests.gateway.virtual import VirtualCall
 
 LETTER_S = 0.1

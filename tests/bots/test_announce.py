@@ -11,8 +11,8 @@ import pytest
 
 from bots.announce import AnnounceBot
 from bots.base import PrepareContext
-from gateway.core import CallState
 from gateway.settings import parse_settings
+from gateway.states import CallState
 from media.errors import ConfigErrors
 from tests.bots.talk import Talk, whole
 

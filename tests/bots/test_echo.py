@@ -10,8 +10,8 @@ import pytest
 
 from bots.base import PrepareContext
 from bots.echo import BOT, Echo, EchoSettings
-from gateway.core import CallState
 from gateway.registry import carrier_names
+from gateway.states import CallState
 from tests.bots.talk import Talk
 
 

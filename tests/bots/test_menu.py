@@ -11,9 +11,9 @@ import pytest
 
 from bots.base import Call, PrepareContext
 from bots.menu import MenuWalk, Node, compile_menus
-from gateway.core import CallState
 from gateway.registry import carrier_names
 from gateway.settings import parse_settings
+from gateway.states import CallState
 from media.errors import ConfigErrors
 from media.frames import CallPausedFrame, CallResumedFrame, InputDTMFFrame, InterruptionFrame, KeypadEntry
 from media.processor import FrameDirection, FrameProcessor

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from bots.base import Build
 from gateway.app import Gateway
-from gateway.core import CallRecord
+from gateway.records import CallRecord
 from gateway.registry import carrier_names, carrier_settings_class, design_filters
 from gateway.server import Server, server
 from gateway.settings import BotEntry, GatewaySettings, NumberEntry, Settings

@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from bots.base import Build
-from gateway.core import CallRecord
+from gateway.records import CallRecord
 from gateway.registry import serializer_class
 from gateway.simulator.base import FakeCarrier, fake_carrier
 from gateway.simulator.report import CallReport

@@ -6,7 +6,9 @@ import asyncio
 from typing import Any
 
 from gateway.clock import Clock
-from gateway.core import BotRoute, CallCore, CallRecord
+from gateway.core import CallCore
+from gateway.ports import BotRoute
+from gateway.records import CallRecord
 from gateway.registry import serializer_class
 from gateway.session import CallSession
 from gateway.simulator.base import FakeCarrier, fake_carrier

@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from bots.base import Call
-from gateway.core import OVER, BotRoute, CallCore, CallLimits
+from gateway.core import CallCore
+from gateway.ports import BotRoute, CallLimits
+from gateway.states import OVER
 from media.events import DONE, Handle, drive_without_loop
 from media.processor import FrameProcessor, Lanes
 from serializers.audiohook import SessionState

@@ -8,8 +8,9 @@ import struct
 import pytest
 
 from bots.echo import Echo
-from gateway.core import OVER, TRANSITIONS, CallEvent, CallLimits, CallState
+from gateway.ports import CallLimits
 from gateway.simulator.base import CallPlan
+from gateway.states import OVER, TRANSITIONS, CallEvent, CallState
 from media.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,

@@ -11,9 +11,9 @@ import pytest
 
 from bots.base import Call
 from bots.echo import Echo
-from gateway.core import CallState
 from gateway.simulator.base import CallPlan
 from gateway.simulator.genesys import FakeGenesys
+from gateway.states import CallState
 from media.frames import (
     CallPausedFrame,
     CallResumedFrame,

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core import CallState
 from gateway.simulator.base import CallPlan
 from gateway.simulator.genesys import FakeGenesys
+from gateway.states import CallState
 from media.codecs import ulaw_to_pcm
 from media.frames import (
     Frame,

@@ -13,9 +13,10 @@ import pytest
 from websockets.asyncio.client import connect
 
 from bots.base import Call
-from gateway.core import CallLimits, CallState
+from gateway.ports import CallLimits
 from gateway.simulator.base import CallPlan
 from gateway.simulator.genesys import FakeGenesys
+from gateway.states import CallState
 from media.frames import (
     AudioDiscardedFrame,
     CallPausedFrame,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from bots.base import Call
-from gateway.core import CallState
+from gateway.states import CallState
 from media.frames import (
     AudioDiscardedFrame,
     CallPausedFrame,

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from bots.base import Call
-from gateway.core import BotRoute, CallState
+from gateway.ports import BotRoute
 from gateway.settings import parse_settings
 from gateway.simulator.base import CallPlan
 from gateway.simulator.caller import Limits, place_call
 from gateway.simulator.genesys import FakeGenesys
 from gateway.simulator.script import HangUp, Press, Script, at
+from gateway.states import CallState
 from gateway.store import CallKey
 from media.errors import ConfigErrors
 from media.frames import EndTaskFrame, Frame, InputDTMFFrame

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from gateway.core import CallRecord
 from gateway.event_settings import EventSettings
 from gateway.notify import PARALLEL, Notifier, signature
+from gateway.records import CallRecord
 from gateway.settings import parse_settings
 from gateway.store import CallKey, HangUp, Standing
 from gateway.store_sql import SqlStore

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from gateway.core import CallRecord
+from gateway.records import CallRecord
 from gateway.sql.tables import to_json
 from gateway.store import (
     CLAIM_S,

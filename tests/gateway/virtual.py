@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from typing import Any
 
 from bots.base import Call
-from gateway.core import OVER, BotRoute, CallCore, CallLimits
+from gateway.core import CallCore
+from gateway.ports import BotRoute, CallLimits
 from gateway.registry import serializer_class
 from gateway.simulator.base import CallPlan, FakeCarrier, fake_carrier
+from gateway.states import OVER
 from media.call import CallInfo
 from media.events import DONE, Handle, drive_without_loop
 from media.processor import FrameProcessor, Lanes

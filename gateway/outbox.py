@@ -1,0 +1,145 @@
+"""What one call has to say on its socket, in the order in which it leaves.
+
+Audio and marks can be taken back for as long as they are here; the protocol's own answers never wait; and where the
+carrier takes only so many messages, the application's wait for their turn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from gateway.allowance import Allowance
+from media.frames import (
+    Frame,
+    MarkFrame,
+    OutputAudioRawFrame,
+    OutputTransportMessageFrame,
+    OutputTransportMessageUrgentFrame,
+)
+from serializers.base import FrameSerializer, Message
+
+_APPLICATIONS = (OutputTransportMessageFrame, OutputTransportMessageUrgentFrame)
+
+BACK_OFF_S = 1.0  # where a carrier that got too many messages does not say how long to wait
+
+
+class Outbox:
+    """Messages of one call that wait for its socket.
+
+    Args:
+        counters: the call's; what is dropped for want of room is counted there, as `late_dropped`.
+        limit: how many messages may wait; past that the oldest media goes.
+    """
+
+    def __init__(self, serializer: FrameSerializer, counters: Counter[str], limit: int) -> None:
+        self._serializer, self._counters, self._limit = serializer, counters, limit
+        self._waiting: deque[tuple[Message, bool]] = deque()  # (message, it is media or a mark)
+        self._unsaid: deque[Frame] = deque()  # the application's messages for which there was no allowance yet
+        self._allowance = Allowance(serializer.rate) if serializer.rate is not None else None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    # ------------------------------------------------------------ in
+
+    def add(self, messages: Iterable[Message], *, media: bool = False) -> None:
+        """Ahead of what waits for an allowance."""
+        self._waiting.extend((message, media) for message in messages)
+
+    def audio(self, pcm: bytes, sample_rate: int) -> None:
+        """One packet, mono."""
+        waiting = self._waiting
+        for message in self._serializer.encode(OutputAudioRawFrame(pcm, sample_rate, 1)):
+            waiting.append((message, True))
+        if len(waiting) > self._limit:
+            self._drop_oldest_media()
+
+    def send(self, frame: Frame, now: float) -> None:
+        """Whatever messages `frame` means to the carrier."""
+        allowance = self._allowance
+        if allowance is not None and isinstance(frame, _APPLICATIONS) and (self._unsaid or not allowance.text(now)):
+            self._say_later(frame)
+            return
+        media = isinstance(frame, MarkFrame)
+        for message in self._serializer.encode(frame):
+            self._waiting.append((message, media))
+
+    def _say_later(self, frame: Frame) -> None:
+        self._unsaid.append(frame)
+        if len(self._unsaid) > self._limit:
+            self._unsaid.popleft()
+            self._counters["late_dropped"] += 1
+
+    def drop_media(self) -> None:
+        """Media that has not left yet never does."""
+        if self._waiting:
+            kept = [entry for entry in self._waiting if not entry[1]]
+            self._waiting.clear()
+            self._waiting.extend(kept)
+
+    def _drop_oldest_media(self) -> None:
+        for position, (_, media) in enumerate(self._waiting):
+            if media:
+                del self._waiting[position]
+                self._counters["late_dropped"] += 1
+                return
+
+    # ------------------------------------------------------------ out
+
+    def take(self, now: float) -> Message | None:
+        """The next message for the socket; None: nothing may leave now."""
+        if self._allowance is not None:
+            if self._waiting and not self._serializer.takes_audio:
+                self.drop_media()  # it had to wait, and what the carrier was told meanwhile goes before it
+            return self._allowance.take(self._waiting, now)
+        if self._waiting:
+            return self._waiting.popleft()[0]
+        return None
+
+    @property
+    def has_unsaid(self) -> bool:
+        """The application's messages wait for their turn."""
+        return bool(self._unsaid)
+
+    @property
+    def all_said(self) -> bool:
+        """Neither media nor a message of the application waits."""
+        return not self._unsaid and not any(media for _, media in self._waiting)
+
+    @property
+    def audio_bytes(self) -> int:
+        """Of binary messages that wait."""
+        return sum(len(message) for message, _ in self._waiting if isinstance(message, bytes))
+
+    # ------------------------------------------------------------ the allowance
+
+    @property
+    def is_rationed(self) -> bool:
+        """The carrier takes only so many messages."""
+        return self._allowance is not None
+
+    def may_send_audio(self, now: float) -> bool:
+        """Whether the carrier takes audio again that had complained."""
+        return self._allowance is None or now >= self._allowance.held_until
+
+    def use_allowance(self, now: float) -> None:
+        """The application's messages that had to wait, as far as they may leave by now."""
+        allowance = self._allowance
+        while self._unsaid and allowance is not None and allowance.text(now):
+            self.add(self._serializer.encode(self._unsaid.popleft()))
+
+    def refused(self, retry_after_s: float | None, now: float, round_trip_s: float) -> None:
+        """The carrier had too many messages: the last one goes again, and audio waits."""
+        if self._allowance is None:
+            return
+        wait_s = BACK_OFF_S if retry_after_s is None else retry_after_s
+        again = self._allowance.refused(wait_s, now, round_trip_s)
+        if again is not None:
+            self._counters["sent_again"] += 1
+            self._waiting.appendleft((again, True))
+
+    def cleared(self) -> None:
+        """The carrier dropped what it had: nothing of that goes again."""
+        if self._allowance is not None:
+            self._allowance.cleared()
