@@ -21,6 +21,7 @@ ASYNCIO = (
     "gateway/",
     *(f"bots/{name}.py" for name in ("runtime", "runner", "notifier", "lanes", "talk")),
     "bots/services/",
+    "bots/context/",
 )
 # Libraries of media: arithmetic only.
 MEDIA_LIBRARIES = {"numpy", "soxr", "audioop", "onnxruntime"}
