@@ -354,9 +354,13 @@ class CallCore:
         """An interruption was pushed somewhere: it takes effect here before it travels."""
         self.counters["interruptions"] += 1
         self.output.interrupt(frame)
-        self.outbox.cleared()
         if not self.outbox.may_send_audio(self.now()):
             self.output.hold()
+
+    @property
+    def speech(self) -> OutputStage:
+        """What the bot is saying, for whoever decides about the floor."""
+        return self.output
 
     # ------------------------------------------------------------ the wire, as the output stage sees it
 
@@ -387,6 +391,10 @@ class CallCore:
     @property
     def sends_digits(self) -> bool:
         return self.serializer.sends_digits
+
+    @property
+    def clears(self) -> bool:
+        return self.serializer.clears
 
     @property
     def clear_grain_ms(self) -> int:
@@ -420,6 +428,7 @@ class CallCore:
     def clear(self, frame: InterruptionFrame) -> None:
         """Media that has not left yet never does; then the carrier's own clear, ahead of all later media."""
         self.outbox.drop_media()
+        self.outbox.cleared()
         self.send(frame)
         self.shell.wake()
 

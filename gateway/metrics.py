@@ -15,6 +15,10 @@ from gateway.records import CallRecord
 _SUMMED = (
     ("gateway_bad_messages", "messages of carriers that were dropped as malformed", "bad_messages"),
     ("gateway_interruptions", "times a caller interrupted a bot", "interruptions"),
+    ("gateway_floor_held", "times a bot fell silent because its caller made a sound", "floor_held"),
+    ("gateway_floor_went_on", "times such a bot went on, because no turn followed", "floor_went_on"),
+    ("gateway_floor_interrupted", "times such a sound became a turn", "floor_interrupted"),
+    ("gateway_floor_echo", "times a bot's own echo was recognised", "floor_echo"),
     ("gateway_digits", "keys pressed by callers", "digits"),
     ("gateway_underruns", "times a bot's speech ran dry in mid-utterance", "underruns"),
     ("gateway_late_dropped", "packets dropped because a carrier read too slowly", "late_dropped"),

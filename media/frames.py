@@ -270,9 +270,31 @@ class FrameProcessorResumeUrgentFrame(SystemFrame):
 # ---------------------------------------------------------------- system frames: who speaks
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """How far a reply had come when it was cut off. The words are empty where no TTSTextFrame told them."""
+
+    text: str  # what the caller heard
+    unheard: str  # and what not
+    heard_ms: int
+    unheard_ms: int  # of audio that had been made
+
+
 @dataclass(slots=True, eq=False)
 class InterruptionFrame(SystemFrame):
     """The caller has taken the floor: what is queued for play-out is dropped, here and at the carrier."""
+
+    reason: str = ""  # why, for people
+    heard: Heard | None = None  # of the reply that it cut off, if one was being heard; filled in before it travels
+
+
+@dataclass(slots=True, eq=False)
+class FloorFrame(SystemFrame):
+    """A decision about who has the floor, and what it was made of. For information: it has taken effect."""
+
+    decision: str  # "held", "went on", "interrupted", "echo", "ignored"
+    reason: str
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 InterruptionFrame.needs_announcement = True

@@ -21,6 +21,7 @@ from media.frames import (
     CancelFrame,
     EndFrame,
     Frame,
+    Heard,
     InterruptionFrame,
     MarkFrame,
     OutputAudioRawFrame,
@@ -36,17 +37,21 @@ from media.frames import (
     StopFrame,
     TTSAudioRawFrame,
     TTSStoppedFrame,
+    TTSTextFrame,
 )
 from media.ledger import PlayoutLedger
 from media.pacing import FLUSH, PacedBuffer
 from media.processor import DONE, FrameDirection, FrameProcessor, TimerHandle
 from media.resample import Resampler, make_resampler
+from media.spoken import Spoken
 
 SPEAKING_PERIOD_S = 0.2  # BotSpeakingFrame is repeated at least this often
 SPEECH_END_S = 3.0  # without TTSStoppedFrame the bot counts as silent after this long with nothing to send
 PROOF_S = 2.0  # how long after its time the carrier's word that all was played is waited for
 STREAM_SILENCE_S = 0.35  # so much silence ends the speech in an unbroken stream
 STREAM_SILENCE_PEAK = 20  # samples no louder than this are silence
+BACK_S = 0.04  # after a hold, where no word's beginning is known: so much is heard again
+LONGEST_BACK_S = 1.0  # a word that is longer goes on where it was
 
 
 class Wire(Protocol):
@@ -66,6 +71,8 @@ class Wire(Protocol):
     def echoes_marks_on_clear(self) -> bool: ...
     @property
     def sends_digits(self) -> bool: ...
+    @property
+    def clears(self) -> bool: ...
     @property
     def clear_grain_ms(self) -> int: ...
     def now(self) -> float: ...
@@ -97,6 +104,11 @@ class _Boundary:
 _SPEECH_STARTS, _SPEECH_ENDS = _Boundary(True), _Boundary(False)
 
 
+def _goes_again(item: object) -> bool:
+    """What left between samples that come back goes again only if it is part of the speech."""
+    return item is _SPEECH_ENDS
+
+
 class OutputStage(FrameProcessor):
     """The last processor of a call's pipeline."""
 
@@ -105,6 +117,7 @@ class OutputStage(FrameProcessor):
         self._wire = wire
         self.paced: PacedBuffer | None = None  # made at StartFrame: the wire's rate is known then
         self.ledger: PlayoutLedger | None = None
+        self.spoken: Spoken | None = None
         self.epoch = 0  # one more for each interruption
         self.interruptions = 0
         self._resampler: Resampler | None = None
@@ -114,6 +127,7 @@ class OutputStage(FrameProcessor):
         self._stream_silence_s = 0.0
         self._next_speaking = 0.0
         self._last_push = 0.0
+        self._speech_at = 0.0  # when the first audio of this speech came
         self._stop_timer: TimerHandle | None = None
         self._ended = False  # EndFrame is queued or gone: what comes behind it is not heard
         self._last_mark = ""
@@ -121,6 +135,10 @@ class OutputStage(FrameProcessor):
         self._releasing = False
         self._unflushed = False  # audio was pushed since the last flush
         self.is_held = False  # the carrier takes no audio now
+        self.is_waiting = False  # the floor is not the bot's now, but may be again
+        self._keep_ms = 0.0  # how much of what has left can be brought back
+        self._origin_generated = self._origin_heard = 0  # where positions of `spoken` begin, in the ledger's counts
+        self._reply_from = 0  # position at which the bot began to speak
         self._handlers: Mapping[type, Callable[[Any], None]] = {
             StartFrame: self._on_start,
             CancelFrame: self._on_cancel,
@@ -129,6 +147,7 @@ class OutputStage(FrameProcessor):
             TTSAudioRawFrame: self._on_speech,
             SpeechOutputAudioRawFrame: self._on_stream,
             TTSStoppedFrame: self._on_speech_end,
+            TTSTextFrame: self._on_words,
             EndFrame: self._on_end,
             StopFrame: self._on_end,
             OutputDTMFFrame: self._on_digit,
@@ -167,12 +186,15 @@ class OutputStage(FrameProcessor):
         """Begin anew, at the wire's rate as it is known now."""
         wire = self._wire
         self._rate = wire.send_rate
-        self.paced = PacedBuffer(wire.send_rate, wire.packet_ms, wire.lead_ms)
+        self.paced = PacedBuffer(wire.send_rate, wire.packet_ms, wire.lead_ms, keep_ms=self._keep_ms)
         self.ledger = PlayoutLedger(
             wire.send_rate,
             echoes_marks_on_clear=wire.echoes_marks_on_clear,
             clear_grain_ms=wire.clear_grain_ms,
         )
+        self.spoken = Spoken(wire.send_rate)
+        self._origin_generated = self._origin_heard = self._reply_from = 0
+        self.is_waiting = False
         self._flush_after_s = max(0.1, wire.packet_ms * 0.0015)
         self._resampler = None
         self._in_speech = self._unflushed = self._ended = False
@@ -213,18 +235,30 @@ class OutputStage(FrameProcessor):
 
     def _begin_speech(self) -> None:
         assert self.paced is not None
+        assert self.spoken is not None
         self._in_speech, self._stream_silence_s = True, 0.0
+        self.spoken.begin(self._pushed)
+        self._speech_at = self._wire.now()
         self.paced.put(_SPEECH_STARTS)
 
     def _end_speech(self) -> None:
         assert self.paced is not None
+        assert self.spoken is not None
         self._flush()
         if self._in_speech:
             self._in_speech = False
+            self.spoken.end(self._pushed)
             self.paced.put(_SPEECH_ENDS)
 
     def _on_speech_end(self, frame: TTSStoppedFrame) -> None:
         self._end_speech()
+        self._in_order(frame)
+
+    def _on_words(self, frame: TTSTextFrame) -> None:
+        """Which words the audio is. Their `pts` is of the pipeline's clock, on which this speech began."""
+        if self.spoken is not None and not self._ended:
+            at_s = None if frame.pts is None or not self._in_speech else frame.pts / 1e9 - self._speech_at
+            self.spoken.say(frame.text, self._pushed, at_s, spaced=frame.includes_inter_frame_spaces)
         self._in_order(frame)
 
     def _on_end(self, frame: Frame) -> None:
@@ -264,6 +298,7 @@ class OutputStage(FrameProcessor):
     def _on_cancel(self, frame: CancelFrame) -> None:
         if self.paced is not None:
             self.paced.clear()
+        self.is_waiting = False
         self._silence()
         self._wire.released(frame)
         self.push_frame(frame)
@@ -282,15 +317,121 @@ class OutputStage(FrameProcessor):
             return
         self.epoch += 1
         self.interruptions += 1
+        now = self._wire.now()
+        generated = self._pushed
         waiting = paced.clear()
         if self._resampler is not None:
             self._resampler.reset()
         self._in_speech = self._unflushed = self._unproven = False
-        ledger.cleared(self._wire.now())
-        self._wire.clear(frame)
+        heard = ledger.cleared(now)
+        frame.heard = self._what_was_heard(heard - self._origin_heard, generated)
+        self._begin_count(heard)
+        if self.is_waiting:
+            self.is_waiting = False  # the carrier was cleared when the hold began, and has got nothing since
+        else:
+            self._wire.clear(frame)
         for item in waiting:
             if isinstance(item, Frame) and item.is_uninterruptible:
                 paced.put(item)
+
+    def _what_was_heard(self, heard: int, generated: int) -> Heard | None:
+        """Of the reply that is being spoken, or still heard; None if there is none."""
+        assert self.spoken is not None
+        assert self.ledger is not None
+        begun = self._reply_from
+        if generated <= max(heard, begun):
+            return None
+        text, unheard = self.spoken.heard(heard, generated)
+        per_ms = self.ledger.sample_rate / 1000
+        return Heard(
+            text, unheard, round(max(0, heard - begun) / per_ms), round((generated - max(heard, begun)) / per_ms)
+        )
+
+    def _begin_count(self, heard: int) -> None:
+        """Nothing is left of what was said: positions begin at 0 again."""
+        assert self.spoken is not None
+        assert self.ledger is not None
+        self.spoken.clear()
+        self._origin_generated, self._origin_heard, self._reply_from = self.ledger.generated, heard, 0
+
+    @property
+    def _pushed(self) -> int:
+        """Position of the next sample that will be pushed."""
+        assert self.ledger is not None
+        return self.ledger.generated - self._origin_generated
+
+    # ------------------------------------------------------------ a pause that may be taken back
+
+    def remember(self, seconds: float) -> None:
+        """Keep so much of what leaves, for `wait` and `playing`. Before StartFrame."""
+        self._keep_ms = max(self._keep_ms, seconds * 1000)
+
+    @property
+    def is_audible(self) -> bool:
+        """The caller hears the bot, or would if it did not wait."""
+        ledger = self.ledger
+        return ledger is not None and (bool(self.paced) or not ledger.all_heard(self._wire.now()))
+
+    def wait(self) -> bool:
+        """Be silent at once, so that `speak_on` can go on from there. False: there is nothing to be silent of.
+
+        Where the carrier cannot be cleared it plays what it has. The last words before the end of a call are said.
+        """
+        paced, ledger = self.paced, self.ledger
+        if paced is None or ledger is None or self._ended or self.is_waiting or not self.is_audible:
+            return False
+        now = self._wire.now()
+        self.is_waiting = True
+        self.epoch += 1
+        paced.hold()
+        self._cancel_stop()
+        if self._wire.clears:
+            before = ledger.dropped
+            ledger.cleared(now)
+            lost = ledger.dropped - before
+            if not lost and not paced:  # the last sample is just being heard
+                self.is_waiting = False
+                paced.resume(now)
+                self._stop_when_heard(now)
+                return False
+            paced.rewind(lost, _goes_again)
+            self._unproven = False
+            self._wire.clear(InterruptionFrame())
+        return True
+
+    def speak_on(self) -> int:
+        """After `wait`: go on, from the beginning of the word that was cut. How many milliseconds are heard again."""
+        paced, ledger, spoken = self.paced, self.ledger, self.spoken
+        if not self.is_waiting or paced is None or ledger is None or spoken is None:
+            return 0
+        now = self._wire.now()
+        self.is_waiting = False
+        again = 0
+        if self._wire.clears:
+            position = ledger.sent - ledger.dropped - self._origin_heard
+            word = spoken.word_at(position, self._pushed)
+            back = position - word.first if word is not None else 0 if spoken.words else round(BACK_S * self._rate)
+            if back <= LONGEST_BACK_S * self._rate:
+                again = paced.rewind(min(back, position - self._reply_from), _goes_again)
+                self._origin_heard += again
+        if not self.is_held:
+            paced.resume(None if self._wire.clears else now)
+            self.release(now)
+        return again * 1000 // self._rate
+
+    def playing(self, seconds: float) -> bytes:
+        """What the caller was played in the last `seconds`, at the wire's rate, s16le; shorter where less is known.
+
+        Silence between two replies is left out, that since the last one is not.
+        """
+        paced, ledger = self.paced, self.ledger
+        if paced is None or ledger is None or not ledger.sent:
+            return b""
+        now, wanted = self._wire.now(), int(seconds * self._rate)
+        silence = min(wanted, max(0, int((now - ledger.heard_by()) * self._rate)))
+        return paced.left(wanted - silence, ledger.held(now)) + bytes(2 * silence)
+
+    # ------------------------------------------------------------ a carrier that takes no audio
 
     def hold(self) -> None:
         """The carrier takes no audio for a while: what comes waits."""
@@ -301,7 +442,7 @@ class OutputStage(FrameProcessor):
     def go_on(self, now: float, ahead_s: float = 0.0) -> None:
         """After `hold`: the carrier has kept, or played, what it had; `ahead_s` of audio goes to it first."""
         self.is_held = False
-        if self.paced is not None:
+        if self.paced is not None and not self.is_waiting:
             self.paced.resume(now, ahead_s)
             self.release(now)
 
@@ -348,6 +489,7 @@ class OutputStage(FrameProcessor):
             self._cancel_stop()
             if not self._speaking:
                 self._speaking, self._next_speaking = True, now
+                self._begin_reply()
                 self.broadcast_frame(BotStartedSpeakingFrame)
         elif item is _SPEECH_ENDS:
             self._mark()
@@ -362,6 +504,13 @@ class OutputStage(FrameProcessor):
             if isinstance(item, OutputTransportMessageFrame | OutputDTMFFrame | MarkFrame):
                 self._wire.send(item)
             self.push_frame(item)
+
+    def _begin_reply(self) -> None:
+        """The bot begins to speak with the next sample: what it said before is not part of it."""
+        assert self.ledger is not None
+        assert self.spoken is not None
+        self._reply_from = self.ledger.sent - self.ledger.dropped - self._origin_heard
+        self.spoken.forget(self._reply_from)
 
     def tick(self, now: float) -> None:
         """Called every 20 ms or so."""

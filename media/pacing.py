@@ -299,6 +299,28 @@ class PacedBuffer:
 
     # ------------------------------------------------------------ what there is
 
+    def left(self, samples: int, later: int = 0) -> bytes:
+        """Up to `samples` of what has left, without the `later` last ones; as far as `keep_ms` reaches."""
+        skip, wanted = later * self._frame, samples * self._frame
+        pieces: list[bytes] = []
+        for entry in reversed(self._history):
+            if wanted <= 0:
+                break
+            if type(entry) is not bytes:
+                continue
+            if skip >= len(entry):
+                skip -= len(entry)
+                continue
+            piece = entry[: len(entry) - skip]
+            skip = 0
+            pieces.append(piece[-wanted:])
+            wanted -= len(pieces[-1])
+        return b"".join(reversed(pieces))
+
+    @property
+    def is_held(self) -> bool:
+        return self._held
+
     @property
     def next_due(self) -> float | None:
         """When `take` will next have something; a time in the past means at once; None while nothing is complete."""

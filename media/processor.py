@@ -243,6 +243,8 @@ class FrameProcessor(BaseObject):
         if down.needs_announcement and self._wiring.open:
             self.__announce(down)  # once for the two
             marks_of(up)[ANNOUNCED] = 1
+            if isinstance(down, InterruptionFrame) and isinstance(up, InterruptionFrame):
+                up.heard = down.heard
         self.push_frame(down, DOWNSTREAM)
         return self.push_frame(up, UPSTREAM)
 

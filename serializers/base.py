@@ -97,6 +97,7 @@ class FrameSerializer:
     echoes_marks_on_clear: ClassVar[bool] = False  # then an echo is no proof that audio was played
     reports_playback: ClassVar[bool] = False  # PlaybackCompletedFrame comes when all that was sent has been played
     has_marks: ClassVar[bool] = True  # PlayedFrame comes back for each MarkFrame
+    clears: ClassVar[bool] = True  # encode(InterruptionFrame) makes the carrier drop what it holds
     clear_grain_ms: int = 0  # a clear lets the chunk of this length that is being played finish; known once started
     sends_digits: ClassVar[bool] = False  # encode(OutputDTMFFrame) gives a message; else tones are sent as audio
     close_is_normal_end: ClassVar[bool] = False  # the carrier ends a call by closing the socket, with no message

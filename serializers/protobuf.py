@@ -106,6 +106,7 @@ class ProtobufFrameSerializer(FrameSerializer):
 
     lead_ms: ClassVar[int] = 40
     has_marks: ClassVar[bool] = False
+    clears: ClassVar[bool] = False
 
     @dataclass(kw_only=True)
     class InputParams(FrameSerializer.InputParams):

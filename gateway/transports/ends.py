@@ -69,7 +69,7 @@ class NoWire:
     send_rate = 8000
     packet_ms = 20
     lead_ms = 0.0
-    has_marks = echoes_marks_on_clear = False
+    has_marks = echoes_marks_on_clear = clears = False
     sends_digits = True  # no tones have to be made
     clear_grain_ms = 0
     reports_playback = False

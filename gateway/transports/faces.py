@@ -20,6 +20,7 @@ CHUNK_MS = 40  # what a serializer of unknown habits is given at once
 
 _HABITS = (
     "carrier",
+    "clears",
     "close_is_normal_end",
     "echoes_marks_on_clear",
     "end_wait_s",

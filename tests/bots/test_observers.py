@@ -386,7 +386,7 @@ def test_debug_log_by_source_and_destination(caplog: pytest.LogCaptureFixture) -
     lines = logged(caplog, observer, *frames)
     assert [line.split(": ")[1].split(" ")[0] for line in lines].count("LLMTextFrame") == 3
     first, second = (line for line in lines if "LLMTextFrame" not in line)
-    assert re.fullmatch(r"two → .*::Sink: InterruptionFrame", first)
+    assert re.fullmatch(r"two → .*::Sink: InterruptionFrame reason: '', heard: None.*", first)
     assert second == "one → two: UserStartedSpeakingFrame emulated: False"
     assert not [line for line in lines if "'y'" in line]
 

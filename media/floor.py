@@ -1,0 +1,277 @@
+"""Who has the floor when the caller makes a sound while the bot speaks.
+
+A sound may be the bot's own voice that comes back on the line, a cough, a "mhm", or the first word of an
+interruption, and nobody can tell the last three apart as they begin. So the bot falls silent at once, in a way that
+can be taken back: the carrier is cleared, what was not heard stands at the front of the buffer again, and services go
+on. If a turn follows, InterruptionFrame makes it final; else the bot goes on from the word that was cut. Echo is
+recognised before anything happens, by comparison with what the caller is being played.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from media.echo import LONGEST_DELAY_S, WINDOW_S, Likeness, likeness
+from media.events import DONE, Handle, MaybeAwaitable
+from media.frames import (
+    CancelFrame,
+    FloorFrame,
+    Frame,
+    InputAudioRawFrame,
+    InterruptionFrame,
+    StartFrame,
+    UserMuteStartedFrame,
+    UserMuteStoppedFrame,
+    UserSpeakingFrame,
+    VADUserStartedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
+)
+from media.output import OutputStage
+from media.processor import FrameDirection, FrameProcessor
+
+log = logging.getLogger(__name__)
+
+KEEP_S = 2.5  # of what has left: what may come back after a hold, and what an echo is compared with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloorParams:
+    """When a sound of the caller's becomes a turn."""
+
+    turn_s: float | None = 0.9  # so much speech is a turn; None: somebody else interrupts (a turn strategy, a key)
+    settle_s: float = 0.25  # after speech too short for a turn: how long the bot waits for more of it
+    hold: bool = True  # fall silent as speech begins, not only when it is a turn
+    echo: bool = True  # look whether it is the bot's own voice
+
+    def __post_init__(self) -> None:
+        if self.turn_s is not None and not 0.0 <= self.turn_s <= 10.0:
+            raise ValueError(f"turn_s must be 0 to 10 seconds, got {self.turn_s}")
+        if not 0.0 <= self.settle_s <= 5.0:
+            raise ValueError(f"settle_s must be 0 to 5 seconds, got {self.settle_s}")
+
+
+class _State(Enum):
+    FREE = "free"  # nobody disputes the floor
+    ECHO = "echo"  # the detector hears the bot's own voice
+    DISPUTED = "disputed"  # the caller speaks while the bot does, or would if it did not wait
+    SETTLING = "settling"  # ... and has stopped
+    TAKEN = "taken"  # it is the caller's until he stops
+
+
+class Floor(FrameProcessor):
+    """Stands behind a VADProcessor and before whoever acts on what the caller says.
+
+    The edges of speech that is echo go no further. Each decision is a FloorFrame both ways, a line in the log, and a
+    count in the call's record.
+
+    Args:
+        output: where the bot's speech leaves; None: the call's own.
+    """
+
+    def __init__(
+        self, params: FloorParams | None = None, *, output: OutputStage | None = None, name: str | None = None
+    ) -> None:
+        super().__init__(name=name)
+        self.params = params or FloorParams()
+        self._speech = output
+        self._state = _State.FREE
+        self._counters: Counter[str] | None = None
+        self._caller: deque[bytes] = deque()  # his latest audio
+        self._caller_bytes = 0
+        self._keep_bytes = 0
+        self._rate = 8000
+        self._began = 0.0  # when the caller began to speak, in this dispute
+        self._before_s = 0.0  # of speech in this dispute, before the present stretch
+        self._muted = False
+        self._echo_ms: int | None = None  # delay of the echo that is being heard
+        self._withheld: VADUserStartedSpeakingFrame | None = None
+        self._timer: Handle | None = None
+        self._acts: dict[type, Callable[[Any], bool]] = {
+            StartFrame: self._on_start,
+            VADUserStartedSpeakingFrame: self._on_voice,
+            VADUserStoppedSpeakingFrame: self._on_silence,
+            UserSpeakingFrame: self._on_still_speaking,
+            InterruptionFrame: self._on_interruption,
+            UserMuteStartedFrame: self._on_mute,
+            UserMuteStoppedFrame: self._on_unmute,
+            CancelFrame: self._on_cancel,
+        }
+
+    def process_frame(self, frame: Frame, direction: FrameDirection) -> MaybeAwaitable:
+        kind = type(frame)
+        if kind is InputAudioRawFrame:
+            self._keep(frame)  # type: ignore[arg-type]
+        else:
+            act = self._acts.get(kind)
+            if act is not None and not act(frame):
+                return DONE
+        return self.push_frame(frame, direction)
+
+    def _keep(self, frame: InputAudioRawFrame) -> None:
+        caller = self._caller
+        caller.append(frame.audio)
+        self._caller_bytes += len(frame.audio)
+        while self._caller_bytes - len(caller[0]) >= self._keep_bytes:
+            self._caller_bytes -= len(caller.popleft())
+
+    # ------------------------------------------------------------ what happens; False: the frame goes no further
+
+    def _on_start(self, frame: StartFrame) -> bool:
+        self._rate = frame.audio_in_sample_rate
+        self._keep_bytes = 2 * int((WINDOW_S + 0.02) * self._rate)
+        if self._speech is None:
+            self._speech = getattr(self.runtime, "speech", None)
+        self._counters = getattr(self.runtime, "counters", None)
+        if self._speech is not None:
+            self._speech.remember(KEEP_S)
+        return True
+
+    def _on_voice(self, frame: VADUserStartedSpeakingFrame) -> bool:
+        if self._muted:
+            return True
+        self._stop_timer()
+        if self._state is _State.SETTLING:
+            self._dispute(frame.start_secs)
+            return True
+        like = self._likeness(None) if self.params.echo else None
+        if like is not None and like.is_echo:
+            self._state, self._echo_ms, self._withheld = _State.ECHO, like.delay_ms, frame
+            self._decide("echo", "the caller's line brings what the bot says", _values(like))
+            return False
+        self._begin(frame.start_secs, like)
+        return True
+
+    def _begin(self, start_s: float, like: Likeness | None) -> None:
+        """The caller speaks, and it is not the bot's voice."""
+        speech = self._speech
+        if speech is None or not speech.is_audible:
+            self._state = _State.TAKEN
+            return
+        if self.params.hold and speech.wait():
+            self._decide("held", "the caller made a sound", _values(like))
+        self._before_s = 0.0
+        self._dispute(start_s)
+
+    def _dispute(self, start_s: float) -> None:
+        self._state = _State.DISPUTED
+        self._began = self.runtime.now() - start_s
+        if self.params.turn_s is not None:
+            self._set_timer(self.params.turn_s - self._before_s - start_s, self._is_a_turn)
+
+    def _is_a_turn(self) -> None:
+        spoken_s = self._before_s + self.runtime.now() - self._began
+        self._state = _State.TAKEN
+        reason = "the caller went on speaking"
+        self._decide("interrupted", reason, {"speech_ms": round(spoken_s * 1000)})
+        self.broadcast_frame(InterruptionFrame, reason=reason)
+
+    def _on_silence(self, frame: VADUserStoppedSpeakingFrame) -> bool:
+        state = self._state
+        if state is _State.ECHO:
+            self._end_echo()
+            return False
+        if state is _State.DISPUTED:
+            self._stop_timer()
+            self._before_s += max(0.0, self.runtime.now() - self._began - frame.stop_secs)
+            self._state = _State.SETTLING
+            self._set_timer(self.params.settle_s, self._was_nothing)
+        elif state is _State.TAKEN:
+            self._state = _State.FREE
+        return True
+
+    def _was_nothing(self) -> None:
+        """The caller made a sound, and no turn followed."""
+        self._state = _State.FREE
+        speech = self._speech
+        assert speech is not None
+        values = {"speech_ms": round(self._before_s * 1000)}
+        if speech.is_waiting:
+            values["again_ms"] = speech.speak_on()
+            self._decide("went on", "no turn followed", values)
+        else:
+            self._decide("ignored", "no turn followed", values)
+
+    def _on_still_speaking(self, frame: UserSpeakingFrame) -> bool:
+        """Several times a second: is what sounded like the bot still the bot alone?"""
+        if self._state is not _State.ECHO:
+            return True
+        like = self._likeness(self._echo_ms)
+        if like is not None and like.is_echo:
+            return False
+        if like is not None or self._speech is None or self._speech.is_audible:
+            like = self._likeness(None)  # the delay may have changed
+            if like is not None and like.is_echo:
+                self._echo_ms = like.delay_ms
+                return False
+        withheld = self._withheld
+        self._end_echo()
+        if withheld is not None:
+            self.push_frame(withheld)
+            self._begin(withheld.start_secs, like)
+        return True
+
+    def _end_echo(self) -> None:
+        self._state, self._echo_ms, self._withheld = _State.FREE, None, None
+
+    def _on_interruption(self, frame: InterruptionFrame) -> bool:
+        if self._state in (_State.DISPUTED, _State.SETTLING):
+            self._stop_timer()
+            taken = self._state is _State.DISPUTED
+            self._state = _State.TAKEN if taken else _State.FREE
+            self._decide("interrupted", frame.reason or "somebody else decided so", {})
+        return True
+
+    def _on_mute(self, frame: UserMuteStartedFrame) -> bool:
+        self._muted = True
+        if self._state in (_State.DISPUTED, _State.SETTLING):
+            self._stop_timer()
+            self._was_nothing()
+        return True
+
+    def _on_unmute(self, frame: UserMuteStoppedFrame) -> bool:
+        self._muted = False
+        return True
+
+    def _on_cancel(self, frame: CancelFrame) -> bool:
+        self._stop_timer()
+        self._state = _State.FREE
+        return True
+
+    # ------------------------------------------------------------ inside
+
+    def _likeness(self, around_ms: int | None) -> Likeness | None:
+        speech = self._speech
+        if speech is None or speech.paced is None:
+            return None
+        played = speech.playing(WINDOW_S + LONGEST_DELAY_S)
+        return likeness(b"".join(self._caller), played, self._rate, speech.paced.sample_rate, around_ms)
+
+    def _decide(self, decision: str, reason: str, values: Mapping[str, float]) -> None:
+        if self._counters is not None:
+            self._counters[f"floor_{decision.replace(' ', '_')}"] += 1
+        log.info("floor.%s reason=%r %s", decision.replace(" ", "_"), reason, _line(values))
+        self.broadcast_frame(FloorFrame, decision=decision, reason=reason, values=values)
+
+    def _set_timer(self, delay_s: float, callback: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = self.call_later(max(0.0, delay_s), callback)
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+
+def _values(like: Likeness | None) -> Mapping[str, float]:
+    if like is None:
+        return {}
+    return {"explained": like.explained, "delay_ms": like.delay_ms, "level_db": like.level_db}
+
+
+def _line(values: Mapping[str, float]) -> str:
+    return " ".join(f"{name}={value}" for name, value in values.items())

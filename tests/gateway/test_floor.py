@@ -1,0 +1,450 @@
+"""A hold that can be taken back, in whole calls on virtual time: what the caller hears, to the sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gateway.registry import carrier_names
+from media.codecs import pcm_to_ulaw, ulaw_to_pcm
+from media.floor import Floor, FloorParams
+from media.frames import (
+    BotStartedSpeakingFrame,
+    BotStoppedSpeakingFrame,
+    EndFrame,
+    FloorFrame,
+    Frame,
+    InterruptionFrame,
+    TTSAudioRawFrame,
+    TTSStartedFrame,
+    TTSStoppedFrame,
+    TTSTextFrame,
+    UserMuteStartedFrame,
+    UserSpeakingFrame,
+    VADUserStartedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
+)
+from media.processor import FrameDirection, FrameProcessor
+from tests.gateway.virtual import VirtualCall
+
+START_S, STOP_S = 0.2, 0.2  # what the detector needs
+
+
+class Probe(FrameProcessor):
+    """Keeps what comes by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Frame] = []
+
+    def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        self.seen.append(frame)
+        self.push_frame(frame, direction)
+
+    def of(self, kind: type[Frame]) -> list[Frame]:
+        return [frame for frame in self.seen if isinstance(frame, kind)]
+
+    @property
+    def decisions(self) -> list[str]:
+        return [frame.decision for frame in self.seen if isinstance(frame, FloorFrame)]
+
+
+def sound(seconds: float, rate: int = 8000, seed: int = 1) -> bytes:
+    """No two places of it are alike, and mu-law leaves every sample as it is."""
+    samples = np.random.default_rng(seed).uniform(-6000, 6000, int(seconds * rate)).astype("<i2")
+    samples[np.abs(samples) < 300] = 300
+    return ulaw_to_pcm(pcm_to_ulaw(samples.tobytes()))
+
+
+class Talk:
+    """A bot that says one sound, and what the caller hears of it."""
+
+    def __init__(
+        self,
+        carrier: str = "twilio",
+        params: FloorParams | None = None,
+        *,
+        seconds: float = 3.0,
+        latency_s: float = 0.0,
+    ) -> None:
+        self.probe = Probe()
+        floor = Floor(params)
+        self.call = VirtualCall(carrier, lambda _: [floor, self.probe], latency_s=latency_s)
+        self.call.run(0.1)
+        self.rate = self.call.core.send_rate
+        self.sound = sound(seconds, self.rate)
+        self.began = self.call.t
+
+    def speak(self, words: str = "") -> None:
+        inject = self.call.core.inject
+        inject(TTSStartedFrame())
+        for at, word in enumerate(words.split()):
+            frame = TTSTextFrame(word, "word")
+            frame.pts = int((self.call.t + at * 0.5) * 1e9)
+            if at == 0:
+                inject(TTSAudioRawFrame(self.sound, self.rate, 1))
+            inject(frame)
+        if not words:
+            inject(TTSAudioRawFrame(self.sound, self.rate, 1))
+        inject(TTSStoppedFrame())
+
+    def caller_speaks(self, seconds: float) -> None:
+        """The detector's edges for so much speech that has begun just now."""
+        self.call.run(START_S)
+        self.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+        self.call.run(seconds + STOP_S - START_S)
+        self.call.core.inject(VADUserStoppedSpeakingFrame(STOP_S))
+
+    def heard(self) -> list[tuple[int, int]]:
+        """The stretches of the sound that were heard, as (first, last) samples of it, in order."""
+        played = np.frombuffer(self.call.heard(), "<i2").astype(int)
+        source = np.frombuffer(self.sound, "<i2").astype(int)
+        first = {tuple(source[at : at + 8]): at for at in range(len(source) - 8)}
+        stretches, at = [], 0
+        while at < len(played) - 8:
+            begin = first.get(tuple(played[at : at + 8]))
+            if begin is None:
+                at += 1
+                continue
+            length = min(len(source) - begin, len(played) - at)
+            differs = np.flatnonzero(source[begin : begin + length] != played[at : at + length])
+            length = int(differs[0]) if len(differs) else length
+            stretches.append((begin, begin + length))
+            at += length
+        return stretches
+
+
+CARRIERS = pytest.mark.parametrize("carrier", carrier_names())
+
+
+@CARRIERS
+@pytest.mark.parametrize("latency_s", [0.0, 0.06])
+def test_after_a_short_sound_the_bot_goes_on_and_not_a_sample_is_missing(carrier: str, latency_s: float) -> None:
+    talk = Talk(carrier, latency_s=latency_s)
+    talk.speak()
+    talk.call.run(0.9)
+    talk.caller_speaks(0.3)
+    talk.call.run(6.0)
+    heard = talk.heard()
+    assert len(heard) == 2
+    (first, cut), (again, last) = heard
+    assert (first, last) == (0, len(talk.sound) // 2)
+    # Nothing is lost, and what is repeated is a little more than was meant: a way there that nobody has measured yet.
+    assert cut - (0.04 + 0.02 + latency_s + 0.001) * talk.rate <= again <= cut
+    assert talk.probe.decisions == ["held", "went on"]
+    assert not talk.probe.of(InterruptionFrame)
+    counters = talk.call.core.record(talk.call.t).counters
+    assert (counters["floor_held"], counters["floor_went_on"]) == (1, 1)
+    assert "interruptions" not in counters
+
+
+@CARRIERS
+def test_the_carrier_is_silent_at_once(carrier: str) -> None:
+    talk = Talk(carrier)
+    talk.speak()
+    talk.call.run(1.0)
+    before = len(talk.call.sent)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    assert len(talk.call.sent) == before + 1  # the clear, in the same push
+    heard = len(talk.call.heard())
+    talk.call.run(0.6)
+    assert not talk.call.fake.playout.playing
+    loud = np.abs(np.frombuffer(talk.call.heard()[heard:], "<i2").astype(int)) > 200
+    grain_s = talk.call.core.clear_grain_ms / 1000
+    assert loud.sum() / talk.rate <= grain_s + 0.02
+
+
+@CARRIERS
+def test_a_real_turn_stops_the_bot_for_good(carrier: str) -> None:
+    talk = Talk(carrier)
+    talk.speak()
+    talk.call.run(0.9)
+    talk.caller_speaks(2.0)
+    talk.call.run(3.0)
+    assert len(talk.heard()) == 1
+    assert talk.probe.decisions == ["held", "interrupted"]
+    (interruption,) = talk.probe.of(InterruptionFrame)
+    assert isinstance(interruption, InterruptionFrame)
+    assert interruption.reason == "the caller went on speaking"
+    assert interruption.heard is not None
+    assert interruption.heard.heard_ms == pytest.approx(talk.heard()[0][1] * 1000 / talk.rate, abs=25)
+    assert interruption.heard.heard_ms + interruption.heard.unheard_ms == pytest.approx(3000, abs=2)
+    clears = talk.call.fake.playout.clears
+    assert len(clears) == 1  # the hold's: nothing has left since, so there is nothing to clear again
+    # The next reply is heard whole.
+    talk.sound = sound(1.0, talk.rate, seed=2)
+    talk.speak()
+    talk.call.run(3.0)
+    assert talk.heard() == [(0, talk.rate)]
+
+
+def test_the_bot_goes_on_from_the_beginning_of_the_word_that_was_cut() -> None:
+    talk = Talk()
+    talk.speak("zero one two three four five")  # a word every half second
+    talk.call.run(1.05)  # 1.25 at the detector's edge: in the middle of "two"
+    talk.caller_speaks(0.3)
+    talk.call.run(6.0)
+    (_, cut), (again, _) = talk.heard()
+    assert cut == pytest.approx(1.25 * 8000, abs=400)
+    assert again == 8000
+    assert talk.probe.decisions == ["held", "went on"]
+
+
+def test_an_interruption_tells_the_words_that_were_heard() -> None:
+    talk = Talk()
+    talk.speak("zero one two three four five")
+    talk.call.run(1.4)
+    talk.call.core.inject(InterruptionFrame())
+    (frame,) = talk.probe.of(InterruptionFrame)
+    assert isinstance(frame, InterruptionFrame)
+    assert frame.heard is not None
+    assert (frame.heard.text, frame.heard.unheard) == ("zero one two", "three four five")
+    assert frame.heard.heard_ms == pytest.approx(1400, abs=30)
+    # Of the next reply only its own words are told.
+    talk.call.run(0.5)
+    talk.speak("six seven")
+    talk.call.run(1.3)
+    talk.call.core.inject(InterruptionFrame())
+    frame = talk.probe.of(InterruptionFrame)[-1]
+    assert isinstance(frame, InterruptionFrame)
+    assert frame.heard is not None
+    assert (frame.heard.text, frame.heard.unheard) == ("six seven", "")
+    assert frame.heard.heard_ms == pytest.approx(1300, abs=30)
+
+
+def test_both_frames_of_a_broadcast_interruption_tell_it() -> None:
+    talk = Talk()
+    talk.speak("zero one two three four five")
+    talk.call.run(1.4)
+    talk.probe.broadcast_interruption()
+    down_and_up = [f for f in talk.probe.seen if isinstance(f, InterruptionFrame)]
+    assert down_and_up == []  # its own broadcast does not come back
+    seen: list[InterruptionFrame] = []
+    talk.probe.push_frame = lambda frame, direction=FrameDirection.DOWNSTREAM: seen.append(frame)  # type: ignore[method-assign, assignment]
+    talk.probe.broadcast_frame(InterruptionFrame)
+    assert len(seen) == 2
+    assert seen[0].heard == seen[1].heard
+
+
+def test_nothing_of_a_reply_that_was_heard_to_its_end_is_told() -> None:
+    talk = Talk(seconds=0.5)
+    talk.speak()
+    talk.call.run(2.0)
+    talk.call.core.inject(InterruptionFrame())
+    (frame,) = talk.probe.of(InterruptionFrame)
+    assert isinstance(frame, InterruptionFrame)
+    assert frame.heard is None
+
+
+def test_after_a_hold_the_words_are_still_right() -> None:
+    talk = Talk()
+    talk.speak("zero one two three four five")
+    talk.call.run(1.05)
+    talk.caller_speaks(0.3)
+    talk.call.run(0.25 + 0.7)  # goes on from "two" (1.0 s) and is at 1.7
+    talk.call.core.inject(InterruptionFrame())
+    (frame,) = talk.probe.of(InterruptionFrame)
+    assert isinstance(frame, InterruptionFrame)
+    assert frame.heard is not None
+    assert frame.heard.text in ("zero one two", "zero one two three")
+    assert frame.heard.heard_ms == pytest.approx(1700, abs=60)
+
+
+def test_two_words_with_a_pause_between_are_one_dispute() -> None:
+    talk = Talk(params=FloorParams(turn_s=0.9, settle_s=0.4))
+    talk.speak()
+    talk.call.run(0.6)
+    talk.caller_speaks(0.5)
+    assert talk.probe.decisions == ["held"]
+    talk.caller_speaks(0.5)
+    assert talk.probe.decisions == ["held", "interrupted"]
+
+
+def test_a_turn_that_somebody_else_recognises() -> None:
+    talk = Talk(params=FloorParams(turn_s=None))
+    talk.speak()
+    talk.call.run(1.0)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.run(1.0)
+    assert talk.probe.decisions == ["held"]
+    talk.call.core.inject(InterruptionFrame())
+    assert talk.probe.decisions == ["held", "interrupted"]
+    talk.call.run(3.0)
+    assert len(talk.heard()) == 1
+
+
+def test_without_hold_the_bot_speaks_on_until_it_is_a_turn() -> None:
+    talk = Talk(params=FloorParams(hold=False))
+    talk.speak()
+    talk.call.run(0.5)
+    talk.caller_speaks(0.3)
+    talk.call.run(0.5)
+    talk.caller_speaks(1.5)
+    talk.call.run(2.0)
+    assert talk.probe.decisions == ["ignored", "interrupted"]
+    ((first, last),) = talk.heard()
+    assert first == 0
+    assert last < 3 * talk.rate
+
+
+def test_a_caller_who_speaks_while_the_bot_does_not_disputes_nothing() -> None:
+    talk = Talk()
+    talk.caller_speaks(1.5)
+    assert talk.probe.decisions == []
+    assert len(talk.probe.of(VADUserStartedSpeakingFrame)) == len(talk.probe.of(VADUserStoppedSpeakingFrame)) == 1
+
+
+def test_a_muted_caller_does_not_silence_the_bot() -> None:
+    talk = Talk()
+    talk.call.core.inject(UserMuteStartedFrame())
+    talk.speak()
+    talk.call.run(1.0)
+    talk.caller_speaks(1.5)
+    talk.call.run(3.0)
+    assert talk.heard() == [(0, 3 * talk.rate)]
+
+
+def test_the_last_words_before_the_end_are_said() -> None:
+    talk = Talk()
+    talk.speak()
+    talk.call.core.inject(EndFrame())
+    talk.call.run(1.0)
+    talk.caller_speaks(0.5)
+    talk.call.run(5.0)
+    assert talk.heard() == [(0, 3 * talk.rate)]
+    assert talk.probe.decisions == ["ignored"]
+    assert talk.call.over
+
+
+def test_an_end_that_comes_during_a_hold_waits_for_the_words_that_were_held() -> None:
+    talk = Talk()
+    talk.speak()
+    talk.call.run(1.0)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.core.inject(EndFrame())
+    talk.call.run(0.5)
+    assert not talk.call.over
+    talk.call.core.inject(VADUserStoppedSpeakingFrame(STOP_S))
+    talk.call.run(5.0)
+    assert talk.heard()[-1][1] == 3 * talk.rate
+    assert talk.call.over
+
+
+def test_the_bot_counts_as_speaking_while_it_waits_and_stops_once() -> None:
+    talk = Talk()
+    talk.speak()
+    talk.call.run(2.7)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))  # all has left; some of it was not heard
+    talk.call.run(0.3)
+    talk.call.core.inject(VADUserStoppedSpeakingFrame(STOP_S))
+    assert not talk.probe.of(BotStoppedSpeakingFrame)
+    talk.call.run(2.0)
+    assert talk.heard()[-1][1] == 3 * talk.rate
+    assert len(talk.probe.of(BotStartedSpeakingFrame)) == len(talk.probe.of(BotStoppedSpeakingFrame)) == 1
+
+
+def test_speech_made_during_a_hold_follows_in_order() -> None:
+    talk = Talk(seconds=4.0)
+    half = len(talk.sound) // 2
+    talk.call.core.inject(TTSAudioRawFrame(talk.sound[:half], 8000, 1))
+    talk.call.run(1.0)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.core.inject(TTSAudioRawFrame(talk.sound[half:], 8000, 1))
+    talk.call.core.inject(TTSStoppedFrame())
+    talk.call.run(0.3)
+    talk.call.core.inject(VADUserStoppedSpeakingFrame(STOP_S))
+    talk.call.run(6.0)
+    (_, cut), (again, last) = talk.heard()
+    assert again <= cut
+    assert last == len(talk.sound) // 2
+
+
+def test_many_holds_lose_nothing() -> None:
+    rng = np.random.default_rng(7)
+    talk = Talk("exotel", seconds=20.0)
+    talk.speak()
+    for _ in range(25):
+        talk.call.run(float(rng.uniform(0.05, 0.7)))
+        talk.caller_speaks(float(rng.uniform(0.2, 0.5)))
+        talk.call.run(float(rng.uniform(0.0, 0.4)))
+    talk.call.run(30.0)
+    heard = talk.heard()
+    reached = 0
+    for first, last in heard:
+        assert first <= reached
+        assert last > first
+        reached = max(reached, last)
+    assert reached == len(talk.sound) // 2
+    assert talk.probe.decisions.count("held") == talk.probe.decisions.count("went on") >= 20
+
+
+# ---------------------------------------------------------------- echo
+
+
+def with_echo(talk: Talk, delay_s: float, level_db: float, seconds: float) -> None:
+    """The caller's line from now on: what the bot says, later and quieter."""
+    samples = np.frombuffer(talk.sound, "<i2").astype(float) * 10 ** (level_db / 20)
+    talk.call.say(bytes(2 * int(delay_s * talk.rate)))
+    talk.call.say(samples[: int(seconds * talk.rate)].astype("<i2").tobytes())
+
+
+@pytest.mark.parametrize("carrier", ["twilio", "exotel", "genesys", "vonage"])
+@pytest.mark.parametrize(("delay_s", "level_db"), [(0.05, -10), (0.2, -20), (0.4, -26)])
+def test_the_bots_own_echo_does_not_silence_it(carrier: str, delay_s: float, level_db: float) -> None:
+    talk = Talk(carrier)
+    talk.speak()
+    with_echo(talk, delay_s, level_db, 3.0)
+    talk.call.run(1.2)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    for _ in range(5):
+        talk.call.core.inject(UserSpeakingFrame())
+        talk.call.run(0.2)
+    talk.call.core.inject(VADUserStoppedSpeakingFrame(STOP_S))
+    talk.call.run(3.0)
+    assert talk.heard() == [(0, 3 * talk.rate)]
+    assert talk.probe.decisions == ["echo"]
+    assert not talk.probe.of(VADUserStartedSpeakingFrame)
+    assert not talk.probe.of(UserSpeakingFrame)
+    assert not talk.probe.of(VADUserStoppedSpeakingFrame)
+    (frame,) = talk.probe.of(FloorFrame)
+    assert isinstance(frame, FloorFrame)
+    assert frame.values["explained"] > 0.4
+    assert frame.values["delay_ms"] == pytest.approx(delay_s * 1000, abs=60)
+    assert frame.values["level_db"] == pytest.approx(level_db, abs=3)
+
+
+def test_a_caller_who_speaks_over_the_echo_is_heard() -> None:
+    talk = Talk()
+    talk.speak()
+    with_echo(talk, 0.1, -20, 1.2)
+    talk.call.say(sound(1.0, seed=9))
+    talk.call.run(1.1)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    assert talk.probe.decisions == ["echo"]
+    for _ in range(3):
+        talk.call.run(0.2)
+        talk.call.core.inject(UserSpeakingFrame())
+    assert talk.probe.decisions == ["echo", "held"]
+    assert len(talk.probe.of(VADUserStartedSpeakingFrame)) == 1
+
+
+def test_the_echo_of_the_last_words_is_nobodys_turn() -> None:
+    talk = Talk(seconds=1.0)
+    talk.speak()
+    with_echo(talk, 0.3, -15, 1.0)
+    talk.call.run(1.2)  # the bot has been silent for 200 ms
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    assert talk.probe.decisions == ["echo"]
+    assert not talk.probe.of(VADUserStartedSpeakingFrame)
+
+
+def test_another_voice_is_not_taken_for_echo() -> None:
+    talk = Talk()
+    talk.speak()
+    talk.call.say(sound(3.0, seed=5))
+    talk.call.run(1.2)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    assert talk.probe.decisions == ["held"]
+    (frame,) = talk.probe.of(FloorFrame)
+    assert isinstance(frame, FloorFrame)
+    assert frame.values["explained"] < 0.2
