@@ -4,9 +4,11 @@
 
 Where the speech comes from:
 
-- human: Debian's `asterisk-core-sounds-en-wav`, `-es-wav`, `-fr-wav` (8 kHz; two speakers);
+- human: Debian's `asterisk-core-sounds-en-wav`, `-es-wav`, `-fr-wav`, `-it-wav`, `-ru-wav` (8 kHz; four speakers);
 - flite's voices (Debian's `flite`): three that are cut from or trained on recordings of people, and one of diphones;
-- espeak-ng's (the `speech` extra): five languages, in eight timbres.
+- espeak-ng's (the `speech` extra): five languages, each part with timbres of its own.
+
+Music comes from Debian's `asterisk-moh-opsound-wav`; all other noise is made here.
 
 The parts are split by speaker. `TUNE` is for choosing thresholds. `KEPT` is for testing, and nothing is ever chosen by
 it. A source that is not installed is left out; `sources()` says which there are.
@@ -15,7 +17,7 @@ To build a measurement of one's own:
 
     for clip in clips(KEPT): ...              # utterances: samples, and where voice begins and speech ends
     short_replies(KEPT)                       # back-channel: "yeah", "uh-huh", hums
-    noise("babble", seconds, KEPT, seed)      # also street, music, coughs, hiss, tones, silence
+    noise("babble", seconds, KEPT, seed)      # also street, music, hold, coughs, hiss, tones, silence
     line = mix(seconds, [(at_s, clip, dbfs)], background, background_dbfs)      # what the caller's side says
     line += echo(of_what_the_bot_says, echo_db, delay_ms)
     pcm = telephone(line)                     # through mu-law: s16le at 8 kHz
@@ -86,12 +88,25 @@ class Clip:
     def seconds(self) -> float:
         return (self.end - self.voice) / RATE
 
+    @property
+    def kind(self) -> str:
+        """word, phrase (a long word or two short ones), sentence (a second or more)."""
+        return "word" if self.is_word else "phrase" if self.seconds < 1.0 else "sentence"
+
 
 # ---------------------------------------------------------------- who speaks
 
 _ASTERISK: Final = Path("/usr/share/asterisk/sounds")
+_MUSIC: Final = Path("/usr/share/asterisk/moh")
 # Speakers of each part. A recording's folder, a voice of flite's, a voice of espeak-ng's.
-_HUMAN: Final = {TUNE: ("fr_CA_f_June",), KEPT: ("en_US_f_Allison", "es_MX_f_Allison")}
+_HUMAN: Final = {
+    TUNE: ("fr_CA_f_June", "it_IT_m_Carlo"),
+    KEPT: ("en_US_f_Allison", "es_MX_f_Allison", "ru_RU_f_IvrvoiceRU"),
+}
+_HOLD: Final = {
+    TUNE: ("macroform-robot_dity", "macroform-the_simplicity"),
+    KEPT: ("macroform-cold_day", "manolo_camp-morning_coffee", "reno_project-system"),
+}
 _FLITE: Final = {TUNE: ("rms", "kal16"), KEPT: ("slt", "awb")}
 _ESPEAK: Final = {
     TUNE: ("en-us+m3", "en-gb+f2", "de+m1", "fr-fr+f4", "it+m7", "es+f5"),
@@ -158,6 +173,7 @@ _SHORT: Final = {
 def sources() -> dict[str, bool]:
     """What of the speech is installed here."""
     found = {name: (_ASTERISK / name).is_dir() for part in _HUMAN.values() for name in part}
+    found["music on hold"] = any((_MUSIC / f"{name}.wav").is_file() for part in _HOLD.values() for name in part)
     found["flite"] = shutil.which("flite") is not None
     try:
         found["espeak-ng"] = bool(speak("yes", "en-us", RATE))
@@ -374,6 +390,20 @@ def _music(count: int, part: str, rng: np.random.Generator) -> Samples:
     return out
 
 
+def _hold(count: int, part: str, rng: np.random.Generator) -> Samples:
+    """Recorded pieces from a random place; made music where none is installed."""
+    paths = [path for name in _HOLD[part] if (path := _MUSIC / f"{name}.wav").is_file()]
+    if not paths:
+        return _music(count, part, rng)
+    out = np.zeros(count)
+    for place, at in enumerate(range(0, count, 30 * RATE)):
+        piece = _floats(read_wav(paths[place % len(paths)]).pcm)
+        start = rng.integers(0, max(1, len(piece) - 30 * RATE))
+        piece = piece[start : start + 30 * RATE]
+        _add(out, piece / np.sqrt((piece**2).mean()), at)
+    return out
+
+
 def _note(pitch: float, seconds: float, decay: float, partials: int) -> Samples:
     t = np.arange(int(seconds * RATE)) / RATE
     tone_ = sum(np.sin(2 * np.pi * pitch * k * t) / k for k in range(1, partials) if pitch * k < RATE / 2)
@@ -431,6 +461,7 @@ _NOISES: Final[dict[str, Callable[[int, str, np.random.Generator], Samples]]] = 
     "babble": _babble,
     "street": _street,
     "music": _music,
+    "hold": _hold,
     "coughs": _coughs,
     "tones": _tones,
     "silence": _silence,
@@ -561,9 +592,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             speakers.setdefault(clip.speaker, []).append(clip)
         print(f"\n{part}: {len(clips(part))} utterances, {len(short_replies(part))} short replies")
         for speaker, theirs in speakers.items():
-            words = sorted(clip.seconds for clip in theirs if clip.is_word)
-            middle = f"{words[len(words) // 2]:.2f} s" if words else "-"
-            print(f"  {speaker:18} {len(theirs) - len(words):4} sentences, {len(words):3} words (median {middle})")
+            count = {kind: sum(clip.kind == kind for clip in theirs) for kind in ("sentence", "phrase", "word")}
+            print(f"  {speaker:20}", ", ".join(f"{number} {kind}s" for kind, number in count.items()))
     if options.wav:
         options.wav.mkdir(parents=True, exist_ok=True)
         for kind in NOISES:
