@@ -23,7 +23,7 @@ To build a measurement of one's own:
     pcm = telephone(line)                     # through mu-law: s16le at 8 kHz
 
 Samples are float64 at 8 kHz, 1.0 is full scale. The level of speech is that of its active parts (10 ms frames less than
-25 dB below the loudest), that of noise its mean square. The same arguments give the same samples.
+25 dB below the loudest), and so is that of noise. The same arguments give the same samples.
 """
 
 from __future__ import annotations
@@ -315,10 +315,11 @@ VOICES_IN_BABBLE: Final = 8
 
 
 def noise(kind: str, seconds: float, part: str, seed: int = 1) -> Samples:
-    """`seconds` of a background at 0 dBFS (mean square 1; mix it lower). Kinds: `NOISES`."""
+    """`seconds` of a background at 0 dBFS (mean square of its active parts is 1; mix it lower). Kinds: `NOISES`."""
     samples = _NOISES[kind](int(seconds * RATE), part, _rng(kind, part, seed))
-    rms = math.sqrt(float((samples**2).mean()))
-    return samples / rms if rms else samples
+    power = (samples[: len(samples) // _FRAME * _FRAME].reshape(-1, _FRAME) ** 2).mean(1)
+    active = power > power.max(initial=0.0) * 10 ** (-_ACTIVE_DB / 10)
+    return samples / math.sqrt(float(power[active].mean())) if active.any() else samples
 
 
 def _hiss(count: int, part: str, rng: np.random.Generator) -> Samples:
