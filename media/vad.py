@@ -88,37 +88,37 @@ class VoiceService(Protocol):
 # ---------------------------------------------------------------- volume
 
 
-def volumes(windows: NDArray[np.int16], sample_rate: int) -> list[float]:
-    """Loudness of each row, 0 to 1: K-weighted as in BS.1770, and -20 to 80 dB laid over 0 to 1.
+def powers(windows: NDArray[np.int16], sample_rate: int) -> NDArray[np.float64]:
+    """Mean square of each row, K-weighted as in BS.1770.
 
     Sums are whole numbers below 2 ** 53, hence exact: a row's result does not depend on its neighbours.
     """
     c0, *lags = _SHELF.get(sample_rate) or _SHELF[8000 if sample_rate < 12000 else 16000]
     x = windows.astype(np.float64)
     size = x.shape[1]
-    squares: list[float] = np.einsum("ij,ij->i", x, x).tolist()
-    sums: list[float] = x.sum(axis=1).tolist()
-    shifted: list[list[float]] = [
-        np.einsum("ij,ij->i", x[:, lag:], x[:, :-lag]).tolist() for lag in range(1, min(len(lags) + 1, size))
+    mean = (x.sum(axis=1) / size) ** 2
+    power: NDArray[np.float64] = c0 * (np.einsum("ij,ij->i", x, x) / size - mean)
+    for lag, weight in zip(range(1, size), lags, strict=False):
+        products = np.einsum("ij,ij->i", x[:, lag:], x[:, :-lag])
+        power += 2 * weight * (products / (size - lag) - mean)
+    return power
+
+
+def volumes(power: NDArray[np.float64]) -> list[float]:
+    """Loudness of each row, 0 to 1: -20 to 80 dB laid over 0 to 1."""
+    # Not numpy's logarithm, which may round the last rows of a batch in another way than the first ones.
+    return [
+        min(1.0, max(0.0, (10 * math.log10(one) - 0.691 - _LOWEST_DB) / (_HIGHEST_DB - _LOWEST_DB)))
+        if one > 1e-3
+        else 0.0
+        for one in power.tolist()
     ]
-    found = []
-    for row, square in enumerate(squares):
-        mean = (sums[row] / size) ** 2
-        power = c0 * (square / size - mean)
-        for lag, (weight, products) in enumerate(zip(lags, shifted, strict=False), 1):
-            power += 2 * weight * (products[row] / (size - lag) - mean)
-        if power < 1e-3:
-            found.append(0.0)
-            continue
-        loudness = 10 * math.log10(power) - 0.691
-        found.append(min(1.0, max(0.0, (loudness - _LOWEST_DB) / (_HIGHEST_DB - _LOWEST_DB))))
-    return found
 
 
 def volume_of(pcm: bytes, sample_rate: int) -> float:
     """Loudness of mono s16le, 0 to 1, not smoothed."""
     samples = np.frombuffer(pcm, "<i2")
-    return volumes(samples.reshape(1, -1), sample_rate)[0] if len(samples) else 0.0
+    return volumes(powers(samples.reshape(1, -1), sample_rate))[0] if len(samples) else 0.0
 
 
 def follow(volume: float, heard: float) -> float:

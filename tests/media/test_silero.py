@@ -205,6 +205,11 @@ def _identity() -> bytes:
     return _field(1, 8) + _field(7, graph) + _field(8, _field(1, b"") + _field(2, 13))
 
 
+def test_it_listens_at_8_khz_unless_told_otherwise() -> None:
+    assert SileroVADAnalyzer().rate_for(16000) == 8000
+    assert SileroVADAnalyzer(sample_rate=16000).rate_for(8000) == 16000
+
+
 @pytest.mark.parametrize("rate", [11025, 24000, 48000])
 def test_it_takes_two_rates(rate: int) -> None:
     with pytest.raises(ValueError, match="8000 or 16000"):

@@ -17,6 +17,7 @@ from media.vad import (
     VoiceStates,
     Windows,
     follow,
+    powers,
     volume_of,
     volumes,
 )
@@ -97,8 +98,8 @@ def _bs1770(rate: int) -> tuple[tuple[list[float], list[float]], tuple[list[floa
 
 def test_a_rows_loudness_does_not_depend_on_its_neighbours() -> None:
     rows = np.random.default_rng(2).integers(-32768, 32768, (32, 256)).astype(np.int16)
-    together = volumes(rows, 8000)
-    assert together == [volumes(row.reshape(1, -1), 8000)[0] for row in rows]
+    together = volumes(powers(rows, 8000))
+    assert together == [volumes(powers(row.reshape(1, -1), 8000))[0] for row in rows]
 
 
 def test_volume_rises_at_once_and_falls_slowly() -> None:
