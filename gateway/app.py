@@ -1,70 +1,55 @@
-"""The ASGI application: which URL is what, and the services that all calls of this process share."""
+"""The process: the services that all its calls share, and how they begin and end.
+
+Its media sockets are in gateway/media_sockets.py, its URLs in gateway/routes.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
-import itertools
 import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import structlog
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route, WebSocketRoute
 
 from bots.base import Build
 from gateway import registry
 from gateway.answering import Answering
-from gateway.any_carrier import AnyCarrier
-from gateway.api import create_api
 from gateway.calls import CallRegistry
 from gateway.carrier_api import CarrierApi, Patience
 from gateway.clock import Clock
 from gateway.control import CallDesk
-from gateway.core import CallCore
-from gateway.doctor.desk import Desk, Door
-from gateway.hangups import CallControl, HangUps, Rhythm
+from gateway.doctor.desk import Desk
+from gateway.hangups import HangUps, Rhythm
 from gateway.housekeeping import prune
+from gateway.media_sockets import MediaSockets, Refused
 from gateway.metrics import Metrics
 from gateway.notify import Notifier
 from gateway.ports import BotRoute, CallLimits
-from gateway.public_url import StripPrefix
 from gateway.records import CallRecord, LogSink, RecordSink
-from gateway.session import CallSession, Receive, Send
+from gateway.routes import create_app
 from gateway.settings import Settings
-from gateway.store import PROVISIONAL, CallKey, HangUp, Standing, Store, StoredCall, StoreError, Worker
-from gateway.store import Refused as AdmissionRefused
+from gateway.store import CallKey, Standing, Store, Worker
 from gateway.store_sql import SqlStore
-from gateway.tokens import Claims, TokenError, TokenMint
+from gateway.tokens import TokenMint
 from media.call import CallInfo
-from media.errors import GatewayError
-from serializers.base import WireOptions
 from webhooks.base import (
     CallRef,
     CallStatus,
     CarrierEvent,
     CarrierRequest,
     InboundCall,
-    NotAuthentic,
     OutcomeKind,
     Purpose,
-    StandingStream,
     Urls,
 )
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.app")
 
-# Carriers that retry a handshake by themselves may show their token again for the same call.
-_RETRYING = frozenset({"plivo", "exotel"})
-LATE_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # between tries to write what the store did not take; the last one repeats
+__all__ = ["Gateway", "create_app", "prepare"]
 
 
 class Gateway:
@@ -102,14 +87,15 @@ class Gateway:
             settings, self.http, self.store, self.mint, self.metrics, self, draining=lambda: self.calls.draining
         )
         self.desk = CallDesk(self)
+        self.sockets = MediaSockets(self)
         self.doctor = Desk(key, settings, self.http, self.answering.addressing)
         self.answering.diagnose = self.doctor.answer_to
         self._background: set[asyncio.Task[Any]] = set()
-        self._stopping = asyncio.Event()
+        self.stopping = asyncio.Event()
         self._house: asyncio.Task[None] | None = None
         self.hang_ups.on_away = self._take_calls_back
         limits = settings.gateway
-        self._limits = CallLimits(
+        self.limits = CallLimits(
             start_s=limits.start_timeout_s,
             silence_s=limits.silence_timeout_s,
             longest_s=limits.longest_call_s,
@@ -143,7 +129,7 @@ class Gateway:
     async def stop(self) -> None:
         """Everything that was begun for a call is finished, or in the store for the next process."""
         await self.clock.stop()
-        self._stopping.set()
+        self.stopping.set()
         if self._house is not None:
             self._house.cancel()
             await asyncio.wait([self._house])
@@ -159,11 +145,11 @@ class Gateway:
         for session in self.calls:
             if session.key is not None and not session.key.provisional and not session.core.over:
                 try:
-                    await self._take_slot(session.key, session.core.info)
-                except _Refused as exc:
+                    await self.sockets.take_slot(session.key, session.core.info)
+                except Refused as exc:
                     log.error("call.slot_lost", call=session.key.call_id, reason=exc.reason)
 
-    def _later(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    def later(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Do `work` beside whatever waits for an answer now."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._background.add(task)
@@ -179,7 +165,7 @@ class Gateway:
 
     def execute(self, request: CarrierRequest) -> None:
         """Send it, after the answer has left."""
-        self._later(self._carry_out(request), f"request {request.carrier}")
+        self.later(self._carry_out(request), f"request {request.carrier}")
 
     async def _carry_out(self, request: CarrierRequest) -> None:
         """A call that can be neither answered nor turned away is ended: it would ring, or wait in silence."""
@@ -229,260 +215,7 @@ class Gateway:
         """Our own URLs, as whoever made this request must address them."""
         return Urls(base=self.answering.addressing.base(scope))
 
-    # ------------------------------------------------------------ a media socket
-
-    async def media(self, scope: Any, receive: Receive, send: Send) -> None:
-        """A carrier opens the media stream of a call."""
-        carrier = scope["path_params"]["carrier"]
-        arrived = time.monotonic()
-        await receive()  # websocket.connect
-        try:
-            claims, stream = await self._let_in(carrier, scope)
-            stored = await self._connected(claims, stream)
-        except _Refused as exc:
-            self.metrics.refused[carrier if carrier in self.settings.carriers else "unknown", exc.reason] += 1
-            log.warning("media.refused", carrier=carrier[:20], reason=exc.reason, **exc.facts)
-            if exc.not_before_s:
-                await asyncio.sleep(arrived + exc.not_before_s - time.monotonic())
-            await _refuse(scope, send, exc.status)
-            return
-        await self._carry(claims, stream, stored, scope, receive, send)
-
-    async def _let_in(self, carrier: str, scope: Any) -> tuple[Claims, StandingStream | None]:
-        """Who this socket is: by its token, or by what its standing URL says. Raises _Refused."""
-        http = self.http.get(carrier)
-        if http is None:
-            raise _Refused(404, "unknown-carrier")
-        if self.calls.draining:
-            raise _Refused(503, "draining")
-        upgrade = self.answering.upgrade(scope)
-        try:
-            if http.settings.verify_signatures:
-                await self.answering.authenticate_upgrade(http, upgrade)
-            stream = http.standing_stream(upgrade)
-            if stream is not None:
-                return self._claims_of(carrier, stream), stream
-            token = scope["path_params"].get("token", "")
-            return self.mint.take(carrier, token, may_repeat=carrier in _RETRYING), None
-        except NotAuthentic as exc:
-            raise _Refused(exc.status, exc.reason, not_before_s=http.refused_upgrade_s, checked=exc.checked) from None
-        except TokenError as exc:
-            raise _Refused(403, exc.reason) from None
-        except StoreError as exc:
-            raise _Refused(503, "store", problem=str(exc)) from None
-
-    def _claims_of(self, carrier: str, stream: StandingStream) -> Claims:
-        """What a token would have said. Raises _Refused where it is clear already that nobody will answer."""
-        if stream.connector and stream.connector not in self.builds:
-            raise _Refused(404, "no-bot")
-        if not stream.connector and not stream.bot and not self.settings.numbers:
-            raise _Refused(404, "no-bot")
-        call_id = PROVISIONAL + secrets.token_hex(12)
-        return Claims(expires=0, nonce=b"", carrier=carrier, call_id=call_id, bot=stream.connector)
-
-    async def _connected(self, claims: Claims, stream: StandingStream | None) -> StoredCall | None:
-        """Take the slot that the webhook reserved, or another where there was no webhook. Raises _Refused."""
-        key = CallKey(claims.carrier, claims.call_id)
-        if stream is None and (not key.call_id or key.provisional):
-            return None  # it is known by its own id as soon as the stream starts: see `_named`
-        try:
-            if stream is not None:
-                await self._reserve(key, stream)
-                return None
-            await self._take_slot(key, claims.call())
-            older = self.calls.find(key)
-            if older is not None:
-                older.core.displaced()  # the carrier tried again: the newest socket has the call
-            return await self.store.call(key)
-        except StoreError as exc:
-            raise _Refused(503, "store", problem=str(exc)) from None
-
-    async def _reserve(self, key: CallKey, stream: StandingStream) -> None:
-        """A slot for a call that has no name yet. Raises _Refused."""
-        now = time.time()
-        call = InboundCall(carrier=key.carrier, call_id=key.call_id)
-        admitted = await self.answering.admit_stream(call, stream, now)
-        if isinstance(admitted, AdmissionRefused):
-            raise _Refused(503, admitted.reason)
-        await self.store.connected(key, self.worker.id, now)
-
-    async def _take_slot(self, key: CallKey, info: CallInfo) -> None:
-        now = time.time()
-        if await self.store.connected(key, self.worker.id, now) is not None:
-            return
-        call = InboundCall(
-            carrier=key.carrier,
-            call_id=key.call_id,
-            from_number=info.from_number,
-            to_number=info.to_number,
-            direction=info.direction,
-            again=True,
-        )
-        admitted = await self.answering.admit(call, now)
-        if isinstance(admitted, AdmissionRefused):
-            raise _Refused(503, admitted.reason)
-        await self.store.connected(key, self.worker.id, now)
-
-    async def _named(self, session: CallSession, info: CallInfo, bot: str) -> None:
-        """The stream has started: the record is completed, and a call that had no id of its own has one now."""
-        assert session.key is not None
-        if session.key.call_id != info.call_id:
-            session.key = CallKey(info.carrier, info.call_id)
-            try:
-                await self._take_slot(session.key, info)
-            except _Refused as exc:
-                session.core.end(exc.reason)
-                return
-        key, now = session.key, time.time()
-        await self._surely(lambda: self.store.started(key, info, bot, now), "started", key)
-
-    async def _named_stream(self, session: CallSession, info: CallInfo, bot: str) -> None:
-        """The start message has told which call a standing stream is: record and slot get its name."""
-        before, now = session.key, time.time()
-        assert before is not None
-        key = CallKey(info.carrier, info.call_id)
-        if self.http[info.carrier].streams_share_calls:
-            first = await self.store.once(f"stream:{key}", now, ttl_s=60.0, holder=before.call_id)
-            if not first or await self.store.call(key) is not None:
-                key = CallKey(info.carrier, f"{info.call_id}.{info.stream_id}")
-        elif (older := self.calls.find(key)) is not None:
-            older.core.displaced()
-        await self.store.rename(before, key.call_id)
-        session.key = key
-        if await self.store.connected(key, self.worker.id, now) is None:
-            session.core.end("over")
-            return
-        info = dataclasses.replace(info, call_id=key.call_id)
-        self.events.started(
-            InboundCall(
-                carrier=info.carrier,
-                call_id=info.call_id,
-                from_number=info.from_number,
-                to_number=info.to_number,
-                account_id=info.account_id,
-                parameters=info.parameters,
-            ),
-            bot,
-        )
-        self.events.answered(info, bot)
-        await self.store.started(key, info, bot, now)
-
-    async def _carry(
-        self,
-        claims: Claims,
-        stream: StandingStream | None,
-        stored: StoredCall | None,
-        scope: Any,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        carrier = claims.carrier
-        settings = self.settings.carriers[carrier]
-        options = _wire_options(settings, claims, stream)
-        serializer = registry.serializer_class(carrier).for_call(options)
-        control = CallControl(self.hang_ups, self.http[carrier], self.api, self.urls(scope))
-        session = CallSession(receive, send, self.clock)
-        session.key = CallKey(carrier, claims.call_id)
-        known = claims.call()
-        if stored is not None:
-            control.extra = stored.extra
-            known = dataclasses.replace(known, account_id=stored.account_id, parameters=dict(stored.parameters))
-        if stream is not None:
-            known = dataclasses.replace(known, parameters=stream.parameters)
-
-        control.info = known
-        naming: list[asyncio.Task[None]] = []
-
-        def started(info: CallInfo) -> BotRoute | None:
-            control.info = info
-            route = self.route(info, claims.bot, stream.bot if stream is not None else "")
-            bot = route.bot if route is not None else ""
-            if stream is not None:
-                self.metrics.started[carrier] += 1
-                naming.append(self._later(self._named_stream(session, info, bot), "call-named"))
-            elif info.call_id:
-                self._later(self._named(session, info, bot), "call-named")
-                self.events.answered(info, bot)
-            return route
-
-        session.core = CallCore(
-            serializer,
-            session,
-            limits=self._limits,
-            claims=known,
-            route=started,
-            control=control,
-            lead_ms=settings.lead_ms,
-            now=self.clock.now(),
-        )
-        control.transferred = lambda target: self.events.transferred(session.core.info, target, session.core.bot)
-        control.let_go = lambda: session.core.let_go()
-        structlog.contextvars.clear_contextvars()
-        if stream is not None:
-            structlog.contextvars.bind_contextvars(**stream.log)
-        else:
-            self.metrics.started[carrier] += 1
-        self.calls.add(session)
-        try:
-            await send({"type": "websocket.accept"})
-            record = await session.run()
-            if naming:
-                await asyncio.wait(naming)
-            await control.decided()  # what is told of a transfer is told before the call's end
-            if stream is not None and record.info.probe:
-                await self.store.forget(session.key)
-                return
-            if session.core.is_displaced:
-                return  # another socket has the call: it writes the record
-            self._finished(record)
-            if session.core.never_started and carrier in _RETRYING:
-                await self.store.release(session.key, worker=self.worker.id)  # the carrier's next try is the call
-                return
-            await self._keep(session.key, record, control.hang_up_state)
-        except StoreError as exc:
-            log.error("call.store_failed", call=session.key.call_id, carrier=carrier, problem=str(exc))
-        finally:
-            self.calls.discard(session)
-
-    async def _keep(self, key: CallKey, record: CallRecord, hang_up: HangUp) -> None:
-        """The record goes into the store; one that is busy for a moment gets it later, and nobody waits for that."""
-        now, worker = time.time(), self.worker.id
-        written = self.store.ended(key, record, now, hang_up=hang_up, worker=worker)
-        if not record.info.probe:
-            self.events.ended(key)  # no await between the two: they are committed together
-        try:
-            await written
-        except StoreError as exc:
-            log.warning("record.late", call=key.call_id, carrier=key.carrier, problem=str(exc))
-            again = self._surely(
-                lambda: self.store.ended(key, record, now, hang_up=hang_up, worker=worker), "record", key
-            )
-            self._later(again, "record")
-
-    async def _surely(self, write: Callable[[], Awaitable[Any]], what: str, key: CallKey) -> None:
-        """Write until it is written, or this process ends."""
-        for wait_s in itertools.chain(LATE_S, itertools.repeat(LATE_S[-1])):
-            try:
-                await write()
-                return
-            except StoreError as exc:
-                if self._stopping.is_set():
-                    log.error("store.not_written", what=what, call=key.call_id, carrier=key.carrier, problem=str(exc))
-                    return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._stopping.wait()  # then once more, at once
-
-    async def take_unannounced(self, carrier: str, scope: Any, receive: Receive, send: Send) -> None:
-        """A call of which nobody but its own socket tells; a slot is taken for it when it has said its id."""
-        if self.calls.draining:
-            self.metrics.refused[carrier, "draining"] += 1
-            await send({"type": "websocket.close", "code": 1012})
-            return
-        claims = Claims(expires=0, nonce=b"", carrier=carrier)
-        await self._carry(claims, None, None, scope, receive, send)
-
-    def _finished(self, record: CallRecord) -> None:
+    def finished(self, record: CallRecord) -> None:
         if record.info.probe:
             return
         self.metrics.count(record)
@@ -502,109 +235,6 @@ class Gateway:
             return BotRoute(bot, build, entry.sample_rate, entry.on_error, entry.output_variables)
         outputs = {**entry.output_variables, **found.output_variables}
         return BotRoute(bot, build, entry.sample_rate, found.on_error or entry.on_error, outputs)
-
-
-def _wire_options(settings: Any, claims: Claims, stream: StandingStream | None) -> WireOptions:
-    """What the serializer must know before the carrier says anything: the token's word, then the configuration's."""
-    own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    if stream is not None:
-        own.update(stream.options)
-    return WireOptions(
-        receive_codec=own.get("receive_codec") or "",
-        send_codec=claims.codec or own.get("send_codec") or "",
-        send_sample_rate=claims.sample_rate or own.get("sample_rate") or 0,
-        options=own,
-    )
-
-
-async def _refuse(scope: Any, send: Send, status: int) -> None:
-    """Answer the upgrade with an HTTP status, where the server can; else 403."""
-    if "websocket.http.response" in scope.get("extensions", {}):
-        await send({"type": "websocket.http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
-        await send({"type": "websocket.http.response.body", "body": b""})
-    else:
-        await send({"type": "websocket.close", "code": 1008})
-
-
-class _Refused(GatewayError):
-    """A socket that stays out."""
-
-    def __init__(self, status: int, reason: str, *, not_before_s: float = 0.0, **facts: Any) -> None:
-        super().__init__(reason)
-        self.status, self.reason, self.facts = status, reason, facts  # the facts are for the log
-        self.not_before_s = not_before_s  # after the upgrade came: so that the time taken tells nothing
-
-
-class _MediaEndpoint:
-    """An ASGI application, so that no message of a call passes through a framework."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        await self._gateway.media(scope, receive, send)
-
-
-def create_app(gateway: Gateway) -> Starlette:
-    """The application of `gateway`. Sockets live until the lifespan ends: drain first (see gateway/server.py)."""
-
-    async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "calls": len(gateway.calls)})
-
-    async def ready(request: Request) -> Response:
-        if gateway.calls.draining:
-            return JSONResponse({"status": "draining"}, status_code=503)
-        if gateway.calls.full:
-            return JSONResponse({"status": "full"}, status_code=503)
-        return JSONResponse({"status": "ready"})
-
-    async def metrics(request: Request) -> Response:
-        return Response(gateway.metrics.render(), media_type=gateway.metrics.content_type)
-
-    async def not_found(request: Request, exc: Exception) -> Response:
-        return JSONResponse({"detail": "Not Found"}, status_code=404)
-
-    async def not_a_socket(request: Request) -> Response:
-        return PlainTextResponse("this is a media WebSocket\n", status_code=426, headers={"upgrade": "websocket"})
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        await gateway.start()
-        try:
-            yield
-        finally:
-            await gateway.stop()
-
-    def refused(reason: str) -> None:
-        gateway.metrics.refused["unknown", reason] += 1
-
-    media = _MediaEndpoint(gateway)
-    unannounced = []
-    if gateway.settings.gateway.generic_ws:
-        wait_s = gateway.settings.gateway.start_timeout_s
-        any_carrier = AnyCarrier(gateway.settings.carriers, gateway.take_unannounced, refused, wait_s=wait_s)
-        unannounced.append(WebSocketRoute("/ws", any_carrier))
-    prefix = gateway.answering.addressing.prefix
-    return Starlette(
-        middleware=[
-            Middleware(Door, desk=gateway.doctor),
-            *([Middleware(StripPrefix, prefix=prefix)] if prefix else []),
-        ],
-        routes=[
-            Route("/health", health),
-            Route("/ready", ready),
-            Route("/metrics", metrics),
-            *unannounced,
-            Mount("/api", create_api(gateway.desk, gateway.settings, gateway.urls)),
-            Route("/{carrier}/{route}", gateway.answering.webhook, methods=["GET", "POST"]),
-            WebSocketRoute("/{carrier}/media", media),
-            WebSocketRoute("/{carrier}/media/{token:path}", media),
-            Route("/{carrier}/media/{token:path}", not_a_socket),
-            Route("/{carrier}/{route}/{secret}", gateway.answering.webhook, methods=["GET", "POST"]),
-        ],
-        exception_handlers={404: not_found},
-        lifespan=lifespan,
-    )
 
 
 async def prepare(settings: Settings) -> dict[str, Build]:

@@ -15,7 +15,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from gateway.app import Gateway, create_app
+from gateway.app import Gateway
+from gateway.routes import create_app
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.serve")
 

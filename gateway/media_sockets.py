@@ -1,0 +1,327 @@
+"""A carrier's media socket: let in by its token or its standing URL, given a slot, carried, and its record kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from gateway import registry
+from gateway.core import CallCore
+from gateway.hangups import CallControl
+from gateway.ports import BotRoute
+from gateway.records import CallRecord
+from gateway.session import CallSession, Receive, Send
+from gateway.store import PROVISIONAL, CallKey, HangUp, StoredCall, StoreError
+from gateway.store import Refused as AdmissionRefused
+from gateway.tokens import Claims, TokenError
+from media.call import CallInfo
+from media.errors import GatewayError
+from serializers.base import WireOptions
+from webhooks.base import InboundCall, NotAuthentic, StandingStream
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.app")
+
+# Carriers that retry a handshake by themselves may show their token again for the same call.
+_RETRYING = frozenset({"plivo", "exotel"})
+LATE_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # between tries to write what the store did not take; the last one repeats
+
+
+class Refused(GatewayError):
+    """A socket that stays out."""
+
+    def __init__(self, status: int, reason: str, *, not_before_s: float = 0.0, **facts: Any) -> None:
+        super().__init__(reason)
+        self.status, self.reason, self.facts = status, reason, facts  # the facts are for the log
+        self.not_before_s = not_before_s  # after the upgrade came: so that the time taken tells nothing
+
+
+class MediaSockets:
+    """The media sockets of one gateway. It is ASGI, so that no message of a call passes through a framework."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """A carrier opens the media stream of a call."""
+        carrier = scope["path_params"]["carrier"]
+        arrived = time.monotonic()
+        await receive()  # websocket.connect
+        try:
+            claims, stream = await self._let_in(carrier, scope)
+            stored = await self._connected(claims, stream)
+        except Refused as exc:
+            known = carrier if carrier in self._gateway.settings.carriers else "unknown"
+            self._gateway.metrics.refused[known, exc.reason] += 1
+            log.warning("media.refused", carrier=carrier[:20], reason=exc.reason, **exc.facts)
+            if exc.not_before_s:
+                await asyncio.sleep(arrived + exc.not_before_s - time.monotonic())
+            await _refuse(scope, send, exc.status)
+            return
+        await self._carry(claims, stream, stored, scope, receive, send)
+
+    async def _let_in(self, carrier: str, scope: Any) -> tuple[Claims, StandingStream | None]:
+        """Who this socket is: by its token, or by what its standing URL says. Raises Refused."""
+        http = self._gateway.http.get(carrier)
+        if http is None:
+            raise Refused(404, "unknown-carrier")
+        if self._gateway.calls.draining:
+            raise Refused(503, "draining")
+        upgrade = self._gateway.answering.upgrade(scope)
+        try:
+            if http.settings.verify_signatures:
+                await self._gateway.answering.authenticate_upgrade(http, upgrade)
+            stream = http.standing_stream(upgrade)
+            if stream is not None:
+                return self._claims_of(carrier, stream), stream
+            token = scope["path_params"].get("token", "")
+            return self._gateway.mint.take(carrier, token, may_repeat=carrier in _RETRYING), None
+        except NotAuthentic as exc:
+            raise Refused(exc.status, exc.reason, not_before_s=http.refused_upgrade_s, checked=exc.checked) from None
+        except TokenError as exc:
+            raise Refused(403, exc.reason) from None
+        except StoreError as exc:
+            raise Refused(503, "store", problem=str(exc)) from None
+
+    def _claims_of(self, carrier: str, stream: StandingStream) -> Claims:
+        """What a token would have said. Raises Refused where it is clear already that nobody will answer."""
+        if stream.connector and stream.connector not in self._gateway.builds:
+            raise Refused(404, "no-bot")
+        if not stream.connector and not stream.bot and not self._gateway.settings.numbers:
+            raise Refused(404, "no-bot")
+        call_id = PROVISIONAL + secrets.token_hex(12)
+        return Claims(expires=0, nonce=b"", carrier=carrier, call_id=call_id, bot=stream.connector)
+
+    async def _connected(self, claims: Claims, stream: StandingStream | None) -> StoredCall | None:
+        """Take the slot that the webhook reserved, or another where there was no webhook. Raises Refused."""
+        key = CallKey(claims.carrier, claims.call_id)
+        if stream is None and (not key.call_id or key.provisional):
+            return None  # it is known by its own id as soon as the stream starts: see `_named`
+        try:
+            if stream is not None:
+                await self._reserve(key, stream)
+                return None
+            await self.take_slot(key, claims.call())
+            older = self._gateway.calls.find(key)
+            if older is not None:
+                older.core.displaced()  # the carrier tried again: the newest socket has the call
+            return await self._gateway.store.call(key)
+        except StoreError as exc:
+            raise Refused(503, "store", problem=str(exc)) from None
+
+    async def _reserve(self, key: CallKey, stream: StandingStream) -> None:
+        """A slot for a call that has no name yet. Raises Refused."""
+        now = time.time()
+        call = InboundCall(carrier=key.carrier, call_id=key.call_id)
+        admitted = await self._gateway.answering.admit_stream(call, stream, now)
+        if isinstance(admitted, AdmissionRefused):
+            raise Refused(503, admitted.reason)
+        await self._gateway.store.connected(key, self._gateway.worker.id, now)
+
+    async def take_slot(self, key: CallKey, info: CallInfo) -> None:
+        now = time.time()
+        if await self._gateway.store.connected(key, self._gateway.worker.id, now) is not None:
+            return
+        call = InboundCall(
+            carrier=key.carrier,
+            call_id=key.call_id,
+            from_number=info.from_number,
+            to_number=info.to_number,
+            direction=info.direction,
+            again=True,
+        )
+        admitted = await self._gateway.answering.admit(call, now)
+        if isinstance(admitted, AdmissionRefused):
+            raise Refused(503, admitted.reason)
+        await self._gateway.store.connected(key, self._gateway.worker.id, now)
+
+    async def _named(self, session: CallSession, info: CallInfo, bot: str) -> None:
+        """The stream has started: the record is completed, and a call that had no id of its own has one now."""
+        assert session.key is not None
+        if session.key.call_id != info.call_id:
+            session.key = CallKey(info.carrier, info.call_id)
+            try:
+                await self.take_slot(session.key, info)
+            except Refused as exc:
+                session.core.end(exc.reason)
+                return
+        key, now = session.key, time.time()
+        await self._surely(lambda: self._gateway.store.started(key, info, bot, now), "started", key)
+
+    async def _named_stream(self, session: CallSession, info: CallInfo, bot: str) -> None:
+        """The start message has told which call a standing stream is: record and slot get its name."""
+        before, now = session.key, time.time()
+        assert before is not None
+        key = CallKey(info.carrier, info.call_id)
+        if self._gateway.http[info.carrier].streams_share_calls:
+            first = await self._gateway.store.once(f"stream:{key}", now, ttl_s=60.0, holder=before.call_id)
+            if not first or await self._gateway.store.call(key) is not None:
+                key = CallKey(info.carrier, f"{info.call_id}.{info.stream_id}")
+        elif (older := self._gateway.calls.find(key)) is not None:
+            older.core.displaced()
+        await self._gateway.store.rename(before, key.call_id)
+        session.key = key
+        if await self._gateway.store.connected(key, self._gateway.worker.id, now) is None:
+            session.core.end("over")
+            return
+        info = dataclasses.replace(info, call_id=key.call_id)
+        self._gateway.events.started(
+            InboundCall(
+                carrier=info.carrier,
+                call_id=info.call_id,
+                from_number=info.from_number,
+                to_number=info.to_number,
+                account_id=info.account_id,
+                parameters=info.parameters,
+            ),
+            bot,
+        )
+        self._gateway.events.answered(info, bot)
+        await self._gateway.store.started(key, info, bot, now)
+
+    async def _carry(
+        self,
+        claims: Claims,
+        stream: StandingStream | None,
+        stored: StoredCall | None,
+        scope: Any,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        gateway, carrier = self._gateway, claims.carrier
+        settings = gateway.settings.carriers[carrier]
+        options = _wire_options(settings, claims, stream)
+        serializer = registry.serializer_class(carrier).for_call(options)
+        control = CallControl(gateway.hang_ups, gateway.http[carrier], gateway.api, gateway.urls(scope))
+        session = CallSession(receive, send, gateway.clock)
+        session.key = CallKey(carrier, claims.call_id)
+        known = claims.call()
+        if stored is not None:
+            control.extra = stored.extra
+            known = dataclasses.replace(known, account_id=stored.account_id, parameters=dict(stored.parameters))
+        if stream is not None:
+            known = dataclasses.replace(known, parameters=stream.parameters)
+
+        control.info = known
+        naming: list[asyncio.Task[None]] = []
+
+        def started(info: CallInfo) -> BotRoute | None:
+            control.info = info
+            route = gateway.route(info, claims.bot, stream.bot if stream is not None else "")
+            bot = route.bot if route is not None else ""
+            if stream is not None:
+                gateway.metrics.started[carrier] += 1
+                naming.append(gateway.later(self._named_stream(session, info, bot), "call-named"))
+            elif info.call_id:
+                gateway.later(self._named(session, info, bot), "call-named")
+                gateway.events.answered(info, bot)
+            return route
+
+        session.core = CallCore(
+            serializer,
+            session,
+            limits=gateway.limits,
+            claims=known,
+            route=started,
+            control=control,
+            lead_ms=settings.lead_ms,
+            now=gateway.clock.now(),
+        )
+        control.transferred = lambda target: gateway.events.transferred(session.core.info, target, session.core.bot)
+        control.let_go = lambda: session.core.let_go()
+        structlog.contextvars.clear_contextvars()
+        if stream is not None:
+            structlog.contextvars.bind_contextvars(**stream.log)
+        else:
+            gateway.metrics.started[carrier] += 1
+        gateway.calls.add(session)
+        try:
+            await send({"type": "websocket.accept"})
+            record = await session.run()
+            if naming:
+                await asyncio.wait(naming)
+            await control.decided()  # what is told of a transfer is told before the call's end
+            if stream is not None and record.info.probe:
+                await gateway.store.forget(session.key)
+                return
+            if session.core.is_displaced:
+                return  # another socket has the call: it writes the record
+            gateway.finished(record)
+            if session.core.never_started and carrier in _RETRYING:
+                await gateway.store.release(session.key, worker=gateway.worker.id)  # the carrier's next try is the call
+                return
+            await self._keep(session.key, record, control.hang_up_state)
+        except StoreError as exc:
+            log.error("call.store_failed", call=session.key.call_id, carrier=carrier, problem=str(exc))
+        finally:
+            gateway.calls.discard(session)
+
+    async def _keep(self, key: CallKey, record: CallRecord, hang_up: HangUp) -> None:
+        """The record goes into the store; one that is busy for a moment gets it later, and nobody waits for that."""
+        now, worker = time.time(), self._gateway.worker.id
+        written = self._gateway.store.ended(key, record, now, hang_up=hang_up, worker=worker)
+        if not record.info.probe:
+            self._gateway.events.ended(key)  # no await between the two: they are committed together
+        try:
+            await written
+        except StoreError as exc:
+            log.warning("record.late", call=key.call_id, carrier=key.carrier, problem=str(exc))
+            again = self._surely(
+                lambda: self._gateway.store.ended(key, record, now, hang_up=hang_up, worker=worker), "record", key
+            )
+            self._gateway.later(again, "record")
+
+    async def _surely(self, write: Callable[[], Awaitable[Any]], what: str, key: CallKey) -> None:
+        """Write until it is written, or this process ends."""
+        for wait_s in itertools.chain(LATE_S, itertools.repeat(LATE_S[-1])):
+            try:
+                await write()
+                return
+            except StoreError as exc:
+                if self._gateway.stopping.is_set():
+                    log.error("store.not_written", what=what, call=key.call_id, carrier=key.carrier, problem=str(exc))
+                    return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._gateway.stopping.wait()  # then once more, at once
+
+    async def take_unannounced(self, carrier: str, scope: Any, receive: Receive, send: Send) -> None:
+        """A call of which nobody but its own socket tells; a slot is taken for it when it has said its id."""
+        if self._gateway.calls.draining:
+            self._gateway.metrics.refused[carrier, "draining"] += 1
+            await send({"type": "websocket.close", "code": 1012})
+            return
+        claims = Claims(expires=0, nonce=b"", carrier=carrier)
+        await self._carry(claims, None, None, scope, receive, send)
+
+
+def _wire_options(settings: Any, claims: Claims, stream: StandingStream | None) -> WireOptions:
+    """What the serializer must know before the carrier says anything: the token's word, then the configuration's."""
+    own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    if stream is not None:
+        own.update(stream.options)
+    return WireOptions(
+        receive_codec=own.get("receive_codec") or "",
+        send_codec=claims.codec or own.get("send_codec") or "",
+        send_sample_rate=claims.sample_rate or own.get("sample_rate") or 0,
+        options=own,
+    )
+
+
+async def _refuse(scope: Any, send: Send, status: int) -> None:
+    """Answer the upgrade with an HTTP status, where the server can; else 403."""
+    if "websocket.http.response" in scope.get("extensions", {}):
+        await send({"type": "websocket.http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+        await send({"type": "websocket.http.response.body", "body": b""})
+    else:
+        await send({"type": "websocket.close", "code": 1008})

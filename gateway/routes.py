@@ -1,0 +1,83 @@
+"""The ASGI application: which URL is what."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+
+from gateway.any_carrier import AnyCarrier
+from gateway.api import create_api
+from gateway.doctor.desk import Door
+from gateway.public_url import StripPrefix
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+
+
+def create_app(gateway: Gateway) -> Starlette:
+    """The application of `gateway`. Sockets live until the lifespan ends: drain first (see gateway/server.py)."""
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok", "calls": len(gateway.calls)})
+
+    async def ready(request: Request) -> Response:
+        if gateway.calls.draining:
+            return JSONResponse({"status": "draining"}, status_code=503)
+        if gateway.calls.full:
+            return JSONResponse({"status": "full"}, status_code=503)
+        return JSONResponse({"status": "ready"})
+
+    async def metrics(request: Request) -> Response:
+        return Response(gateway.metrics.render(), media_type=gateway.metrics.content_type)
+
+    async def not_found(request: Request, exc: Exception) -> Response:
+        return JSONResponse({"detail": "Not Found"}, status_code=404)
+
+    async def not_a_socket(request: Request) -> Response:
+        return PlainTextResponse("this is a media WebSocket\n", status_code=426, headers={"upgrade": "websocket"})
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await gateway.start()
+        try:
+            yield
+        finally:
+            await gateway.stop()
+
+    def refused(reason: str) -> None:
+        gateway.metrics.refused["unknown", reason] += 1
+
+    media = gateway.sockets
+    unannounced = []
+    if gateway.settings.gateway.generic_ws:
+        wait_s = gateway.settings.gateway.start_timeout_s
+        any_carrier = AnyCarrier(gateway.settings.carriers, media.take_unannounced, refused, wait_s=wait_s)
+        unannounced.append(WebSocketRoute("/ws", any_carrier))
+    prefix = gateway.answering.addressing.prefix
+    return Starlette(
+        middleware=[
+            Middleware(Door, desk=gateway.doctor),
+            *([Middleware(StripPrefix, prefix=prefix)] if prefix else []),
+        ],
+        routes=[
+            Route("/health", health),
+            Route("/ready", ready),
+            Route("/metrics", metrics),
+            *unannounced,
+            Mount("/api", create_api(gateway.desk, gateway.settings, gateway.urls)),
+            Route("/{carrier}/{route}", gateway.answering.webhook, methods=["GET", "POST"]),
+            WebSocketRoute("/{carrier}/media", media),
+            WebSocketRoute("/{carrier}/media/{token:path}", media),
+            Route("/{carrier}/media/{token:path}", not_a_socket),
+            Route("/{carrier}/{route}/{secret}", gateway.answering.webhook, methods=["GET", "POST"]),
+        ],
+        exception_handlers={404: not_found},
+        lifespan=lifespan,
+    )
