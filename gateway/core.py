@@ -20,6 +20,8 @@ from gateway.records import CallRecord
 from gateway.states import OVER, TRANSITIONS, CallEvent, CallState, who_ended
 from gateway.timers import Timer, Timers
 from media.call import CallInfo
+from media.codec_check import CodecCheck
+from media.concealment import Concealment
 from media.errors import GatewayError, RemoteProtocolError, UnusableStreamError
 from media.events import DONE, BaseObject, Handle
 from media.frames import (
@@ -56,6 +58,7 @@ from media.frames import (
 from media.output import OutputStage
 from media.pipeline import Pipeline
 from media.processor import FrameDirection, FrameProcessor, Lanes
+from media.vad import VoiceService
 from media.variables import Variables
 from serializers.base import Ending, FrameSerializer, Message
 
@@ -98,6 +101,7 @@ class CallCore:
         self.shell = shell
         self.limits = limits or CallLimits()
         self.is_displaced = False
+        self.vad: VoiceService | None = None  # hears for the pipeline, off the loop; set before the call starts
         self.control = control  # may be set until the call has started
         self.bot = ""
         self.state = CallState.OPENING
@@ -115,6 +119,8 @@ class CallCore:
         self._route = route  # None: a task of the user's drives the pipeline that holds input and output
         self._lead_ms = serializer.lead_ms if lead_ms is None else lead_ms
         self._in_rate = 8000
+        self._concealment = Concealment(self.counters)
+        self._codec_check: CodecCheck | None = None  # in the first second
         self.opened = now
         self._started = now
         self._deadline = now + self.limits.start_s  # of the state: start, drain, end
@@ -130,7 +136,7 @@ class CallCore:
         self._call: Call | None = None  # as the bot sees it
         self._left: Callable[[], None] | None = None  # the carrier waits for the bot's last messages: then this
         self._wire_handlers: dict[type, Callable[[Any, float], None]] = {
-            InputAudioRawFrame: self._on_audio,
+            InputAudioRawFrame: self._on_packet,
             InputDTMFFrame: self._on_digit,
             OutputTransportMessageUrgentFrame: self._on_answer,
             AnswerLaterFrame: self._on_answer_later,
@@ -472,6 +478,41 @@ class CallCore:
 
     # ------------------------------------------------------------ frames off the wire
 
+    def _on_packet(self, frame: InputAudioRawFrame, now: float) -> None:
+        """As it came: perhaps late, or after a hole."""
+        if self._codec_check is not None:
+            self._check_codec(self._codec_check, frame, now)
+        if frame.seq is None:
+            self._on_audio(frame, now)
+            return
+        for ready in self._concealment.take(frame):
+            self._on_audio(ready, now)
+
+    def _listen_to_codec(self) -> None:
+        """The call has begun: does what comes sound like what was agreed?"""
+        receive = self.info.receive
+        if receive.channels == 1 and not self.info.probe:
+            self._codec_check = CodecCheck(receive.encoding, receive.sample_rate)
+
+    def _check_codec(self, check: CodecCheck, frame: InputAudioRawFrame, now: float) -> None:
+        if frame.sample_rate != check.sample_rate or frame.num_channels != 1:
+            self._codec_check = None  # resampled: the bytes cannot be seen any more
+            return
+        wrong = check.hear(frame.audio, now)
+        if check.is_over:
+            self._codec_check = None
+        if wrong is not None:
+            self.counters["codec_contradicted"] += 1
+            name = self.serializer.codec_setting
+            log.error(
+                "call.codec_contradicted",
+                call=self.info.call_id,
+                carrier=self.info.carrier,
+                negotiated=wrong.negotiated,
+                looks_like=wrong.looks_like,
+                remedy=f"carriers.{self.info.carrier}.{name}" if name else "the codec at the carrier's side",
+            )
+
     def _on_audio(self, frame: InputAudioRawFrame, now: float) -> None:
         if self.state is CallState.LIVE or self.state is CallState.DRAINING:
             self._push(frame)
@@ -541,6 +582,7 @@ class CallCore:
         self.info = frame.call.completed_by(self._claims) if self._claims is not None else frame.call
         self.variables = Variables(self.info.parameters)
         self._started = now
+        self._listen_to_codec()
         self._move(CallEvent.STARTED, "", now)
         structlog.contextvars.bind_contextvars(call=self.info.call_id, carrier=self.info.carrier)
         if self.info.probe:

@@ -1,13 +1,15 @@
 """Is what the caller's line brings the bot's own voice? By correlation, asked at one moment and not for every frame.
 
 Line echo is what was played, later, quieter, and through some linear filter. A short filter is fitted by least
-squares at the delay at which the two agree best: the share of the caller's power that it explains is near one for
-echo, whatever its level, and small for somebody who speaks, also over echo.
+squares at the delay at which the two agree best. Echo it is if that explains most of what the line brings beside its
+noise, or if what it leaves is no more than the noise. Somebody who speaks, also over echo, is not explained and leaves
+more.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,63 +19,96 @@ from media.resample import resample_all
 Samples = NDArray[np.float64]
 
 RATE: Final = 8000
-WINDOW_S: Final = 0.24  # of the caller's audio that is looked at
+WINDOW_S: Final = 0.24  # of the caller's audio that is compared
+NOISE_S: Final = 1.5  # of it that the line's noise is taken from
 LONGEST_DELAY_S: Final = 0.8  # echo of up to 400 ms, the way back, and what the ledger cannot know
-EXPLAINED: Final = 0.4  # this share of the caller's power, or more, is echo
-_TAPS: Final = 24  # of the fitted filter: 3 ms
+
+_MOST: Final = 0.45  # explained: echo
+_SOME: Final = 0.25  # explained, and nothing but noise beside it: echo. Of other voices it is 0.25 at most
+_SOME_AGAIN: Final = 0.1  # the same at a delay at which there was echo before
+_NOISE_DB: Final = 6.0  # what is no louder than this above the noise may be noise
+_SILENCE_DB: Final = 4.0  # and this certainly is: a detector that hears speech in it hears the echo just before
+_SAME_MS: Final = 8
+_TAPS: Final = 64  # of the fitted filter: 8 ms
+_BEFORE: Final = 16  # of them before the delay of the best agreement
 _AROUND: Final = RATE // 25  # how far a known delay may be off
 _RIDGE: Final = 1e-3
 _QUIETEST: Final = 8.0  # rms under which there is nothing to compare
+_FRAME: Final = RATE // 50
 
 
-class Likeness(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Likeness:
     """How much of the caller's audio is the bot's."""
 
-    explained: float  # share of the power, 0 to 1
+    explained: float  # share of the power beside the noise, 0 to 1
+    rest_db: float  # what is left, above the line's noise
     delay_ms: int  # from what the ledger says is being played; meaningless where little is explained
-    level_db: float  # of the caller's audio against that
 
-    @property
-    def is_echo(self) -> bool:
-        return self.explained >= EXPLAINED
+    def is_echo(self, known_ms: int | None = None) -> bool:
+        """`known_ms`: at which delay there was echo on this line before."""
+        if self.explained >= _MOST:
+            return True
+        if known_ms is None:
+            return self.explained >= _SOME and self.rest_db <= _NOISE_DB
+        again = self.explained >= _SOME_AGAIN and abs(self.delay_ms - known_ms) <= _SAME_MS
+        return self.rest_db <= (_NOISE_DB if again else _SILENCE_DB)
+
+
+NOT_ECHO: Final = Likeness(0.0, 99.0, 0)
 
 
 def likeness(
     heard: bytes, played: bytes, heard_rate: int, played_rate: int, around_ms: int | None = None
 ) -> Likeness | None:
-    """Compare the latest of the caller's audio with what was played until then; None if there is too little of either.
+    """Compare the latest of the caller's audio with what was played until then; None if there is too little of it.
 
     Args:
-        heard: the caller's audio, s16le; its last WINDOW_S are looked at.
-        played: what the caller was played, ending with what is played now: LONGEST_DELAY_S more than that.
+        heard: the caller's audio, s16le: WINDOW_S, and up to NOISE_S before that.
+        played: what the caller was played, ending with what is played now: LONGEST_DELAY_S more than WINDOW_S.
         around_ms: the delay is known to be about this: a third of the work.
     """
-    x = _emphasised(_last(heard, heard_rate, WINDOW_S))
-    r = _emphasised(_last(played, played_rate, WINDOW_S + LONGEST_DELAY_S))
+    line = _emphasised(_last(heard, heard_rate, WINDOW_S + NOISE_S))
+    x = line[-int(WINDOW_S * RATE) :]
     n = len(x)
-    if n < RATE // 10 or len(r) < n // 2:
-        return None
-    r = np.concatenate([np.zeros(max(0, n + int(LONGEST_DELAY_S * RATE) - len(r)) + _TAPS), r])
     power = float(x @ x)
-    if power < n * _QUIETEST**2 or float(r @ r) < n * _QUIETEST**2:
+    if n < RATE // 10 or power < n * _QUIETEST**2:
         return None
+    r = _emphasised(_last(played, played_rate, WINDOW_S + LONGEST_DELAY_S))
+    if float(r @ r) < n * _QUIETEST**2:
+        return NOT_ECHO  # nothing was played that could come back
+    r = np.concatenate([np.zeros(max(0, n + int(LONGEST_DELAY_S * RATE) - len(r)) + _TAPS), r])
     first, last = 0, len(r)
     if around_ms is not None:
         middle = len(r) - n - around_ms * RATE // 1000
         first, last = max(0, middle - _AROUND), min(len(r), middle + n + _AROUND)
     begin = first + int(np.argmax(_agreement(x, r[first:last])))
-    begin = min(max(begin - _TAPS // 3, 0), len(r) - n - _TAPS + 1)
-    rows = np.lib.stride_tricks.sliding_window_view(r[begin : begin + n + _TAPS - 1], n)  # one tap each
+    begin = min(max(begin - _BEFORE, 0), len(r) - n - _TAPS + 1)
+    rest = _rest(x, r[begin : begin + n + _TAPS - 1])
+    noise = _noise(line) * n
+    explained = (power - rest) / max(power - noise, power / 4)
+    delay = len(r) - n - begin - _BEFORE
+    return Likeness(
+        round(min(1.0, max(0.0, explained)), 3),
+        round(10 * float(np.log10(max(rest, 1.0) / max(noise, n * _QUIETEST**2))), 1),
+        round(max(0, delay) * 1000 / RATE),
+    )
+
+
+def _rest(x: Samples, r: Samples) -> float:
+    """The power of `x` that no filter of _TAPS taps makes of `r`."""
+    rows = np.lib.stride_tricks.sliding_window_view(r, len(x))  # one tap each
     gram = rows @ rows.T
     gram[np.diag_indices(_TAPS)] += _RIDGE * max(float(np.trace(gram)) / _TAPS, 1.0)
-    against = rows @ x
-    taps = np.linalg.solve(gram, against)
-    residue = x - taps @ rows
-    explained = min(1.0, max(0.0, 1.0 - float(residue @ residue) / power))
-    part = r[begin : begin + n]
-    level_db = 10 * np.log10(power / max(float(part @ part), 1.0))
-    delay = len(r) - n - begin - _TAPS // 3
-    return Likeness(round(explained, 3), round(max(0, delay) * 1000 / RATE), round(float(level_db), 1))
+    residue = x - np.linalg.solve(gram, rows @ x) @ rows
+    return float(residue @ residue)
+
+
+def _noise(line: Samples) -> float:
+    """The mean square of the quieter parts of `line`."""
+    count = len(line) // _FRAME
+    frames = line[len(line) - count * _FRAME :].reshape(count, _FRAME)
+    return float(np.quantile((frames * frames).mean(axis=1), 0.2))
 
 
 def _last(pcm: bytes, rate: int, seconds: float) -> Samples:

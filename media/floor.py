@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from media.echo import LONGEST_DELAY_S, WINDOW_S, Likeness, likeness
+from media.echo import LONGEST_DELAY_S, NOISE_S, WINDOW_S, Likeness, likeness
 from media.events import DONE, Handle, MaybeAwaitable
 from media.frames import (
     CancelFrame,
@@ -43,16 +43,18 @@ KEEP_S = 2.5  # of what has left: what may come back after a hold, and what an e
 class FloorParams:
     """When a sound of the caller's becomes a turn."""
 
-    turn_s: float | None = 0.9  # so much speech is a turn; None: somebody else interrupts (a turn strategy, a key)
+    turn_s: float | None = 1.3  # so much speech is a turn; None: somebody else interrupts (a turn strategy, a key)
     settle_s: float = 0.25  # after speech too short for a turn: how long the bot waits for more of it
-    hold: bool = True  # fall silent as speech begins, not only when it is a turn
+    hold: bool = True  # fall silent before it is a turn
+    hold_after_s: float = 0.0  # ... after so much speech; 0: as soon as it is heard
     echo: bool = True  # look whether it is the bot's own voice
 
     def __post_init__(self) -> None:
         if self.turn_s is not None and not 0.0 <= self.turn_s <= 10.0:
             raise ValueError(f"turn_s must be 0 to 10 seconds, got {self.turn_s}")
-        if not 0.0 <= self.settle_s <= 5.0:
-            raise ValueError(f"settle_s must be 0 to 5 seconds, got {self.settle_s}")
+        for name in ("settle_s", "hold_after_s"):
+            if not 0.0 <= getattr(self, name) <= 5.0:
+                raise ValueError(f"{name} must be 0 to 5 seconds, got {getattr(self, name)}")
 
 
 class _State(Enum):
@@ -88,9 +90,10 @@ class Floor(FrameProcessor):
         self._began = 0.0  # when the caller began to speak, in this dispute
         self._before_s = 0.0  # of speech in this dispute, before the present stretch
         self._muted = False
-        self._echo_ms: int | None = None  # delay of the echo that is being heard
+        self._echo_ms: int | None = None  # delay of the line's echo, once there was any
         self._withheld: VADUserStartedSpeakingFrame | None = None
         self._timer: Handle | None = None
+        self._hold_timer: Handle | None = None
         self._acts: dict[type, Callable[[Any], bool]] = {
             StartFrame: self._on_start,
             VADUserStartedSpeakingFrame: self._on_voice,
@@ -123,7 +126,7 @@ class Floor(FrameProcessor):
 
     def _on_start(self, frame: StartFrame) -> bool:
         self._rate = frame.audio_in_sample_rate
-        self._keep_bytes = 2 * int((WINDOW_S + 0.02) * self._rate)
+        self._keep_bytes = 2 * int((WINDOW_S + NOISE_S) * self._rate)
         if self._speech is None:
             self._speech = getattr(self.runtime, "speech", None)
         self._counters = getattr(self.runtime, "counters", None)
@@ -138,8 +141,8 @@ class Floor(FrameProcessor):
         if self._state is _State.SETTLING:
             self._dispute(frame.start_secs)
             return True
-        like = self._likeness(None) if self.params.echo else None
-        if like is not None and like.is_echo:
+        like = self._likeness() if self.params.echo else None
+        if like is not None and like.is_echo(self._echo_ms):
             self._state, self._echo_ms, self._withheld = _State.ECHO, like.delay_ms, frame
             self._decide("echo", "the caller's line brings what the bot says", _values(like))
             return False
@@ -152,16 +155,25 @@ class Floor(FrameProcessor):
         if speech is None or not speech.is_audible:
             self._state = _State.TAKEN
             return
-        if self.params.hold and speech.wait():
-            self._decide("held", "the caller made a sound", _values(like))
         self._before_s = 0.0
-        self._dispute(start_s)
+        self._dispute(start_s, like)
 
-    def _dispute(self, start_s: float) -> None:
+    def _dispute(self, start_s: float, like: Likeness | None = None) -> None:
         self._state = _State.DISPUTED
         self._began = self.runtime.now() - start_s
+        if self.params.hold:
+            left_s = self.params.hold_after_s - self._before_s - start_s
+            if left_s > 0:
+                self._hold_timer = self.call_later(left_s, lambda: self._hold(like))
+            else:
+                self._hold(like)
         if self.params.turn_s is not None:
             self._set_timer(self.params.turn_s - self._before_s - start_s, self._is_a_turn)
+
+    def _hold(self, like: Likeness | None) -> None:
+        self._hold_timer = None
+        if self._speech is not None and self._speech.wait():
+            self._decide("held", "the caller made a sound", _values(like))
 
     def _is_a_turn(self) -> None:
         spoken_s = self._before_s + self.runtime.now() - self._began
@@ -176,7 +188,7 @@ class Floor(FrameProcessor):
             self._end_echo()
             return False
         if state is _State.DISPUTED:
-            self._stop_timer()
+            self._stop_timer()  # also the hold's, if that had not come yet
             self._before_s += max(0.0, self.runtime.now() - self._began - frame.stop_secs)
             self._state = _State.SETTLING
             self._set_timer(self.params.settle_s, self._was_nothing)
@@ -200,14 +212,9 @@ class Floor(FrameProcessor):
         """Several times a second: is what sounded like the bot still the bot alone?"""
         if self._state is not _State.ECHO:
             return True
-        like = self._likeness(self._echo_ms)
-        if like is not None and like.is_echo:
+        like = self._likeness()
+        if like is None or like.is_echo(self._echo_ms):
             return False
-        if like is not None or self._speech is None or self._speech.is_audible:
-            like = self._likeness(None)  # the delay may have changed
-            if like is not None and like.is_echo:
-                self._echo_ms = like.delay_ms
-                return False
         withheld = self._withheld
         self._end_echo()
         if withheld is not None:
@@ -216,7 +223,7 @@ class Floor(FrameProcessor):
         return True
 
     def _end_echo(self) -> None:
-        self._state, self._echo_ms, self._withheld = _State.FREE, None, None
+        self._state, self._withheld = _State.FREE, None
 
     def _on_interruption(self, frame: InterruptionFrame) -> bool:
         if self._state in (_State.DISPUTED, _State.SETTLING):
@@ -244,12 +251,18 @@ class Floor(FrameProcessor):
 
     # ------------------------------------------------------------ inside
 
-    def _likeness(self, around_ms: int | None) -> Likeness | None:
+    def _likeness(self) -> Likeness | None:
+        """At the delay of earlier echo, which is soon done; else at any."""
         speech = self._speech
         if speech is None or speech.paced is None:
             return None
-        played = speech.playing(WINDOW_S + LONGEST_DELAY_S)
-        return likeness(b"".join(self._caller), played, self._rate, speech.paced.sample_rate, around_ms)
+        heard, played = b"".join(self._caller), speech.playing(WINDOW_S + LONGEST_DELAY_S)
+        rates = self._rate, speech.paced.sample_rate
+        if self._echo_ms is not None:
+            like = likeness(heard, played, *rates, self._echo_ms)
+            if like is None or like.is_echo(self._echo_ms):
+                return like
+        return likeness(heard, played, *rates)
 
     def _decide(self, decision: str, reason: str, values: Mapping[str, float]) -> None:
         if self._counters is not None:
@@ -258,19 +271,19 @@ class Floor(FrameProcessor):
         self.broadcast_frame(FloorFrame, decision=decision, reason=reason, values=values)
 
     def _set_timer(self, delay_s: float, callback: Callable[[], None]) -> None:
-        self._stop_timer()
         self._timer = self.call_later(max(0.0, delay_s), callback)
 
     def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
+        timers, self._timer, self._hold_timer = (self._timer, self._hold_timer), None, None
+        for timer in timers:
+            if timer is not None:
+                timer.cancel()
 
 
 def _values(like: Likeness | None) -> Mapping[str, float]:
     if like is None:
         return {}
-    return {"explained": like.explained, "delay_ms": like.delay_ms, "level_db": like.level_db}
+    return {"explained": like.explained, "rest_db": like.rest_db, "delay_ms": like.delay_ms}
 
 
 def _line(values: Mapping[str, float]) -> str:

@@ -97,6 +97,7 @@ class FrameSerializer:
     echoes_marks_on_clear: ClassVar[bool] = False  # then an echo is no proof that audio was played
     reports_playback: ClassVar[bool] = False  # PlaybackCompletedFrame comes when all that was sent has been played
     has_marks: ClassVar[bool] = True  # PlayedFrame comes back for each MarkFrame
+    codec_setting: ClassVar[str] = ""  # in [carriers.<name>]: what to change where we get another codec than agreed
     clears: ClassVar[bool] = True  # encode(InterruptionFrame) makes the carrier drop what it holds
     clear_grain_ms: int = 0  # a clear lets the chunk of this length that is being played finish; known once started
     sends_digits: ClassVar[bool] = False  # encode(OutputDTMFFrame) gives a message; else tones are sent as audio

@@ -73,6 +73,7 @@ class ExotelFrameSerializer(JsonSerializer):
     """
 
     carrier: ClassVar[str] = "exotel"
+    codec_setting: ClassVar[str] = "sample_rate"
     ending: ClassVar[Ending] = Ending.SOCKET
     lead_ms: ClassVar[int] = 400
     echoes_marks_on_clear: ClassVar[bool] = True

@@ -56,6 +56,7 @@ class PlivoFrameSerializer(JsonSerializer):
     """
 
     carrier: ClassVar[str] = "plivo"
+    codec_setting: ClassVar[str] = "send_codec"
     ending: ClassVar[Ending] = Ending.REST
     lead_ms: ClassVar[int] = 200
     sends_digits: ClassVar[bool] = True

@@ -70,6 +70,7 @@ class TelnyxFrameSerializer(JsonSerializer):
     """
 
     carrier: ClassVar[str] = "telnyx"
+    codec_setting: ClassVar[str] = "receive_codec"
     ending: ClassVar[Ending] = Ending.REST
     lead_ms: ClassVar[int] = 200
     echoes_marks_on_clear: ClassVar[bool] = True

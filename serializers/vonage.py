@@ -41,6 +41,7 @@ class VonageFrameSerializer(JsonSerializer):
     """Vonage's messages to frames and back, for one stream: binary messages are audio, text is control."""
 
     carrier: ClassVar[str] = "vonage"
+    codec_setting: ClassVar[str] = "sample_rate"
     ending: ClassVar[Ending] = Ending.REST
     lead_ms: ClassVar[int] = 400
     echoes_marks_on_clear: ClassVar[bool] = True  # seen, and nowhere excluded
