@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.errors import ConfigError
+from media.onnx import open_session
 from media.second_look import SecondLook
 from media.vad import (
     VOLUME_FALL,
@@ -62,13 +63,8 @@ class SileroModel:
     """The session. ConfigError if `path` is not a model of Silero's, version 5."""
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = open_session(path)
         except Exception as exc:  # onnxruntime's own kinds share no base of their own
             raise ConfigError("vad.model", f"{path} cannot be loaded: {exc}", "name an ONNX file of Silero's") from exc
         names = sorted(item.name for item in session.get_inputs())
