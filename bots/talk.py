@@ -223,8 +223,8 @@ class Talk(FrameProcessor):
 
     # ------------------------------------------------------------ frames
 
-    def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        self.push_frame(frame, direction)
+    def process_frame(self, frame: Frame, direction: FrameDirection) -> MaybeAwaitable:
+        passed = self.push_frame(frame, direction)
         act = _ACTS.get(type(frame))
         if act is not None:
             act(self, frame)
@@ -234,6 +234,7 @@ class Talk(FrameProcessor):
             self._task = self.create_task(self._run(), "program")
         elif "frame" in self._call._handlers and not isinstance(frame, AudioRawFrame):
             self._call._tell("frame", frame)
+        return passed
 
     def _digit(self, frame: Any) -> None:
         key = frame.button.value
