@@ -128,7 +128,7 @@ class LLMService(AIService):
 
     def process_frame(self, frame: Frame, direction: FrameDirection) -> MaybeAwaitable:
         super().process_frame(frame, direction)
-        if isinstance(frame, LLMContextFrame) and direction is DOWNSTREAM:
+        if isinstance(frame, LLMContextFrame):  # from either side of the conversation
             self._begin_answer(frame.context)
         elif isinstance(frame, LLMConfigureOutputFrame):
             self._skip_tts = frame.skip_tts
