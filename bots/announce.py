@@ -9,6 +9,7 @@ from typing import Annotated
 from annotated_types import Interval, MinLen
 
 from bots.base import Bot, Build, Call, PrepareContext
+from bots.hearing import ears
 from bots.prompts import Prompt, PromptMaker, PromptSetting, say
 from media.errors import ConfigErrors
 from media.frames import (
@@ -18,7 +19,9 @@ from media.frames import (
     EndFrame,
     Frame,
     InputDTMFFrame,
+    InterruptionFrame,
     StartFrame,
+    VADUserStoppedSpeakingFrame,
 )
 from media.processor import FrameDirection, FrameProcessor
 
@@ -30,6 +33,7 @@ class AnnounceSettings:
     play: Annotated[tuple[PromptSetting, ...], MinLen(1)]  # WAV files and texts
     repeat: Annotated[int, Interval(ge=1, le=1000)] = 1  # how often all of it is played
     interruptible: bool = False  # a key skips to the next prompt
+    barge_in: bool | None = None  # a caller's voice pauses a prompt, and skips it if it goes on; as `interruptible`
     voice: str = ""
 
 
@@ -44,6 +48,8 @@ class Announce(FrameProcessor):
         self._interruptible = interruptible
         self._sample_rate = call.info.send.sample_rate  # the wire's: what is said needs no resampling
         self._begun = False  # the prompt in play is being heard
+        self._listening = False  # the caller has taken the floor and speaks
+        self._skipping = False  # an interruption is on its way that a key has asked for
 
     def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         self.push_frame(frame, direction)
@@ -53,11 +59,19 @@ class Announce(FrameProcessor):
         elif kind is BotStartedSpeakingFrame:
             self._begun = True
         elif kind is BotStoppedSpeakingFrame:
-            if self._begun:
+            if self._begun and not self._listening:
+                self._next()
+        elif kind is InterruptionFrame:
+            self._listening = direction is FrameDirection.DOWNSTREAM and self._begun and not self._skipping
+        elif kind is VADUserStoppedSpeakingFrame:
+            if self._listening:
+                self._listening = False
                 self._next()
         elif kind is InputDTMFFrame:
             if self._interruptible:
+                self._skipping = True
                 self._call.interrupt()
+                self._skipping = self._listening = False
                 self._next()
         elif kind is EndFrame or kind is CancelFrame:
             self._left = 0
@@ -85,7 +99,8 @@ class AnnounceBot:
             raise ConfigErrors(maker.errors)
 
         def build(call: Call) -> Sequence[FrameProcessor]:
-            return (Announce(call, prompts, repeat=settings.repeat, interruptible=settings.interruptible),)
+            announce = Announce(call, prompts, repeat=settings.repeat, interruptible=settings.interruptible)
+            return (*ears(settings.interruptible if settings.barge_in is None else settings.barge_in), announce)
 
         return build
 

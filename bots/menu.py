@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Interval, MinLen
 
 from bots.base import Bot, Build, Call, PrepareContext, TimerHandle
+from bots.hearing import ears
 from bots.prompts import Prompt, PromptMaker, PromptSetting, say
 from media.errors import ConfigError, ConfigErrors, toml_path
 from media.frames import (
@@ -86,6 +87,7 @@ class MenuSettings:
     menus: Annotated[dict[str, Menu], MinLen(1)]
     start: str = "main"  # the first menu
     voice: str = ""  # for prompts that are text; "": the usual one
+    barge_in: bool = True  # a caller's voice pauses a prompt, and ends it if it goes on
     invalid: PromptSetting | None = None  # said before the menu comes again after a wrong key
     no_input: PromptSetting | None = None  # the same after no key
     timeout_s: Annotated[float, Interval(gt=0, le=600)] = 6.0  # without a key, from the end of the prompt
@@ -388,7 +390,7 @@ class MenuBot:
         nodes = compile_menus(settings, context)
 
         def build(call: Call) -> Sequence[FrameProcessor]:
-            return (MenuWalk(call, nodes, settings.start),)
+            return (*ears(settings.barge_in), MenuWalk(call, nodes, settings.start))
 
         return build
 

@@ -47,14 +47,15 @@ class FloorParams:
     settle_s: float = 0.25  # after speech too short for a turn: how long the bot waits for more of it
     hold: bool = True  # fall silent before it is a turn
     hold_after_s: float = 0.0  # ... after so much speech; 0: as soon as it is heard
+    longest_s: float = 4.0  # of silence, where `turn_s` is None and nobody interrupts: then the bot goes on
     echo: bool = True  # look whether it is the bot's own voice
 
     def __post_init__(self) -> None:
         if self.turn_s is not None and not 0.0 <= self.turn_s <= 10.0:
             raise ValueError(f"turn_s must be 0 to 10 seconds, got {self.turn_s}")
-        for name in ("settle_s", "hold_after_s"):
-            if not 0.0 <= getattr(self, name) <= 5.0:
-                raise ValueError(f"{name} must be 0 to 5 seconds, got {getattr(self, name)}")
+        for name in ("settle_s", "hold_after_s", "longest_s"):
+            if not 0.0 <= getattr(self, name) <= 10.0:
+                raise ValueError(f"{name} must be 0 to 10 seconds, got {getattr(self, name)}")
 
 
 class _State(Enum):
@@ -169,11 +170,20 @@ class Floor(FrameProcessor):
                 self._hold(like)
         if self.params.turn_s is not None:
             self._set_timer(self.params.turn_s - self._before_s - start_s, self._is_a_turn)
+        else:
+            self._set_timer(self.params.longest_s, self._nobody_decides)
 
     def _hold(self, like: Likeness | None) -> None:
         self._hold_timer = None
         if self._speech is not None and self._speech.wait():
             self._decide("held", "the caller made a sound", _values(like))
+
+    def _nobody_decides(self) -> None:
+        """He speaks on, and nobody takes that for a turn: it may be a radio."""
+        self._stop_timer()
+        self._before_s += self.runtime.now() - self._began
+        self._was_nothing()
+        self._state = _State.TAKEN
 
     def _is_a_turn(self) -> None:
         spoken_s = self._before_s + self.runtime.now() - self._began

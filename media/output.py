@@ -368,12 +368,11 @@ class OutputStage(FrameProcessor):
 
     @property
     def is_audible(self) -> bool:
-        """The caller hears the bot, or would if it did not wait."""
-        ledger = self.ledger
-        return ledger is not None and (bool(self.paced) or not ledger.all_heard(self._wire.now()))
+        """The bot speaks: what it says is not heard to its end. Sound that is no speech does not count."""
+        return self._speaking
 
     def wait(self) -> bool:
-        """Be silent at once, so that `speak_on` can go on from there. False: there is nothing to be silent of.
+        """Be silent at once, so that `speak_on` can go on from there. False: no speech is being heard.
 
         Where the carrier cannot be cleared it plays what it has. The last words before the end of a call are said.
         """
