@@ -186,7 +186,14 @@ def _call_options() -> list[tuple[Sequence[str], dict[str, Any]]]:
         (("--say-at",), {"type": float, "default": 0.5, "metavar": "S", "help": "when the caller begins; default 0.5"}),
         (("--digits",), {"default": "", "metavar": "DIGITS", "help": "keys pressed one after the other"}),
         (("--digits-at",), {"type": float, "default": 1.5, "metavar": "S", "help": "first key; default 1.5 s"}),
-        (("--hang-up-at",), {"type": float, "metavar": "S", "help": "the caller hangs up then, if the bot has not"}),
+        (
+            ("--hang-up-at",),
+            {
+                "type": float,
+                "metavar": "S",
+                "help": "the caller hangs up then, if the bot has not; default: 20 s after the last act",
+            },
+        ),
         (("--max-s",), {"type": float, "default": 60.0, "metavar": "S", "help": "longest call; default 60"}),
         (("--param",), {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "a custom parameter"}),
         (("--codec",), {"default": "", "metavar": "NAME", "help": "PCMU, PCMA or L16, where the carrier has a choice"}),

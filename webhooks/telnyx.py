@@ -55,7 +55,7 @@ class TelnyxSettings(CarrierSettings):
     """
 
     api_key: Secret | None = None  # REST: hang-up, transfer, dial
-    public_key: str = ""  # base64 of the account's Ed25519 key, by which webhooks are verified
+    public_key: str | Secret = ""  # base64 of the account's Ed25519 key, by which webhooks are verified; no secret
     connection_id: str = ""  # of the application that places outbound calls
     account_id: str = ""  # the AccountSid of TeXML webhooks; placing TeXML calls needs it
     control: Literal["texml", "call_control"] = "texml"
@@ -99,7 +99,8 @@ class TelnyxHttp(CarrierHttp):
         """ConfigError: no key by which to verify webhooks, and `verify_signatures` is on."""
         super().__init__(settings)
         self._own = settings
-        self._public_key = _public_key(settings)
+        self._public_text = _public_text(settings)
+        self._public_key = _public_key(self._public_text, needed=settings.verify_signatures)
         key = settings.api_key.reveal() if settings.api_key is not None else ""
         self._api = telnyx_rest.TelnyxApi(self.api("https://api.telnyx.com") + "/v2", key) if key else None
         rate = str(settings.send_rate)
@@ -136,7 +137,7 @@ class TelnyxHttp(CarrierHttp):
             "headers": header_names(request.headers, "telnyx-"),
             "timestamp": timestamp if _SECONDS.fullmatch(timestamp) else f"<{len(timestamp)}>",
             "body": checked_body(body),
-            "public_key": f"#{fingerprint(self._own.public_key)}",
+            "public_key": f"#{fingerprint(self._public_text)}",
         }
         if self._public_key is None:
             raise NotAuthentic(self.carrier, "no-key", checked)
@@ -268,17 +269,22 @@ class TelnyxHttp(CarrierHttp):
         return telnyx_rest.outcome(request, status, headers, body)
 
 
-def _public_key(settings: TelnyxSettings) -> Ed25519PublicKey | None:
+def _public_text(settings: TelnyxSettings) -> str:
+    found = settings.public_key
+    return found if isinstance(found, str) else found.reveal()
+
+
+def _public_key(text: str, *, needed: bool) -> Ed25519PublicKey | None:
     """None only where signatures are off."""
-    if not settings.public_key:
-        if settings.verify_signatures:
+    if not text:
+        if needed:
             raise ConfigError(
                 "public_key",
                 "is not set",
                 "copy it from the Telnyx portal, or set verify_signatures = false to take any webhook",
             )
         return None
-    raw = canonical_base64(settings.public_key, 32)
+    raw = canonical_base64(text, 32)
     if raw is None:
         raise ConfigError("public_key", "is not the base64 of 32 bytes", "copy it from the Telnyx portal")
     return Ed25519PublicKey.from_public_bytes(raw)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,10 @@ def _ws(url: str) -> str:
     return url.replace("http", "ws", 1) if url.startswith("http") else url
 
 
+WAITS_S = 20.0  # after all that the caller says and presses, for the bot to end the call
+
 _REFUSALS = {
+    401: "hint: the gateway does not know the credentials in this configuration; its log says what was wrong",
     403: "hint: the gateway's [gateway] secret is not the one in this configuration, or the clocks differ",
     404: "hint: the carrier is off in the gateway's configuration; its log at start says why",
     503: "hint: the gateway is full or stopping",
@@ -69,11 +73,20 @@ _REFUSALS = {
 
 
 def credentials(settings: Any) -> dict[str, str]:
-    """The secrets of a carrier's settings, with which its fake signs."""
+    """What a carrier's settings say of the account, with which its fake signs; of several keys the first."""
     if settings is None:
         return {}
-    values = ((field.name, getattr(settings, field.name)) for field in dataclasses.fields(settings))
-    return {name: value.reveal() for name, value in values if isinstance(value, Secret)}
+    found: dict[str, str] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, Secret):
+            found[field.name] = value.reveal()
+        elif isinstance(value, str) and value:
+            found[field.name] = value
+        elif isinstance(value, Mapping):
+            tables = [table for table in value.values() if dataclasses.is_dataclass(table)]
+            found |= credentials(tables[0]) if tables else {}
+    return found
 
 
 def mint_for(mint: TokenMint, carrier: FakeCarrier) -> str:
@@ -113,18 +126,16 @@ def simulated(settings: Settings, name: str, plan: CallPlan) -> FakeCarrier:
 
 
 def _script(args: argparse.Namespace) -> Script:
-    script = Script()
+    script, last = Script(), 0.0
     if args.wav is not None:
-        script = script.then(at(args.say_at), Say(voice(args.wav)))
+        said = voice(args.wav)
+        script, last = script.then(at(args.say_at), Say(said)), args.say_at + said.duration_s
     if args.digits:
-        script = script.then(at(args.digits_at), Press(args.digits))
+        script, last = script.then(at(args.digits_at), Press(args.digits)), max(last, args.digits_at)
     if args.hang_up_at is not None:
-        script = script.then(at(args.hang_up_at), HangUp())
-    elif args.wav is not None or not args.digits:
-        # Nobody else may end it: an echo would go on for ever.
-        said = voice(args.wav).duration_s if args.wav is not None else 0.0
-        script = script.then(at(min(args.max_s - 1, args.say_at + said + 20)), HangUp())
-    return script
+        return script.then(at(args.hang_up_at), HangUp())
+    # Perhaps nobody else ends it: an echo would go on for ever.
+    return script.then(at(max(min(args.max_s - 1, last + WAITS_S), last)), HangUp())
 
 
 def voice(path: Path) -> Voice:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import importlib.resources
 import json
 import os
 import secrets
+import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 
 from gateway.app import Gateway, prepare
+from gateway.reload import Reloader
 from gateway.settings import Settings, load_settings
 from gateway.store_sql import SqlStore
 from media.errors import ConfigError, ConfigErrors
@@ -28,14 +33,22 @@ def serve(config: Path, *, host: str | None = None, port: int | None = None) -> 
 
     settings = load_settings(config)
     logging.configure(settings.gateway.log_level, as_json=_as_json(settings))
-    return run_loop(_serve(settings, host=host, port=port))
+    return run_loop(_serve(config, settings, host=host, port=port))
 
 
 def _as_json(settings: Settings) -> bool | None:
     return {"json": True, "text": False}.get(settings.gateway.log_format)
 
 
-async def _serve(settings: Settings, *, host: str | None = None, port: int | None = None, hello: str = "") -> int:
+async def _serve(
+    config: Path,
+    settings: Settings,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    hello: str = "",
+    watch: bool = False,
+) -> int:
     from gateway.server import server
 
     for name, why in settings.carriers_off.items():
@@ -46,6 +59,9 @@ async def _serve(settings: Settings, *, host: str | None = None, port: int | Non
     gateway = Gateway(
         settings, builds, store=SqlStore(settings.gateway.store or f"sqlite:///{default_store(settings)}")
     )
+    gateway.reloader = Reloader(gateway, config, watch=watch)
+    if hasattr(signal, "SIGHUP"):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloader.signalled)
     running = server(gateway, host=host, port=port)
     task = asyncio.get_running_loop().create_task(running.serve(), name="server")
     up = asyncio.get_running_loop().create_task(running.up.wait(), name="server-up")
@@ -78,11 +94,11 @@ The gateway listens on http://127.0.0.1:{{port}} (loopback only) with {config}.
 In another terminal, call it through a simulated carrier:
 
     {command} call --carrier twilio --to +15550100 --wav hello.wav --out heard.wav    # echo: you hear yourself
-    {command} call --carrier plivo --to +15550101 --digits 1 --out heard.wav          # menu
+    {command} call --carrier plivo --to +15550101 --digits 2 --out heard.wav          # a menu: opening hours
     {command} call --carrier genesys --to +15550102 --out heard.wav                   # announcement
 
 {carriers}
-Edit {config} (numbers, bots, carriers) and start again. Ctrl-C ends it.
+Edit {config} (numbers, bots, carriers): it is read again when it changes. Ctrl-C ends it.
 """
 
 
@@ -93,9 +109,12 @@ def run(config: Path, *, port: int | None = None) -> int:
 
     if not config.exists():
         write_sample(config)
-        print(f"wrote {config} and {config.parent / SECRET_FILE}: yours to edit")
+        written = f"{config} and {config.parent / SECRET_FILE}"
+        if write_hello(config.parent / HELLO_FILE):
+            written = f"{config}, {config.parent / SECRET_FILE} and {config.parent / HELLO_FILE}"
+        print(f"wrote {written}: yours to edit")
     lacking = make_up_secrets(config)
-    settings = load_settings(config)
+    settings = _asking_nobody(load_settings(config), lacking)
     logging.configure(settings.gateway.log_level, as_json=_as_json(settings))
     lines = [
         f"Real calls of {name} need {', '.join(variables)}; until then only simulated ones come in."
@@ -104,10 +123,11 @@ def run(config: Path, *, port: int | None = None) -> int:
     lines += [f"{name} is off: {why}" for name, why in settings.carriers_off.items()]
     command = "gateway" if sys.prefix == sys.base_prefix else os.path.relpath(Path(sys.prefix, "bin", "gateway"))
     hello = _HELLO.format(config=config, command=command, carriers="\n".join(lines))
-    return run_loop(_serve(settings, host="127.0.0.1", port=port, hello=hello))
+    return run_loop(_serve(config, settings, host="127.0.0.1", port=port, hello=hello, watch=True))
 
 
 SECRET_FILE = "gateway.secret"
+HELLO_FILE = "hello.wav"
 MADE_UP = ".gateway-made-up"  # a folder beside the configuration
 
 
@@ -120,6 +140,20 @@ def write_sample(config: Path) -> None:
     if not secret.exists():
         with open(os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
+
+
+def write_hello(path: Path) -> bool:
+    """Something for a caller to say, unless there is a file already; False if it cannot be synthesised."""
+    from bots.speech import speak
+    from media.wav import write_wav
+
+    if not path.exists():
+        try:
+            pcm = speak("Hello, this is a telephone call. Can you hear me?", "en-us+f3", 16000)
+        except ConfigError:  # the extra [speech] is not installed
+            return False
+        write_wav(path, pcm, 16000)
+    return True
 
 
 def make_up_secrets(config: Path) -> dict[str, tuple[str, ...]]:
@@ -146,6 +180,15 @@ def use_made_up_secrets(config: Path) -> None:
     if folder.is_dir():
         for path in folder.iterdir():
             os.environ.setdefault(path.name, path.read_text(encoding="ascii").strip())
+
+
+def _asking_nobody(settings: Settings, lacking: Iterable[str]) -> Settings:
+    """Carriers with made-up credentials are not asked to hang up: the socket is closed."""
+    carriers = dict(settings.carriers)
+    for name in carriers.keys() & set(lacking):
+        if hasattr(carriers[name], "auto_hang_up"):
+            carriers[name] = dataclasses.replace(carriers[name], auto_hang_up=False)
+    return dataclasses.replace(settings, carriers=MappingProxyType(carriers))
 
 
 # ---------------------------------------------------------------- checking

@@ -226,7 +226,7 @@ def fingerprint(value: str) -> str:
 
 def _with(http: CarrierHttp, overrides: Mapping[str, str]) -> CarrierHttp:
     """`http` with other settings; only those that are plain text."""
-    own = {field.name for field in dataclasses.fields(http.settings) if field.type in ("str", str)}
+    own = {field.name for field in dataclasses.fields(http.settings) if field.type in ("str", "str | Secret", str)}
     given = {name: value for name, value in overrides.items() if name in own}
     if not given:
         return http

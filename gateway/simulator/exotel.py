@@ -78,10 +78,11 @@ class FakeExotel(FakeCarrier):
             self.close_code = 1006
 
     def handshake_headers(self, url: str) -> Mapping[str, str]:
-        user = self.plan.credentials.get("user")
-        if user is None:
+        account = self.plan.credentials
+        user = account.get("basic_user")
+        if not user:
             return {}
-        pair = f"{user}:{self.plan.credentials.get('password', '')}"
+        pair = f"{user}:{account.get('basic_password', '')}"
         return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
 
     # ------------------------------------------------------------ from Exotel

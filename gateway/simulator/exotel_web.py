@@ -198,7 +198,7 @@ class FakeExotelWeb(FakeWeb):
         plan = replace(call.plan, parameters=custom, sample_rate=int(rates[0]) if rates else 8000)
         if user:
             name, _, password = user.partition(":")
-            plan = replace(plan, credentials={**plan.credentials, "user": name, "password": password})
+            plan = replace(plan, credentials={**plan.credentials, "basic_user": name, "basic_password": password})
         self.connect(call, parts._replace(query="").geturl(), plan)
 
     # ------------------------------------------------------------ the stream, and what follows

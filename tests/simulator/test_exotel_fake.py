@@ -142,7 +142,7 @@ def test_the_gateway_ends_the_call_by_closing() -> None:
 
 
 def test_basic_credentials_of_the_applets_url() -> None:
-    fake = FakeExotel(CallPlan(credentials={"user": "gw_exotel_key", "password": "gw_exotel_token_7f3a"}))
+    fake = FakeExotel(CallPlan(credentials={"basic_user": "gw_exotel_key", "basic_password": "gw_exotel_token_7f3a"}))
     handshake = fake.handshake("T0KEN", "wss://gw.example.com")
     assert handshake.path == "/exotel/media/T0KEN"
     assert handshake.headers == {"Authorization": "Basic Z3dfZXhvdGVsX2tleTpnd19leG90ZWxfdG9rZW5fN2YzYQ=="}
