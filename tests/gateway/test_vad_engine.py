@@ -13,7 +13,7 @@ import pytest
 
 from bots.speech import speak
 from gateway import vad_engine
-from gateway.vad_engine import BACKLOG, EngineSource, VADSettings, VoiceEngine
+from gateway.vad_engine import BACKLOG, EngineSource, VoiceEngine
 from media.energy_vad import EnergyVADAnalyzer
 from media.errors import ConfigError
 from media.frames import InputAudioRawFrame, StartFrame, VADParamsUpdateFrame
@@ -253,10 +253,6 @@ def test_after_the_end_nothing_is_judged() -> None:
         source.close()
 
     run(test())
-
-
-def test_settings_have_their_defaults() -> None:
-    assert VADSettings() == VADSettings(analyzer="silero", model="")
 
 
 def test_two_pipelines_on_one_engine_and_parameters_in_mid_call() -> None:
