@@ -188,6 +188,7 @@ def test_a_frame_is_as_documented(family: type[Frame], row: str) -> None:
     head, _, said = row.partition(":")
     given, _, later = said.partition("|")
     cls: type[Any] = getattr(frames, head.rstrip("*"))
+    fields = {field.name: field for field in dataclasses.fields(cls)}
     assert issubclass(cls, family)
     assert [one for one in (SystemFrame, ControlFrame, DataFrame) if issubclass(cls, one)] == [family]
     assert cls.is_system == (family is SystemFrame)
@@ -201,7 +202,6 @@ def test_a_frame_is_as_documented(family: type[Frame], row: str) -> None:
         name: eval(value) for name, equals, value in pairs + [p.partition("=") for p in later.split()] if equals
     }
     assert {name: getattr(frame, name) for name in expected} == expected
-    fields = {field.name: field for field in dataclasses.fields(cls)}
     assert [name for name in fields if fields[name].init][: len(pairs)] == [name for name, *_ in pairs]
     assert not any(fields[name].init for name, *_ in (p.partition("=") for p in later.split()))
     if must:
