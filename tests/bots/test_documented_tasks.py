@@ -31,7 +31,8 @@ from media.frames import (
 from media.observers import BaseObserver, FramePushed
 from media.pipeline import Pipeline
 from media.processor import FrameDirection
-from tests.media.rig import AsyncPass, Pass, labels, run, turns
+from tests.media.rig import AsyncPass, Pass, labels, turns
+from tests.media.rig import run_on_virtual_time as run
 
 
 async def left_alone() -> None:

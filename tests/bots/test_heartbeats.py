@@ -13,7 +13,8 @@ from media.flow import Clock
 from media.frames import Frame, HeartbeatFrame
 from media.pipeline import Pipeline
 from media.processor import FrameDirection, FrameProcessor
-from tests.media.rig import AsyncPass, Pass, VirtualRuntime, run, turns
+from tests.media.rig import AsyncPass, Pass, VirtualRuntime, turns
+from tests.media.rig import run_on_virtual_time as run
 
 
 def beating(window_s: float | None = None, *, arrive: bool = True) -> tuple[VirtualRuntime, Heartbeats, list[Frame]]:

@@ -20,7 +20,8 @@ from media.frames import (
 )
 from media.pipeline import Pipeline
 from media.processor import FrameDirection, FrameProcessor
-from tests.media.rig import AsyncPass, Pass, VirtualRuntime, labels, run, turns
+from tests.media.rig import AsyncPass, Pass, VirtualRuntime, labels, turns
+from tests.media.rig import run_on_virtual_time as run
 
 UP = FrameDirection.UPSTREAM
 

@@ -15,7 +15,8 @@ import bots.runner
 from bots.runtime import PipelineRunner, PipelineTask
 from media.frames import EndFrame, Frame, TextFrame
 from media.pipeline import Pipeline
-from tests.media.rig import AsyncPass, Pass, labels, run, turns
+from tests.media.rig import AsyncPass, Pass, labels, turns
+from tests.media.rig import run_on_virtual_time as run
 
 
 def test_a_runner_runs_a_task_to_its_end() -> None:

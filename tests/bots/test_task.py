@@ -37,7 +37,8 @@ from media.frames import (
 from media.observers import BaseObserver, FramePushed
 from media.pipeline import ParallelPipeline, Pipeline
 from media.processor import FrameDirection, FrameProcessor, FrameProcessorSetup
-from tests.media.rig import AsyncPass, Pass, labels, run, turns
+from tests.media.rig import AsyncPass, Pass, labels, turns
+from tests.media.rig import run_on_virtual_time as run
 
 DOWN, UP = FrameDirection.DOWNSTREAM, FrameDirection.UPSTREAM
 Program = Callable[[PipelineTask], Coroutine[Any, Any, None]]

@@ -19,7 +19,8 @@ from media.frames import (
 )
 from media.pipeline import ParallelPipeline, Pipeline
 from media.processor import FrameDirection, FrameProcessor
-from tests.media.rig import AsyncPass, Pass, labels, live, run, started, turns
+from tests.media.rig import AsyncPass, Pass, labels, live, started, turns
+from tests.media.rig import run_on_virtual_time as run
 
 DOWN, UP = FrameDirection.DOWNSTREAM, FrameDirection.UPSTREAM
 

@@ -12,7 +12,8 @@ import pytest
 from media.events import DONE, BaseObject, is_async
 from media.frames import ErrorFrame, Frame, StartFrame, TextFrame
 from media.processor import FrameDirection, FrameProcessor
-from tests.media.rig import AsyncPass, LiveRuntime, Pass, labels, live, run, started, turns
+from tests.media.rig import AsyncPass, LiveRuntime, Pass, labels, live, started, turns
+from tests.media.rig import run_on_virtual_time as run
 
 DOWN, UP = FrameDirection.DOWNSTREAM, FrameDirection.UPSTREAM
 HOOKS = ("on_before_process_frame", "on_after_process_frame", "on_before_push_frame", "on_after_push_frame")

@@ -36,7 +36,8 @@ from media.frames import (
 )
 from media.pipeline import Pipeline
 from media.processor import DONE, FrameDirection, FrameProcessor, FrameProcessorSetup
-from tests.media.rig import AsyncPass, Call, LiveRuntime, Pass, Rig, labels, live, run, turns
+from tests.media.rig import AsyncPass, Call, LiveRuntime, Pass, Rig, labels, live, turns
+from tests.media.rig import run_on_virtual_time as run
 
 DOWN, UP = FrameDirection.DOWNSTREAM, FrameDirection.UPSTREAM
 
