@@ -112,10 +112,13 @@ def periodicity(audio: NDArray[np.float32]) -> Doubles:
     All sums are of whole multiples of one number and below 2 ** 53 of it, hence exact, in whatever order they are made:
     a row's result does not depend on its neighbours.
     """
-    x = audio.reshape(len(audio), _LOOKED_AT, -1).sum(axis=2, dtype=np.float64)
-    x -= np.rint(x.sum(axis=1, keepdims=True) / _LOOKED_AT * 32768) / 32768
+    samples = audio.astype(np.float64)
+    while samples.shape[1] > _LOOKED_AT:
+        samples = samples[:, ::2] + samples[:, 1::2]
+    x = samples - np.rint(np.einsum("ij->i", samples) / _LOOKED_AT * 32768)[:, None] / 32768
     late = x[:, _LAGS[0] :]
-    shifted = np.lib.stride_tricks.sliding_window_view(x, late.shape[1], axis=1)[:, : len(_LAGS)]
+    row, step = x.strides
+    shifted = np.ndarray((len(x), len(_LAGS), late.shape[1]), buffer=x.data, strides=(row, step, step))
     products = np.einsum("nkl,nl->nk", shifted, late)
     squares = np.zeros((len(x), _LOOKED_AT + 1))
     np.cumsum(x * x, axis=1, out=squares[:, 1:])

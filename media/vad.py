@@ -96,7 +96,7 @@ def powers(windows: NDArray[np.int16], sample_rate: int) -> NDArray[np.float64]:
     c0, *lags = _SHELF.get(sample_rate) or _SHELF[8000 if sample_rate < 12000 else 16000]
     x = windows.astype(np.float64)
     size = x.shape[1]
-    mean = (x.sum(axis=1) / size) ** 2
+    mean = (np.einsum("ij->i", x) / size) ** 2
     power: NDArray[np.float64] = c0 * (np.einsum("ij,ij->i", x, x) / size - mean)
     for lag, weight in zip(range(1, size), lags, strict=False):
         products = np.einsum("ij,ij->i", x[:, lag:], x[:, :-lag])
