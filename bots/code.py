@@ -146,6 +146,11 @@ def _state(path: Path) -> tuple[int, int]:
     return stat.st_mtime_ns, stat.st_size
 
 
+def code_state() -> tuple[tuple[Path, tuple[int, int]], ...]:
+    """The files of the programs' modules, each with its (ns, bytes) as it is now."""
+    return tuple((path, _state(path)) for path, _ in _ours.values())
+
+
 def where(exc: BaseException, folder: Path) -> str:
     """What was raised, and the innermost line of the program's own at which it happened."""
     frames = traceback.extract_tb(exc.__traceback__)

@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
@@ -19,12 +19,10 @@ from starlette.responses import Response
 
 from gateway import registry
 from gateway.doctor.passes import MARK_BYTES
-from gateway.metrics import Metrics
 from gateway.public_url import Addressing
 from gateway.records import masked
-from gateway.settings import Settings
-from gateway.store import RESERVED_S, Admitted, CallKey, Caps, Refused, Store, StoredCall, StoreError
-from gateway.tokens import TokenMint
+from gateway.snapshot import Snapshot
+from gateway.store import RESERVED_S, Admitted, CallKey, Caps, Refused, StoredCall, StoreError
 from media.errors import GatewayError
 from webhooks.base import (
     CarrierEvent,
@@ -42,6 +40,9 @@ from webhooks.base import (
     Urls,
     WebRequest,
 )
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.webhooks")
 
@@ -67,30 +68,28 @@ class Consequences(Protocol):
 
 
 class Answering:
-    """The webhooks of all carriers of one settings snapshot."""
+    """The webhooks of all carriers, each by the configuration of its moment."""
 
     def __init__(
         self,
-        settings: Settings,
-        carriers: Mapping[str, CarrierHttp],
-        store: Store,
-        mint: TokenMint,
-        metrics: Metrics,
-        consequences: Consequences,
+        gateway: Gateway,
         *,
         draining: Callable[[], bool] = lambda: False,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._settings, self._carriers, self._store = settings, carriers, store
-        self._mint, self._metrics, self._consequences = mint, metrics, consequences
+        self._gateway, self._store = gateway, gateway.store
+        self._mint, self._metrics = gateway.mint, gateway.metrics
+        self._consequences: Consequences = gateway
         self._draining, self._now = draining, now
         self.diagnose: Callable[[Mapping[str, Any], bytes], Response | None] = lambda scope, body: None
-        self.addressing = Addressing(settings.gateway.public_url, settings.gateway.trusted_networks)
+        own = gateway.settings.gateway
+        self.addressing = Addressing(own.public_url, own.trusted_networks)
 
     async def webhook(self, request: Request) -> Response:
         """One request of a carrier."""
         carrier, route = request.path_params["carrier"], request.path_params["route"]
-        http = self._carriers.get(carrier)
+        snapshot = self._gateway.snapshot
+        http = snapshot.carriers.get(carrier)
         if http is None or route not in ROUTES:
             return Response(status_code=404)
         try:
@@ -113,7 +112,7 @@ class Answering:
         try:
             if http.settings.verify_signatures:
                 await self._authenticate(http, route, received)
-            answer = await self._answer(http, route, received, urls)
+            answer = await self._answer(snapshot, http, route, received, urls)
         except NotAuthentic as exc:
             self._metrics.webhook(carrier, route, exc.reason)
             log.warning("webhook.not_authentic", carrier=carrier, route=route, reason=exc.reason, checked=exc.checked)
@@ -143,7 +142,9 @@ class Answering:
         if not fresh:
             raise NotAuthentic(http.carrier, "replayed", status=once.status)
 
-    async def _answer(self, http: CarrierHttp, route: str, received: WebRequest, urls: Urls) -> HttpAnswer:
+    async def _answer(
+        self, snapshot: Snapshot, http: CarrierHttp, route: str, received: WebRequest, urls: Urls
+    ) -> HttpAnswer:
         handled = http.handle(route, received, urls)
         await self._follow(handled)
         if handled.asks_after is not None:
@@ -151,7 +152,7 @@ class Answering:
             if target is not None or handled.incoming is None:
                 return http.after(handled.asks_after, target)
         if handled.incoming is not None:
-            handled = await self._incoming(http, handled.incoming, urls)
+            handled = await self._incoming(snapshot, http, handled.incoming, urls)
             await self._follow(handled)
         return handled.answer or HttpAnswer(status=204)
 
@@ -163,7 +164,7 @@ class Answering:
 
     # ------------------------------------------------------------ a call comes
 
-    async def _incoming(self, http: CarrierHttp, call: InboundCall, urls: Urls) -> Handled:
+    async def _incoming(self, snapshot: Snapshot, http: CarrierHttp, call: InboundCall, urls: Urls) -> Handled:
         """Admit it or turn it away; either way it is in the store before the carrier hears of it."""
         now = self._now()
         known = await self._store.call(CallKey(call.carrier, call.call_id)) if call.again else None
@@ -176,17 +177,18 @@ class Answering:
         else:
             if known is not None:
                 call = _completed(call, known)
-            route = registry.resolve(self._settings, call.carrier, call.to_number)
+            route = registry.resolve(snapshot.settings, call.carrier, call.to_number)
             bot = route.bot_name if route is not None else ""
         if self._draining():
             # Who has talked to us already is not told that we are busy.
             reason = "over" if known is not None and known.ended is not None else "draining"
-            return await self._turn_away(http, call, self._refusal(reason), now, bot)
+            return await self._turn_away(http, call, _refusal(snapshot, reason), now, bot)
         if not bot:
             return await self._turn_away(http, call, Refusal(reason="no-bot", instead="rejected"), now)
-        decided = await self.admit(call, now, bot)
+        decided = await self.admit(snapshot, call, now, bot)
         if isinstance(decided, Refused):
-            return self._turned_away(http, call, self._refusal(decided.reason))
+            return self._turned_away(http, call, _refusal(snapshot, decided.reason))
+        self._gateway.expected.put(CallKey(call.carrier, call.call_id), snapshot, decided.expires - now)
         token = self._mint.mint(
             call.carrier,
             ttl_s=decided.expires - now,
@@ -213,14 +215,14 @@ class Answering:
         return None
 
     async def admit(
-        self, call: InboundCall, now: float, bot: str = "", *, ttl_s: float = RESERVED_S
+        self, snapshot: Snapshot, call: InboundCall, now: float, bot: str = "", *, ttl_s: float = RESERVED_S
     ) -> Admitted | Refused:
         """Reserve a slot under the caps of the gateway, the carrier and the number."""
         ours = call.from_number if call.direction == "outbound" else call.to_number
-        route = registry.resolve(self._settings, call.carrier, ours)
+        route = registry.resolve(snapshot.settings, call.carrier, ours)
         number = route.key if route is not None else ""
         bot = bot or (route.bot_name if route is not None else "")
-        caps = self._caps(self._carriers[call.carrier], number)
+        caps = _caps(snapshot, call.carrier, number)
         decided = await self._store.admit(call, caps, now, bot=bot, number=number, ttl_s=ttl_s)
         if isinstance(decided, Refused):
             if decided.reason != "over":
@@ -229,9 +231,11 @@ class Answering:
             self._consequences.let_in(call, bot)
         return decided
 
-    async def admit_stream(self, call: InboundCall, stream: StandingStream, now: float) -> Admitted | Refused:
+    async def admit_stream(
+        self, snapshot: Snapshot, call: InboundCall, stream: StandingStream, now: float
+    ) -> Admitted | Refused:
         """The same for a stream that no webhook has announced: its number is not known yet, its group is."""
-        caps = dataclasses.replace(self._caps(self._carriers[call.carrier], ""), number=stream.max_calls)
+        caps = dataclasses.replace(_caps(snapshot, call.carrier, ""), number=stream.max_calls)
         return await self._store.admit(call, caps, now, bot=stream.connector, number=f"{call.carrier}:{stream.group}")
 
     def upgrade(self, scope: Mapping[str, Any]) -> WebRequest:
@@ -251,17 +255,6 @@ class Answering:
             log.warning("media.signature", carrier=http.carrier, remark=remark)
         await self._first_show(http, http.once_of_upgrade(received), received)
 
-    def _caps(self, http: CarrierHttp, number: str) -> Caps:
-        entry = self._settings.numbers.get(number)
-        return Caps(
-            gateway=self._settings.gateway.max_calls,
-            carrier=http.settings.max_calls,
-            number=entry.max_calls if entry is not None else None,
-        )
-
-    def _refusal(self, reason: str) -> Refusal:
-        return Refusal(reason=reason, instead=self._settings.gateway.when_full)
-
     async def _turn_away(
         self, http: CarrierHttp, call: InboundCall, refusal: Refusal, now: float, bot: str = ""
     ) -> Handled:
@@ -279,6 +272,19 @@ class Answering:
             to_number=masked(call.to_number),
         )
         return http.refuse(call, refusal)
+
+
+def _caps(snapshot: Snapshot, carrier: str, number: str) -> Caps:
+    entry = snapshot.settings.numbers.get(number)
+    return Caps(
+        gateway=snapshot.settings.gateway.max_calls,
+        carrier=snapshot.carriers[carrier].settings.max_calls,
+        number=entry.max_calls if entry is not None else None,
+    )
+
+
+def _refusal(snapshot: Snapshot, reason: str) -> Refusal:
+    return Refusal(reason=reason, instead=snapshot.settings.gateway.when_full)
 
 
 def _completed(call: InboundCall, known: StoredCall) -> InboundCall:

@@ -1,8 +1,8 @@
 """The control API: HTTP in front of gateway/control.py, with an OpenAPI document at /api/openapi.json.
 
 Bearer tokens with scopes (`[api.tokens.<name>]`): "read" looks, "control" ends, hands over and sends digits, "dial"
-places calls, "admin" drains. Without any token configured only this machine may ask: the peer and the Host must both
-be loopback addresses, nothing may have been forwarded, and no page of another site may be behind it.
+places calls, "admin" drains and reloads. Without any token configured only this machine may ask: the peer and the Host
+must both be loopback addresses, nothing may have been forwarded, and no page of another site may be behind it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Request, Security
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -131,6 +131,41 @@ class CallRecords(BaseModel):
     next: Annotated[str, Field(description="give it as `after` to go on; empty: there is no more")]
 
 
+class Mistake(BaseModel):
+    """What is wrong with the configuration's file, where, and what to do about it."""
+
+    path: str
+    problem: str
+    remedy: str
+
+
+class Reloaded(BaseModel):
+    """What came of reading the configuration again."""
+
+    taken: Annotated[bool, Field(description="false: the file is wrong, and the configuration before it stays")]
+    at: Annotated[float, Field(description="Unix seconds")]
+    why: Annotated[str, Field(description="api, signal or file")]
+    errors: list[Mistake]
+    warnings: list[str]
+    prepared: Annotated[list[str], Field(description="bots that were prepared anew")]
+    restart: Annotated[list[str], Field(description="settings that were changed and take a new start")]
+
+
+class Configuration(BaseModel):
+    """The configuration that new calls get."""
+
+    number: Annotated[int, Field(description="counts the configurations of this process")]
+    since: Annotated[float, Field(description="Unix seconds")]
+    file: str
+    bots: list[str]
+    numbers: list[str]
+    carriers: list[str]
+    carriers_off: dict[str, str]
+    warnings: list[str]
+    calls: Annotated[dict[int, int], Field(description="live calls by the number of their configuration")]
+    last_reload: Reloaded | None
+
+
 class Draining(BaseModel):
     live: Annotated[int, Field(description="calls that are still up")]
 
@@ -141,14 +176,24 @@ class Draining(BaseModel):
 class Gatekeeper:
     """Tells who asks, by the bearer token or by being this machine."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._trusts_loopback = settings.trusts_loopback
-        self._tokens = [
-            (token.secret.reveal().encode(), frozenset(token.scopes)) for token in settings.api.tokens.values()
-        ]
+    def __init__(self, settings: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._read: Settings | None = None  # whose tokens these are; a reload brings others
+        self._trusts_loopback = False
+        self._tokens: list[tuple[bytes, frozenset[str]]] = []
+        self._renew()
+
+    def _renew(self) -> None:
+        settings = self._settings()
+        if settings is not self._read:
+            tokens = [
+                (one.secret.reveal().encode(), frozenset[str](one.scopes)) for one in settings.api.tokens.values()
+            ]
+            self._read, self._trusts_loopback, self._tokens = settings, settings.trusts_loopback, tokens
 
     def scopes_of(self, request: Request, bearer: str | None) -> frozenset[str]:
         """What the asker may do. HTTPException 401 for nobody."""
+        self._renew()
         if bearer is not None:
             found: frozenset[str] | None = None
             for secret, scopes in self._tokens:
@@ -251,7 +296,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_api(desk: CallDesk, settings: Settings, urls: Callable[[Mapping[str, Any]], Urls]) -> FastAPI:
+def create_api(desk: CallDesk, settings: Callable[[], Settings], urls: Callable[[Mapping[str, Any]], Urls]) -> FastAPI:
     """The API as an ASGI application, to be mounted at /api."""
     keeper = Gatekeeper(settings)
     api = FastAPI(title="telephony-gateway", version="1", docs_url=None, redoc_url=None, responses=_ERRORS)
@@ -337,6 +382,24 @@ def create_api(desk: CallDesk, settings: Settings, urls: Callable[[Mapping[str, 
         """Send DTMF digits into a live call."""
         desk.send_digits(CallKey(carrier, call_id), body.digits)
         return Taken(carrier=carrier, call_id=call_id)
+
+    @api.get("/configuration", dependencies=[read], tags=["gateway"])
+    async def configuration() -> Configuration:
+        """The configuration that new calls get, and what came of the last reload."""
+        return Configuration.model_validate(desk.configuration())
+
+    @api.post(
+        "/reload",
+        dependencies=[admin],
+        tags=["gateway"],
+        responses={422: {"model": Reloaded, "description": "the file is wrong: the configuration before it stays"}},
+    )
+    async def reload(response: Response) -> Reloaded:
+        """Read the configuration again. New calls get it; live ones keep what they have."""
+        came_of_it = Reloaded.model_validate(await desk.reload())
+        if not came_of_it.taken:
+            response.status_code = 422
+        return came_of_it
 
     @api.post("/drain", status_code=202, dependencies=[admin], tags=["gateway"])
     async def drain() -> Draining:

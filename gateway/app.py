@@ -28,18 +28,20 @@ from gateway.housekeeping import prune
 from gateway.media_sockets import MediaSockets, Refused
 from gateway.metrics import Metrics
 from gateway.notify import Notifier
-from gateway.ports import BotRoute, CallLimits
 from gateway.records import CallRecord, LogSink, RecordSink
+from gateway.reload import Reloader
 from gateway.routes import create_app
 from gateway.settings import Settings
+from gateway.snapshot import Expected, Snapshot, snapshot_of
 from gateway.store import CallKey, Standing, Store, Worker
 from gateway.store_sql import SqlStore
 from gateway.tokens import TokenMint
-from media.call import CallInfo
+from gateway.vad_engine import VoiceEngine
 from webhooks.base import (
     CallRef,
     CallStatus,
     CarrierEvent,
+    CarrierHttp,
     CarrierRequest,
     InboundCall,
     OutcomeKind,
@@ -66,48 +68,68 @@ class Gateway:
         patience: Patience | None = None,
         rhythm: Rhythm | None = None,
     ) -> None:
-        self.settings = settings
-        self.builds = builds
+        self.snapshot = snapshot_of(settings, builds)  # what new calls get; a live one keeps its own
+        self.expected = Expected()
+        self.reloader: Reloader | None = None  # set by whoever knows the configuration's file
         self.store: Store = store or SqlStore(settings.gateway.store or "sqlite://")
         self.worker = Worker(f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}")
-        self.http = {name: registry.carrier_http(name)(own) for name, own in settings.carriers.items()}
-        self.api = CarrierApi(self.http, patience=patience)
+        self.api = CarrierApi(self.snapshot.carriers, patience=patience)
         self.hang_ups = HangUps(self.store, self.api, self.worker, rhythm=rhythm)
         self.hang_ups.settled = self._settled
         self.hang_ups.lives = self._lives
         self.events = Notifier(settings.events, self.store)
         self.clock = Clock()
+        model = settings.base_dir / settings.vad.model if settings.vad.model else None
+        self.vad = VoiceEngine(model, settings.vad.analyzer)
         self.calls = CallRegistry(settings.gateway.max_calls)
         self.metrics = Metrics()
         secret = settings.gateway.secret
         key = token_key or (secret.reveal() if secret is not None else secrets.token_hex(32))
         self.mint = TokenMint(key)
         self.sink = sink if sink is not None else LogSink()
-        self.answering = Answering(
-            settings, self.http, self.store, self.mint, self.metrics, self, draining=lambda: self.calls.draining
-        )
+        self.answering = Answering(self, draining=lambda: self.calls.draining)
         self.desk = CallDesk(self)
         self.sockets = MediaSockets(self)
-        self.doctor = Desk(key, settings, self.http, self.answering.addressing)
+        self.doctor = Desk(key, lambda: self.snapshot, self.answering.addressing)
         self.answering.diagnose = self.doctor.answer_to
         self._background: set[asyncio.Task[Any]] = set()
         self.stopping = asyncio.Event()
         self._house: asyncio.Task[None] | None = None
         self.hang_ups.on_away = self._take_calls_back
-        limits = settings.gateway
-        self.limits = CallLimits(
-            start_s=limits.start_timeout_s,
-            silence_s=limits.silence_timeout_s,
-            longest_s=limits.longest_call_s,
-            drain_s=limits.last_words_s,
-            outbox=limits.outbox_messages,
-            blocked_s=limits.blocked_timeout_s,
-        )
         self.metrics.gauge("gateway_calls_live", "calls that are up", lambda: float(len(self.calls)))
+        self.metrics.gauge(
+            "gateway_configuration",
+            "number of the configuration that new calls get",
+            lambda: float(self.snapshot.number),
+        )
         self.metrics.tally("gateway_events", "event webhooks", "result", lambda: self.events.counters)
         self.metrics.gauge(
             "gateway_tick_lateness_seconds", "99th percentile of the last five seconds", self.clock.lateness_s
         )
+        self.metrics.gauge("gateway_vad_calls", "calls that the voice detector listens to", self.vad.calls)
+        self.metrics.gauge(
+            "gateway_vad_delay_seconds", "99th percentile, from a window's end to its result", self.vad.delay_s
+        )
+        self.metrics.tally(
+            "gateway_vad", "windows of the voice detector, its batches, and windows lost", "what", self.vad.tally
+        )
+
+    # ------------------------------------------------------------ what new calls get
+
+    @property
+    def settings(self) -> Settings:
+        return self.snapshot.settings
+
+    @property
+    def http(self) -> Mapping[str, CarrierHttp]:
+        return self.snapshot.carriers
+
+    def take(self, snapshot: Snapshot) -> None:
+        """New calls get `snapshot` from now on. What the process took from its first one stays."""
+        self.snapshot = snapshot
+        self.api.carriers.update(snapshot.carriers)
+        self.calls.max_calls = snapshot.settings.gateway.max_calls
+        self.expected.prune()
 
     # ------------------------------------------------------------ life
 
@@ -118,6 +140,8 @@ class Gateway:
         await self.events.open()
         self.clock.start()
         keep_s = self.settings.gateway.keep_records_days * 86_400.0
+        if self.reloader is not None:
+            self.reloader.open()
         self._house = asyncio.get_running_loop().create_task(prune(self.store, keep_s), name="housekeeping")
 
     async def drain(self) -> None:
@@ -128,6 +152,8 @@ class Gateway:
 
     async def stop(self) -> None:
         """Everything that was begun for a call is finished, or in the store for the next process."""
+        if self.reloader is not None:
+            await self.reloader.close()
         await self.clock.stop()
         self.stopping.set()
         if self._house is not None:
@@ -135,6 +161,7 @@ class Gateway:
             await asyncio.wait([self._house])
         if self._background:
             await asyncio.wait(set(self._background), timeout=5.0)
+        await self.vad.close()
         await self.hang_ups.close()
         await self.events.close()
         await self.api.close()
@@ -143,9 +170,14 @@ class Gateway:
     async def _take_calls_back(self) -> None:
         """This worker was away so long that others may have taken its calls for lost: they are still here."""
         for session in self.calls:
-            if session.key is not None and not session.key.provisional and not session.core.over:
+            if (
+                session.snapshot is not None
+                and session.key is not None
+                and not session.key.provisional
+                and not session.core.over
+            ):
                 try:
-                    await self.sockets.take_slot(session.key, session.core.info)
+                    await self.sockets.take_slot(session.snapshot, session.key, session.core.info)
                 except Refused as exc:
                     log.error("call.slot_lost", call=session.key.call_id, reason=exc.reason)
 
@@ -220,21 +252,6 @@ class Gateway:
             return
         self.metrics.count(record)
         self.sink.put(record)
-
-    def route(self, info: CallInfo, bot: str = "", otherwise: str = "") -> BotRoute | None:
-        """Who answers: the bot that the token or the URL names, else the number's, else `otherwise`."""
-        found = registry.resolve(self.settings, info.carrier, info.to_number)
-        if not bot and found is not None and not (otherwise and found.matched_by == "default"):
-            bot = found.bot_name
-        bot = bot or otherwise
-        build = self.builds.get(bot)
-        entry = self.settings.bots.get(bot)
-        if build is None or entry is None:
-            return None
-        if found is None or found.bot_name != bot:
-            return BotRoute(bot, build, entry.sample_rate, entry.on_error, entry.output_variables)
-        outputs = {**entry.output_variables, **found.output_variables}
-        return BotRoute(bot, build, entry.sample_rate, found.on_error or entry.on_error, outputs)
 
 
 async def prepare(settings: Settings) -> dict[str, Build]:

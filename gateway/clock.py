@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -90,11 +90,16 @@ class Clock:
                 self._lateness.append(max(0.0, now - due))
                 # After a stall longer than a tick the missed phases are not made up: each call catches up by itself.
                 due = due + step if now - due < TICK_S else now + step
-                for member in tuple(phase):
-                    try:
-                        member.tick(now)
-                    except Exception:
-                        log.exception("clock.member_failed", member=repr(member))
+                _tick(tuple(phase), now)
+
+
+def _tick(members: Sequence[Ticked], now: float) -> None:
+    """One phase. A function of its own, so that a call that is over is not held by the loop's last look at it."""
+    for member in members:
+        try:
+            member.tick(now)
+        except Exception:
+            log.exception("clock.member_failed", member=repr(member))
 
 
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, Clock] = WeakKeyDictionary()

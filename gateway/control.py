@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from webhooks.base import DialOrder, InboundCall, OutcomeKind, Urls
 if TYPE_CHECKING:
     from gateway.app import Gateway
     from gateway.session import CallSession
+    from gateway.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.control")
 
@@ -106,12 +108,13 @@ class CallDesk:
     async def place(self, order: Order, urls: Urls) -> CallKey:
         """Place a call; gives its key when the carrier has taken the order. The slot is taken first."""
         gateway = self._gateway
-        http = gateway.http.get(order.carrier)
+        snapshot = gateway.snapshot
+        http = snapshot.carriers.get(order.carrier)
         if http is None:
             raise ControlError(404, f"the carrier {order.carrier} is not on")
-        bot = order.bot or self._bot_of(order)
-        if bot not in gateway.settings.bots:
-            raise ControlError(422, f"there is no bot {bot!r}: name one of {', '.join(sorted(gateway.settings.bots))}")
+        bot = order.bot or _bot_of(snapshot.settings, order)
+        if bot not in snapshot.settings.bots:
+            raise ControlError(422, f"there is no bot {bot!r}: name one of {', '.join(sorted(snapshot.settings.bots))}")
         key = CallKey(order.carrier, PROVISIONAL + secrets.token_hex(12))
         now = time.time()
         call = InboundCall(
@@ -124,9 +127,10 @@ class CallDesk:
         )
         if gateway.calls.draining:
             raise ControlError(503, "draining")
-        admitted = await gateway.answering.admit(call, now, bot, ttl_s=order.ring_s + RING_MARGIN_S)
+        admitted = await gateway.answering.admit(snapshot, call, now, bot, ttl_s=order.ring_s + RING_MARGIN_S)
         if isinstance(admitted, Refused):
             raise ControlError(503, admitted.reason)
+        gateway.expected.put(key, snapshot, order.ring_s + RING_MARGIN_S)
         token = gateway.mint.mint(
             order.carrier,
             ttl_s=order.ring_s + RING_MARGIN_S,
@@ -159,7 +163,7 @@ class CallDesk:
         if request is None:
             await gateway.store.release(key)
             raise ControlError(409, f"{order.carrier} cannot place calls, or lacks the credentials for it")
-        outcome = await gateway.api.ask(request)
+        outcome = await gateway.api.ask(request, http=http)
         if outcome.kind is not OutcomeKind.DONE or not outcome.call_id:
             await gateway.store.release(key)
             raise ControlError(502, f"{order.carrier} did not take the order: {outcome.detail}")
@@ -177,17 +181,45 @@ class CallDesk:
             task.add_done_callback(self._drains.discard)
         return live
 
-    # ------------------------------------------------------------ inside
+    # ------------------------------------------------------------ the configuration
 
-    def _bot_of(self, order: Order) -> str:
-        route = registry.resolve(self._gateway.settings, order.carrier, order.from_number)
-        return route.bot_name if route is not None else ""
+    async def reload(self) -> Mapping[str, Any]:
+        """Read the configuration again; gives what came of it."""
+        reloader = self._gateway.reloader
+        if reloader is None:
+            raise ControlError(409, "this gateway has no file to read again")
+        return dataclasses.asdict(await reloader.reload("api"))
+
+    def configuration(self) -> Mapping[str, Any]:
+        """What new calls get, and what came of the last reload."""
+        gateway, snapshot = self._gateway, self._gateway.snapshot
+        settings, reloader = snapshot.settings, gateway.reloader
+        last = reloader.last if reloader is not None else None
+        return {
+            "number": snapshot.number,
+            "since": snapshot.made,
+            "file": str(reloader.config) if reloader is not None else "",
+            "bots": sorted(settings.bots),
+            "numbers": [entry.key for entry in settings.numbers.values()],
+            "carriers": sorted(settings.carriers),
+            "carriers_off": dict(settings.carriers_off),
+            "warnings": list(settings.warnings),
+            "calls": Counter(session.snapshot.number for session in gateway.calls if session.snapshot is not None),
+            "last_reload": dataclasses.asdict(last) if last is not None else None,
+        }
+
+    # ------------------------------------------------------------ inside
 
     def _session(self, key: CallKey) -> CallSession:
         session = self._gateway.calls.find(key)
         if session is None:
             raise ControlError(404, f"no live call {key.call_id} of {key.carrier}")
         return session
+
+
+def _bot_of(settings: Settings, order: Order) -> str:
+    route = registry.resolve(settings, order.carrier, order.from_number)
+    return route.bot_name if route is not None else ""
 
 
 def view(session: CallSession) -> dict[str, Any]:

@@ -71,6 +71,9 @@ class HangUps:
         self._wake = asyncio.Event()
         self._expected: dict[CallKey, set[asyncio.Event]] = {}  # who waits for a carrier's report of the end
         self._under_way: set[CallKey] = set()
+        # The carrier's side as the call had it, until its hang-up is settled: with other credentials, after a reload,
+        # the carrier would know of no such call.
+        self._sides: dict[CallKey, CarrierHttp] = {}
         self._again_by: dict[CallKey, float] = {}  # when a next attempt will have begun, unless it is not needed
         self._closing = False
 
@@ -130,6 +133,7 @@ class HangUps:
         """Begin to end a call. False: this carrier has no request for it."""
         if http.hang_up(ref) is None:
             return False
+        self._sides[CallKey(ref.carrier, ref.call_id)] = http
         self._begin(ref, reason)
         return True
 
@@ -170,6 +174,7 @@ class HangUps:
         if mine:
             await self._see_to(PendingHangUp(ref=ref, reason=reason, attempts=1, since=now, claimed_until=0))
         else:
+            self._sides.pop(CallKey(ref.carrier, ref.call_id), None)
             self.settled(CallKey(ref.carrier, ref.call_id))  # or it will be, by whoever is at it
 
     async def _see_to(self, due: PendingHangUp) -> None:
@@ -192,14 +197,14 @@ class HangUps:
 
     async def _attempt(self, key: CallKey, due: PendingHangUp) -> None:
         ref = due.ref
-        http = self._api.carriers.get(ref.carrier)
+        http = self._sides.get(key) or self._api.carriers.get(ref.carrier)
         request = http.hang_up(ref) if http is not None else None
         if http is None or request is None:
             await self._result(key, HangUp.FAILED, "the carrier is off, or has no request for it")
             return
         if due.reason.startswith(IN_DOUBT) and not await self._still_stands(http, key, ref):
             return
-        outcome = await self._api.ask(request, within_s=ASK_S)
+        outcome = await self._api.ask(request, http=http, within_s=ASK_S)
         if outcome.kind is OutcomeKind.DONE:
             await self._confirm(http, key, due, outcome)
         elif outcome.kind is OutcomeKind.ALREADY_OVER:
@@ -226,6 +231,7 @@ class HangUps:
             await self._result(key, HangUp.ALREADY_OVER, "ended by itself")
             return False
         if await self._has_come_again(key):
+            self._sides.pop(key, None)
             await self._note(key, HangUp.NONE, "it has come again")
             return False
         phase = await self._ask_phase(http, ref)
@@ -279,7 +285,7 @@ class HangUps:
         request = http.fetch(ref)
         if request is None:
             return None
-        outcome = await self._api.ask(request, within_s=STATE_S)
+        outcome = await self._api.ask(request, http=http, within_s=STATE_S)
         if outcome.kind is OutcomeKind.ALREADY_OVER:
             return CallPhase.COMPLETED
         return outcome.phase
@@ -300,6 +306,7 @@ class HangUps:
 
     async def _result(self, key: CallKey, outcome: HangUp, detail: str) -> None:
         self.counters[outcome.value] += 1
+        self._sides.pop(key, None)
         await self._note(key, outcome, detail)
         self.settled(key)
 
@@ -328,7 +335,7 @@ class HangUps:
             if plan.request is None:
                 told(False)
                 return
-        outcome = await self._handed_over(key, plan)
+        outcome = await self._handed_over(key, http, plan)
         if outcome.kind in (OutcomeKind.DONE, OutcomeKind.ALREADY_OVER):
             gone = outcome.kind is OutcomeKind.ALREADY_OVER
             await self._result(key, HangUp.ALREADY_OVER if gone else HangUp.LEFT_TO_CARRIER, outcome.detail)
@@ -341,14 +348,14 @@ class HangUps:
         self.hang_up(http, ref, "transfer-failed")
         told(False)
 
-    async def _handed_over(self, key: CallKey, plan: Transfer) -> Outcome:
+    async def _handed_over(self, key: CallKey, http: CarrierHttp, plan: Transfer) -> Outcome:
         """Ask for it. Of a request without a reply it is not known whether it was carried out: what the carrier then
         does to the stream tells."""
         if plan.request is None:
             return Outcome(kind=OutcomeKind.DONE, detail="by closing the socket")
         outcome = Outcome(kind=OutcomeKind.FAILED)
         for _ in range(self._api.patience.attempts):
-            outcome = await self._api.ask(plan.request, within_s=ASK_S)
+            outcome = await self._api.ask(plan.request, http=http, within_s=ASK_S)
             if outcome.kind is not OutcomeKind.RETRY:
                 break
             if await self._has_left(key):
@@ -515,5 +522,5 @@ class CallControl:
         request = http.send_digits(self.ref, digits)
         if request is None:
             return False
-        self._hang_ups._spawn(self._api.ask(request), f"digits {self.ref.carrier}")
+        self._hang_ups._spawn(self._api.ask(request, http=http), f"digits {self.ref.carrier}")
         return True

@@ -19,6 +19,7 @@ from gateway.hangups import CallControl
 from gateway.ports import BotRoute
 from gateway.records import CallRecord
 from gateway.session import CallSession, Receive, Send
+from gateway.snapshot import Snapshot
 from gateway.store import PROVISIONAL, CallKey, HangUp, StoredCall, StoreError
 from gateway.store import Refused as AdmissionRefused
 from gateway.tokens import Claims, TokenError
@@ -55,24 +56,27 @@ class MediaSockets:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """A carrier opens the media stream of a call."""
         carrier = scope["path_params"]["carrier"]
-        arrived = time.monotonic()
+        arrived, snapshot = time.monotonic(), self._gateway.snapshot
         await receive()  # websocket.connect
         try:
-            claims, stream = await self._let_in(carrier, scope)
-            stored = await self._connected(claims, stream)
+            claims, stream = await self._let_in(snapshot, carrier, scope)
+            expected = self._gateway.expected.take(CallKey(carrier, claims.call_id), keep=carrier in _RETRYING)
+            if expected is not None and carrier in expected.carriers:
+                snapshot = expected
+            stored = await self._connected(snapshot, claims, stream)
         except Refused as exc:
-            known = carrier if carrier in self._gateway.settings.carriers else "unknown"
+            known = carrier if carrier in snapshot.carriers else "unknown"
             self._gateway.metrics.refused[known, exc.reason] += 1
             log.warning("media.refused", carrier=carrier[:20], reason=exc.reason, **exc.facts)
             if exc.not_before_s:
                 await asyncio.sleep(arrived + exc.not_before_s - time.monotonic())
             await _refuse(scope, send, exc.status)
             return
-        await self._carry(claims, stream, stored, scope, receive, send)
+        await self._carry(snapshot, claims, stream, stored, scope, receive, send)
 
-    async def _let_in(self, carrier: str, scope: Any) -> tuple[Claims, StandingStream | None]:
+    async def _let_in(self, snapshot: Snapshot, carrier: str, scope: Any) -> tuple[Claims, StandingStream | None]:
         """Who this socket is: by its token, or by what its standing URL says. Raises Refused."""
-        http = self._gateway.http.get(carrier)
+        http = snapshot.carriers.get(carrier)
         if http is None:
             raise Refused(404, "unknown-carrier")
         if self._gateway.calls.draining:
@@ -83,7 +87,7 @@ class MediaSockets:
                 await self._gateway.answering.authenticate_upgrade(http, upgrade)
             stream = http.standing_stream(upgrade)
             if stream is not None:
-                return self._claims_of(carrier, stream), stream
+                return _claims_of(snapshot, carrier, stream), stream
             token = scope["path_params"].get("token", "")
             return self._gateway.mint.take(carrier, token, may_repeat=carrier in _RETRYING), None
         except NotAuthentic as exc:
@@ -93,25 +97,16 @@ class MediaSockets:
         except StoreError as exc:
             raise Refused(503, "store", problem=str(exc)) from None
 
-    def _claims_of(self, carrier: str, stream: StandingStream) -> Claims:
-        """What a token would have said. Raises Refused where it is clear already that nobody will answer."""
-        if stream.connector and stream.connector not in self._gateway.builds:
-            raise Refused(404, "no-bot")
-        if not stream.connector and not stream.bot and not self._gateway.settings.numbers:
-            raise Refused(404, "no-bot")
-        call_id = PROVISIONAL + secrets.token_hex(12)
-        return Claims(expires=0, nonce=b"", carrier=carrier, call_id=call_id, bot=stream.connector)
-
-    async def _connected(self, claims: Claims, stream: StandingStream | None) -> StoredCall | None:
+    async def _connected(self, snapshot: Snapshot, claims: Claims, stream: StandingStream | None) -> StoredCall | None:
         """Take the slot that the webhook reserved, or another where there was no webhook. Raises Refused."""
         key = CallKey(claims.carrier, claims.call_id)
         if stream is None and (not key.call_id or key.provisional):
             return None  # it is known by its own id as soon as the stream starts: see `_named`
         try:
             if stream is not None:
-                await self._reserve(key, stream)
+                await self._reserve(snapshot, key, stream)
                 return None
-            await self.take_slot(key, claims.call())
+            await self.take_slot(snapshot, key, claims.call())
             older = self._gateway.calls.find(key)
             if older is not None:
                 older.core.displaced()  # the carrier tried again: the newest socket has the call
@@ -119,16 +114,16 @@ class MediaSockets:
         except StoreError as exc:
             raise Refused(503, "store", problem=str(exc)) from None
 
-    async def _reserve(self, key: CallKey, stream: StandingStream) -> None:
+    async def _reserve(self, snapshot: Snapshot, key: CallKey, stream: StandingStream) -> None:
         """A slot for a call that has no name yet. Raises Refused."""
         now = time.time()
         call = InboundCall(carrier=key.carrier, call_id=key.call_id)
-        admitted = await self._gateway.answering.admit_stream(call, stream, now)
+        admitted = await self._gateway.answering.admit_stream(snapshot, call, stream, now)
         if isinstance(admitted, AdmissionRefused):
             raise Refused(503, admitted.reason)
         await self._gateway.store.connected(key, self._gateway.worker.id, now)
 
-    async def take_slot(self, key: CallKey, info: CallInfo) -> None:
+    async def take_slot(self, snapshot: Snapshot, key: CallKey, info: CallInfo) -> None:
         now = time.time()
         if await self._gateway.store.connected(key, self._gateway.worker.id, now) is not None:
             return
@@ -140,30 +135,30 @@ class MediaSockets:
             direction=info.direction,
             again=True,
         )
-        admitted = await self._gateway.answering.admit(call, now)
+        admitted = await self._gateway.answering.admit(snapshot, call, now)
         if isinstance(admitted, AdmissionRefused):
             raise Refused(503, admitted.reason)
         await self._gateway.store.connected(key, self._gateway.worker.id, now)
 
-    async def _named(self, session: CallSession, info: CallInfo, bot: str) -> None:
+    async def _named(self, snapshot: Snapshot, session: CallSession, info: CallInfo, bot: str) -> None:
         """The stream has started: the record is completed, and a call that had no id of its own has one now."""
         assert session.key is not None
         if session.key.call_id != info.call_id:
             session.key = CallKey(info.carrier, info.call_id)
             try:
-                await self.take_slot(session.key, info)
+                await self.take_slot(snapshot, session.key, info)
             except Refused as exc:
                 session.core.end(exc.reason)
                 return
         key, now = session.key, time.time()
         await self._surely(lambda: self._gateway.store.started(key, info, bot, now), "started", key)
 
-    async def _named_stream(self, session: CallSession, info: CallInfo, bot: str) -> None:
+    async def _named_stream(self, snapshot: Snapshot, session: CallSession, info: CallInfo, bot: str) -> None:
         """The start message has told which call a standing stream is: record and slot get its name."""
         before, now = session.key, time.time()
         assert before is not None
         key = CallKey(info.carrier, info.call_id)
-        if self._gateway.http[info.carrier].streams_share_calls:
+        if snapshot.carriers[info.carrier].streams_share_calls:
             first = await self._gateway.store.once(f"stream:{key}", now, ttl_s=60.0, holder=before.call_id)
             if not first or await self._gateway.store.call(key) is not None:
                 key = CallKey(info.carrier, f"{info.call_id}.{info.stream_id}")
@@ -191,6 +186,7 @@ class MediaSockets:
 
     async def _carry(
         self,
+        snapshot: Snapshot,
         claims: Claims,
         stream: StandingStream | None,
         stored: StoredCall | None,
@@ -199,12 +195,12 @@ class MediaSockets:
         send: Send,
     ) -> None:
         gateway, carrier = self._gateway, claims.carrier
-        settings = gateway.settings.carriers[carrier]
+        settings = snapshot.settings.carriers[carrier]
         options = _wire_options(settings, claims, stream)
         serializer = registry.serializer_class(carrier).for_call(options)
-        control = CallControl(gateway.hang_ups, gateway.http[carrier], gateway.api, gateway.urls(scope))
+        control = CallControl(gateway.hang_ups, snapshot.carriers[carrier], gateway.api, gateway.urls(scope))
         session = CallSession(receive, send, gateway.clock)
-        session.key = CallKey(carrier, claims.call_id)
+        session.key, session.snapshot = CallKey(carrier, claims.call_id), snapshot
         known = claims.call()
         if stored is not None:
             control.extra = stored.extra
@@ -217,26 +213,27 @@ class MediaSockets:
 
         def started(info: CallInfo) -> BotRoute | None:
             control.info = info
-            route = gateway.route(info, claims.bot, stream.bot if stream is not None else "")
+            route = snapshot.route(info, claims.bot, stream.bot if stream is not None else "")
             bot = route.bot if route is not None else ""
             if stream is not None:
                 gateway.metrics.started[carrier] += 1
-                naming.append(gateway.later(self._named_stream(session, info, bot), "call-named"))
+                naming.append(gateway.later(self._named_stream(snapshot, session, info, bot), "call-named"))
             elif info.call_id:
-                gateway.later(self._named(session, info, bot), "call-named")
+                gateway.later(self._named(snapshot, session, info, bot), "call-named")
                 gateway.events.answered(info, bot)
             return route
 
         session.core = CallCore(
             serializer,
             session,
-            limits=gateway.limits,
+            limits=snapshot.limits,
             claims=known,
             route=started,
             control=control,
             lead_ms=settings.lead_ms,
             now=gateway.clock.now(),
         )
+        session.core.vad = gateway.vad
         control.transferred = lambda target: gateway.events.transferred(session.core.info, target, session.core.bot)
         control.let_go = lambda: session.core.let_go()
         structlog.contextvars.clear_contextvars()
@@ -301,8 +298,19 @@ class MediaSockets:
             self._gateway.metrics.refused[carrier, "draining"] += 1
             await send({"type": "websocket.close", "code": 1012})
             return
+        snapshot = self._gateway.snapshot
         claims = Claims(expires=0, nonce=b"", carrier=carrier)
-        await self._carry(claims, None, None, scope, receive, send)
+        await self._carry(snapshot, claims, None, None, scope, receive, send)
+
+
+def _claims_of(snapshot: Snapshot, carrier: str, stream: StandingStream) -> Claims:
+    """What a token would have said. Raises Refused where it is clear already that nobody will answer."""
+    if stream.connector and stream.connector not in snapshot.builds:
+        raise Refused(404, "no-bot")
+    if not stream.connector and not stream.bot and not snapshot.settings.numbers:
+        raise Refused(404, "no-bot")
+    call_id = PROVISIONAL + secrets.token_hex(12)
+    return Claims(expires=0, nonce=b"", carrier=carrier, call_id=call_id, bot=stream.connector)
 
 
 def _wire_options(settings: Any, claims: Claims, stream: StandingStream | None) -> WireOptions:

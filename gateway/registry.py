@@ -17,14 +17,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import bots
 import serializers
 import webhooks
 from bots.base import Bot, Build, PrepareContext
-from bots.code import bot_of, is_code
 from media.errors import ConfigError, ConfigErrors, toml_path
 from media.resample import make_resampler
 from media.variables import VariableRule
@@ -121,10 +120,17 @@ def _carrier_module(package: str, carrier: str) -> ModuleType:
     return importlib.import_module(f"{package}.{carrier}")
 
 
+def is_code(use: str) -> bool:
+    """Whether `use` names a program ("<module>:<name>") rather than a module in bots/."""
+    return ":" in use
+
+
 @cache
 def bot(name: str) -> Bot:
     """The `BOT` of bots/<name>.py, or the program that "<module>:<name>" stands for. Raises UnknownName."""
     if is_code(name):
+        from bots.code import bot_of  # programs bring the whole of bots/talk.py: when there is one
+
         return bot_of(name)
     if name not in bot_names():
         raise UnknownName("bot module", name, bot_names())
@@ -210,9 +216,13 @@ def readings(number: str) -> Iterator[str]:
 
 
 def prepare_bots(
-    settings: Settings, *, speak: Speak | None = None, wait: Callable[[Awaitable[Build]], Build] | None = None
+    settings: Settings,
+    *,
+    speak: Speak | None = None,
+    wait: Callable[[Awaitable[Build]], Build] | None = None,
+    kept: Mapping[str, Build] = MappingProxyType({}),
 ) -> dict[str, Build]:
-    """Prepare each bot of the configuration once: name in [bots] -> build.
+    """Prepare each bot of the configuration once: name in [bots] -> build. Those that are `kept` need it no more.
 
     May take seconds (speech is made here): call it in a thread. `speak` makes speech of text; None looks for the
     installed synthesiser. `wait` finishes what a `prepare` that is `async def` began; by default in a loop of its
@@ -229,6 +239,9 @@ def prepare_bots(
     errors: list[ConfigError] = []
     context = PrepareContext(settings.base_dir, sample_rates(settings), speak)
     for name, entry in settings.bots.items():
+        if name in kept:
+            builds[name] = kept[name]
+            continue
         try:
             build = bot(entry.use).prepare(entry.options, context)
             builds[name] = (wait or _wait)(build) if inspect.isawaitable(build) else build

@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from gateway.app import Gateway
 
 
+class _On:
+    """The carriers that are on, now."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def __contains__(self, carrier: object) -> bool:
+        return carrier in self._gateway.settings.carriers
+
+
 def create_app(gateway: Gateway) -> Starlette:
     """The application of `gateway`. Sockets live until the lifespan ends: drain first (see gateway/server.py)."""
 
@@ -58,7 +68,7 @@ def create_app(gateway: Gateway) -> Starlette:
     unannounced = []
     if gateway.settings.gateway.generic_ws:
         wait_s = gateway.settings.gateway.start_timeout_s
-        any_carrier = AnyCarrier(gateway.settings.carriers, media.take_unannounced, refused, wait_s=wait_s)
+        any_carrier = AnyCarrier(_On(gateway), media.take_unannounced, refused, wait_s=wait_s)
         unannounced.append(WebSocketRoute("/ws", any_carrier))
     prefix = gateway.answering.addressing.prefix
     return Starlette(
@@ -71,7 +81,7 @@ def create_app(gateway: Gateway) -> Starlette:
             Route("/ready", ready),
             Route("/metrics", metrics),
             *unannounced,
-            Mount("/api", create_api(gateway.desk, gateway.settings, gateway.urls)),
+            Mount("/api", create_api(gateway.desk, lambda: gateway.settings, gateway.urls)),
             Route("/{carrier}/{route}", gateway.answering.webhook, methods=["GET", "POST"]),
             WebSocketRoute("/{carrier}/media", media),
             WebSocketRoute("/{carrier}/media/{token:path}", media),

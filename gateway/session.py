@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -14,6 +14,9 @@ from gateway.core import CallCore
 from gateway.records import CallRecord
 from gateway.store import CallKey
 from serializers.base import Message
+
+if TYPE_CHECKING:
+    from gateway.snapshot import Snapshot
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.session")
 
@@ -35,6 +38,7 @@ class CallSession(LoopRuntime):
         self._closing: asyncio.Timeout | None = None
         self.core: CallCore  # set by whoever builds the core, which needs this shell
         self.key: CallKey | None = None  # by which the call is known to others; set by the gateway
+        self.snapshot: Snapshot | None = None  # the configuration with which it began, and which it keeps
 
     # ------------------------------------------------------------ what the core asks
 

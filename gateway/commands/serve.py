@@ -9,6 +9,7 @@ import importlib.resources
 import json
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from types import MappingProxyType
 import structlog
 
 from gateway.app import Gateway, prepare
+from gateway.reload import Reloader
 from gateway.settings import Settings, load_settings
 from gateway.store_sql import SqlStore
 from media.errors import ConfigError, ConfigErrors
@@ -31,14 +33,22 @@ def serve(config: Path, *, host: str | None = None, port: int | None = None) -> 
 
     settings = load_settings(config)
     logging.configure(settings.gateway.log_level, as_json=_as_json(settings))
-    return run_loop(_serve(settings, host=host, port=port))
+    return run_loop(_serve(config, settings, host=host, port=port))
 
 
 def _as_json(settings: Settings) -> bool | None:
     return {"json": True, "text": False}.get(settings.gateway.log_format)
 
 
-async def _serve(settings: Settings, *, host: str | None = None, port: int | None = None, hello: str = "") -> int:
+async def _serve(
+    config: Path,
+    settings: Settings,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    hello: str = "",
+    watch: bool = False,
+) -> int:
     from gateway.server import server
 
     for name, why in settings.carriers_off.items():
@@ -49,6 +59,9 @@ async def _serve(settings: Settings, *, host: str | None = None, port: int | Non
     gateway = Gateway(
         settings, builds, store=SqlStore(settings.gateway.store or f"sqlite:///{default_store(settings)}")
     )
+    gateway.reloader = Reloader(gateway, config, watch=watch)
+    if hasattr(signal, "SIGHUP"):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloader.signalled)
     running = server(gateway, host=host, port=port)
     task = asyncio.get_running_loop().create_task(running.serve(), name="server")
     up = asyncio.get_running_loop().create_task(running.up.wait(), name="server-up")
@@ -85,7 +98,7 @@ In another terminal, call it through a simulated carrier:
     {command} call --carrier genesys --to +15550102 --out heard.wav                   # announcement
 
 {carriers}
-Edit {config} (numbers, bots, carriers) and start again. Ctrl-C ends it.
+Edit {config} (numbers, bots, carriers): it is read again when it changes. Ctrl-C ends it.
 """
 
 
@@ -110,7 +123,7 @@ def run(config: Path, *, port: int | None = None) -> int:
     lines += [f"{name} is off: {why}" for name, why in settings.carriers_off.items()]
     command = "gateway" if sys.prefix == sys.base_prefix else os.path.relpath(Path(sys.prefix, "bin", "gateway"))
     hello = _HELLO.format(config=config, command=command, carriers="\n".join(lines))
-    return run_loop(_serve(settings, host="127.0.0.1", port=port, hello=hello))
+    return run_loop(_serve(config, settings, host="127.0.0.1", port=port, hello=hello, watch=True))
 
 
 SECRET_FILE = "gateway.secret"

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from gateway import registry
 from gateway.doctor.passes import HEADER, MARK_BYTES, Pass, Passes
 from gateway.public_url import Addressing, has_prefix, raw_path
-from gateway.settings import Settings
+from gateway.snapshot import Snapshot
 from media.errors import ConfigError
 from webhooks.base import CarrierHttp, NotAuthentic, WebRequest
 
@@ -44,14 +44,13 @@ class Desk:
     def __init__(
         self,
         secret: str,
-        settings: Settings,
-        carriers: Mapping[str, CarrierHttp],
+        snapshot: Callable[[], Snapshot],
         addressing: Addressing,
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._passes = Passes(secret, now=now)
-        self._settings, self._carriers, self._addressing, self._now = settings, carriers, addressing, now
+        self._snapshot, self._addressing, self._now = snapshot, addressing, now
         self._visits = 0
 
     # ------------------------------------------------------------ who asks
@@ -129,14 +128,14 @@ class Desk:
         )
         path = raw_path(scope)
         carrier, route = self._route(str(scope["path"]), is_socket)
-        gateway = self._settings.gateway
+        gateway = self._snapshot().settings.gateway
         seen = {
             "gateway": {
                 "version": _version(),
                 "public_url": gateway.public_url,
                 "trusted_proxies": list(gateway.trusted_proxies),
-                "carriers": sorted(self._carriers),
-                "carriers_off": dict(self._settings.carriers_off),
+                "carriers": sorted(self._snapshot().carriers),
+                "carriers_off": dict(self._snapshot().settings.carriers_off),
             },
             "time": received.received,
             "method": received.method,
@@ -173,13 +172,13 @@ class Desk:
             path = path[len(prefix) :]
         carrier, _, rest = path.removeprefix("/").partition("/")
         route = rest.partition("/")[0]
-        if carrier not in self._carriers or not path.startswith("/") or rest.endswith("/"):
+        if carrier not in self._snapshot().carriers or not path.startswith("/") or rest.endswith("/"):
             return "", ""
         return (carrier, route) if (route == "media") == is_socket and (is_socket or route in WEBHOOKS) else ("", "")
 
     def _authentic(self, carrier: str, route: str, received: WebRequest, visit: Pass) -> dict[str, Any]:
         """What this gateway makes of the signature. Nothing is used up by it."""
-        http = self._carriers.get(carrier)
+        http = self._snapshot().carriers.get(carrier)
         if http is None or not route:
             return {"result": "not-asked"}
         if not http.settings.verify_signatures:

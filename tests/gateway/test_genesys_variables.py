@@ -133,7 +133,8 @@ def test_through_a_gateway_into_record_and_event(digits: str, reason: str) -> No
     async def main() -> None:
         async with serve({"intake": lambda call: [Sets(call)]}) as served:
             gateway = served.gateway
-            gateway.settings = dataclasses.replace(gateway.settings, bots=wanted.bots, numbers=wanted.numbers)
+            settings = dataclasses.replace(gateway.settings, bots=wanted.bots, numbers=wanted.numbers)
+            gateway.snapshot = dataclasses.replace(gateway.snapshot, settings=settings)
             caller = FakeGenesys(CallPlan(to_number="+14155550100", parameters={"customerId": "C-1"}))
             script = Script().then(at(0.5), Press(digits)).then(at(2.5), HangUp())
             report = await place_call(caller, served.url, script, token="", limits=Limits(longest_s=8))
