@@ -92,6 +92,13 @@ class Call:
         return self._port.call_later(delay_s, callback)
 
 
+class Output(FrameProcessor):
+    """Among the processors that a bot builds: the place of the call's output. Without it the output stands last.
+
+    What stands behind it is told of the bot's words as the caller hears them.
+    """
+
+
 Build = Callable[[Call], Sequence[FrameProcessor]]
 
 

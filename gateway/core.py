@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from bots.base import Call
+from bots.base import Call, Output
 from gateway.outbox import Outbox
 from gateway.ports import BotRoute, CallLimits, Control, Shell
 from gateway.records import CallRecord
@@ -616,8 +616,9 @@ class CallCore:
         self._call = Call(self.info, self.variables, self)
         began = self.now()
         try:
-            middle: Sequence[FrameProcessor] = route.build(self._call)
-            pipeline = Pipeline([self.input, *middle, self.output])
+            middle = list(route.build(self._call))
+            place = next((at for at, each in enumerate(middle) if isinstance(each, Output)), len(middle))
+            pipeline = Pipeline([self.input, *middle[:place], self.output, *middle[place + 1 :]])
             set_up = pipeline.bind(self, on_source=self._on_source, on_sink=self._on_sink)
         except Exception as exc:
             self.fail(f"the bot could not be built: {exc!r}", exc)

@@ -115,8 +115,12 @@ class LLMAssistantAggregator(ContextRuns, FrameProcessor):
     def _pass(self, frame: Frame) -> bool:
         return False
 
-    def _on_interruption(self, frame: Frame) -> bool:
+    def _on_interruption(self, frame: InterruptionFrame) -> bool:
         self.push_frame(frame)
+        if frame.heard is not None and frame.heard.text and self._words:
+            # What has passed was sent; of that, this was heard.
+            self._words.take()
+            self._words.add(frame.heard.text, spaced=True)
         self._summarizer.interrupted()
         self._answers = 0
         self._thought = None
