@@ -25,7 +25,7 @@ from annotated_types import Ge, Gt, Interval, Le, Lt, MultipleOf
 
 from gateway import registry
 from gateway.event_settings import EventSettings
-from gateway.settings import ApiSettings, ApiToken, GatewaySettings
+from gateway.settings import ApiSettings, ApiToken, GatewaySettings, VADSettings
 from media.secret import Secret
 from webhooks.base import CarrierSettings
 
@@ -40,6 +40,7 @@ def settings_class(name: str) -> type[Any]:
         "api": ApiSettings,
         "api.tokens": ApiToken,
         "events": EventSettings,
+        "vad": VADSettings,
         "carriers": CarrierSettings,
     }
     if name in known:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway import registry
-from gateway.settings import GatewaySettings, Settings, load_settings, parse_settings
+from gateway.settings import GatewaySettings, Settings, VADSettings, load_settings, parse_settings
 from media.errors import ConfigError, ConfigErrors
 from media.secret import Secret
 
@@ -96,6 +96,15 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- what is wrong
+
+
+def test_the_voice_detector_is_a_models_or_none(tmp_path: Path) -> None:
+    assert parse_settings({}).vad == VADSettings(analyzer="silero", model="")
+    (tmp_path / "other.onnx").write_bytes(b"")
+    vad = parse_settings({"vad": {"analyzer": "energy", "model": "other.onnx"}}, tmp_path).vad
+    assert (vad.analyzer, vad.model) == ("energy", "other.onnx")
+    assert set(problems({"vad": {"analyzer": "ears"}})) == {"vad.analyzer"}
+    assert "no file none.onnx" in problems({"vad": {"model": "none.onnx"}}, base_dir=tmp_path)["vad.model"]
 
 
 def test_all_mistakes_are_told_at_once() -> None:
