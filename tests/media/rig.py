@@ -144,14 +144,14 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(_limited(test))
 
 
-def run_on_virtual_time(test: Coroutine[Any, Any, None]) -> None:
+def run_on_virtual_time(test: Coroutine[Any, Any, None], limit_s: float = 10.0) -> None:
     """As `run`, with a clock that jumps: what sleeps is over at once, and no machine is too slow for it."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        runner.run(_limited(test))
+        runner.run(_limited(test, limit_s))
 
 
-async def _limited(test: Coroutine[Any, Any, None]) -> None:
-    async with asyncio.timeout(10):
+async def _limited(test: Coroutine[Any, Any, None], limit_s: float = 10.0) -> None:
+    async with asyncio.timeout(limit_s):
         await test
 
 

@@ -137,6 +137,16 @@ def pitched_s(pcm: bytes, rate: int, hz: float) -> float:
     return found / 50
 
 
+def go(main: Callable[[], Awaitable[None]]) -> None:
+    """Run a test with a network."""
+
+    async def run() -> None:
+        async with asyncio.timeout(30):
+            await main()
+
+    asyncio.run(run())
+
+
 class MemoryWebSocket:
     """Starlette's WebSocket without a network: the test is the other side. Marks come back when they were played."""
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pybase64
@@ -14,6 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from bots.runtime import PipelineParams, PipelineTask
+from gateway.clock import Clock
 from gateway.transports.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
 from gateway.transports.telephony import parse_telephony_websocket
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
@@ -51,6 +52,7 @@ from media.processor import FrameDirection, FrameProcessor
 from serializers.protobuf import ProtobufFrameSerializer
 from serializers.twilio import TwilioFrameSerializer
 from serializers.vonage import VonageFrameSerializer
+from tests.media.rig import run_on_virtual_time
 from tests.transports.programs import PHONE
 from tests.transports.serving import MemoryWebSocket, loud_s, nothing_left, tone, until
 
@@ -161,12 +163,11 @@ async def running(
             await asyncio.wait_for(bot.run, 10)
 
 
-def go(main: Callable[[], Awaitable[None]]) -> None:
-    async def run() -> None:
-        async with asyncio.timeout(20):
-            await main()
-
-    asyncio.run(run())
+def go(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """There is no network in these tests: they take no time, and a slow machine changes nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Clock, "now", staticmethod(lambda: asyncio.get_running_loop().time()))
+        run_on_virtual_time(main(), limit_s=30)
 
 
 # ---------------------------------------------------------------- start and events

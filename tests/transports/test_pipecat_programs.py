@@ -39,8 +39,7 @@ from serializers.telnyx import TelnyxFrameSerializer
 from serializers.twilio import TwilioFrameSerializer
 from serializers.vonage import VonageFrameSerializer
 from tests.transports.programs import EchoProcessor
-from tests.transports.serving import LIMITS, call, fake, loud_s, until, words
-from tests.transports.test_fastapi import go
+from tests.transports.serving import LIMITS, call, fake, go, loud_s, until, words
 
 TALK = Script().then(after(0.3), Say(words(0.6))).then(after(0.6), Press("5#", gap_s=0.3))
 VARIABLES = (

@@ -45,8 +45,8 @@ from serializers.telnyx import TelnyxFrameSerializer
 from serializers.twilio import TwilioFrameSerializer
 from serializers.vonage import VonageFrameSerializer
 from tests.transports.programs import PHONE, EchoProcessor
-from tests.transports.serving import LIMITS, fake, loud_s, nothing_left, tone, until, words
-from tests.transports.test_fastapi import Watch, go
+from tests.transports.serving import LIMITS, fake, go, loud_s, nothing_left, tone, until, words
+from tests.transports.test_fastapi import Watch
 
 
 class Listening:
