@@ -57,7 +57,7 @@ class Allowance:
         """Whether one more of the application's messages may leave."""
         return now >= self._held_until and self._text.take(now)
 
-    def take(self, outbox: deque[tuple[Message, bool]], now: float) -> Message | None:
+    def take(self, outbox: deque[tuple[Message, int | None]], now: float) -> Message | None:
         """The next message for the socket; None: nothing may leave now. Text overtakes audio that has to wait."""
         if not outbox:
             return None
@@ -102,7 +102,7 @@ class Allowance:
             return 1.0
         return max(_SLOWER, 1.0 - (1.0 - _SLOWER) * left / _RISE)
 
-    def _joined(self, outbox: deque[tuple[Message, bool]]) -> bytes:
+    def _joined(self, outbox: deque[tuple[Message, int | None]]) -> bytes:
         """The audio at the head of `outbox` as one message, as far as that may be long."""
         first, _ = outbox.popleft()
         assert isinstance(first, bytes)

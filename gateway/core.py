@@ -431,12 +431,13 @@ class CallCore:
     def flush(self) -> None:
         self.outbox.add(self.serializer.flush(), media=True)
 
-    def clear(self, frame: InterruptionFrame) -> None:
+    def clear(self, frame: InterruptionFrame) -> int:
         """Media that has not left yet never does; then the carrier's own clear, ahead of all later media."""
-        self.outbox.drop_media()
+        unsent = self.outbox.drop_media()
         self.outbox.cleared()
         self.send(frame)
         self.shell.wake()
+        return unsent
 
     def released(self, frame: Frame) -> None:
         """End, Stop or Cancel has come to its turn behind all audio."""

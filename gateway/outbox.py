@@ -34,7 +34,7 @@ class Outbox:
 
     def __init__(self, serializer: FrameSerializer, counters: Counter[str], limit: int) -> None:
         self._serializer, self._counters, self._limit = serializer, counters, limit
-        self._waiting: deque[tuple[Message, bool]] = deque()  # (message, it is media or a mark)
+        self._waiting: deque[tuple[Message, int | None]] = deque()  # samples in it; of a mark 0, of no media None
         self._unsaid: deque[Frame] = deque()  # the application's messages for which there was no allowance yet
         self._allowance = Allowance(serializer.rate) if serializer.rate is not None else None
 
@@ -45,13 +45,15 @@ class Outbox:
 
     def add(self, messages: Iterable[Message], *, media: bool = False) -> None:
         """Ahead of what waits for an allowance."""
-        self._waiting.extend((message, media) for message in messages)
+        samples = 0 if media else None
+        self._waiting.extend((message, samples) for message in messages)
 
     def audio(self, pcm: bytes, sample_rate: int) -> None:
         """One packet, mono."""
-        waiting = self._waiting
+        waiting, samples = self._waiting, len(pcm) >> 1
         for message in self._serializer.encode(OutputAudioRawFrame(pcm, sample_rate, 1)):
-            waiting.append((message, True))
+            waiting.append((message, samples))
+            samples = 0
         if len(waiting) > self._limit:
             self._drop_oldest_media()
 
@@ -61,9 +63,7 @@ class Outbox:
         if allowance is not None and isinstance(frame, _APPLICATIONS) and (self._unsaid or not allowance.text(now)):
             self._say_later(frame)
             return
-        media = isinstance(frame, MarkFrame)
-        for message in self._serializer.encode(frame):
-            self._waiting.append((message, media))
+        self.add(self._serializer.encode(frame), media=isinstance(frame, MarkFrame))
 
     def _say_later(self, frame: Frame) -> None:
         self._unsaid.append(frame)
@@ -71,16 +71,19 @@ class Outbox:
             self._unsaid.popleft()
             self._counters["late_dropped"] += 1
 
-    def drop_media(self) -> None:
-        """Media that has not left yet never does."""
-        if self._waiting:
-            kept = [entry for entry in self._waiting if not entry[1]]
-            self._waiting.clear()
-            self._waiting.extend(kept)
+    def drop_media(self) -> int:
+        """Media that has not left yet never does: how many samples that was."""
+        if not self._waiting:
+            return 0
+        unsent = sum(samples for _, samples in self._waiting if samples)
+        kept = [entry for entry in self._waiting if entry[1] is None]
+        self._waiting.clear()
+        self._waiting.extend(kept)
+        return unsent
 
     def _drop_oldest_media(self) -> None:
-        for position, (_, media) in enumerate(self._waiting):
-            if media:
+        for position, (_, samples) in enumerate(self._waiting):
+            if samples is not None:
                 del self._waiting[position]
                 self._counters["late_dropped"] += 1
                 return
@@ -105,7 +108,7 @@ class Outbox:
     @property
     def all_said(self) -> bool:
         """Neither media nor a message of the application waits."""
-        return not self._unsaid and not any(media for _, media in self._waiting)
+        return not self._unsaid and not any(samples is not None for _, samples in self._waiting)
 
     @property
     def audio_bytes(self) -> int:
@@ -137,7 +140,7 @@ class Outbox:
         again = self._allowance.refused(wait_s, now, round_trip_s)
         if again is not None:
             self._counters["sent_again"] += 1
-            self._waiting.appendleft((again, True))
+            self._waiting.appendleft((again, 0))
 
     def cleared(self) -> None:
         """The carrier dropped what it had: nothing of that goes again."""

@@ -19,6 +19,7 @@ _LONGEST_START_S: Final = 2.0
 _JUMP_S: Final = 0.5  # an echo later than this is believed only if the next one is too
 _EARLY_S: Final = 0.1  # an echo that comes this much before the audio can have been played (drift, rounding)
 _SLACK_S: Final = 0.05  # by how much one round trip may take longer than another
+_TIGHT_S: Final = 0.04  # audio that comes so shortly before the carrier runs dry may have been late
 _ROUNDING_S: Final = 1e-4
 _IDLE_S: Final = 0.3  # a mark this long after the last audio was played comes straight back
 _FORGET_S: Final = 1.0  # a run is forgotten this long after the next one began
@@ -28,7 +29,7 @@ _MAX_MARKS: Final = 256  # waiting for their echo; a carrier that never answers 
 class _Run:
     """Audio that plays without a break, beginning with sample `first` at `start`; sent at `sent_at`."""
 
-    __slots__ = ("cold", "corrected", "first", "gap", "sent_at", "start")
+    __slots__ = ("cold", "corrected", "first", "gap", "sent_at", "start", "tight")
 
     def __init__(self, first: int, start: float, sent_at: float, gap: float, cold: bool) -> None:
         self.first = first
@@ -37,6 +38,7 @@ class _Run:
         self.gap = gap  # seconds of padding before it
         self.cold = cold  # the carrier had been silent for long enough to be sure of it
         self.corrected = False  # the carrier has told of it
+        self.tight = False  # some of it came just in time: there may have been gaps that are not known
 
 
 class _Mark(NamedTuple):
@@ -109,6 +111,8 @@ class PlayoutLedger:
             last = self._runs[-1]
             earliest = last.sent_at + (first - last.first) * self._seconds_per_sample + self._padding
             self._begin(first, self._end, earliest, now)
+        elif now + self._latency > self._end - _TIGHT_S:
+            self._runs[-1].tight = True
         self._end += samples * self._seconds_per_sample
 
     def flush(self) -> None:
@@ -135,13 +139,16 @@ class PlayoutLedger:
         self._marks[name] = _Mark(self._kept, run, self._padding, idle)
         return name
 
-    def cleared(self, now: float) -> int:
+    def cleared(self, now: float, unsent: int = 0) -> int:
         """We cleared the carrier: what it has not played when it hears of it will never be.
+
+        Args:
+            unsent: samples at the end of what was counted as sent that had not left yet.
 
         Returns:
             How much of all that was sent has been heard, or still will be. What was lost is added to `dropped`.
         """
-        heard = max(self._cut(now + self._latency), self._heard)
+        heard = max(min(self._cut(now + self._latency), self._kept - unsent), self._heard)
         self.dropped += self._kept - heard
         self._kept = heard
         runs = self._runs
@@ -291,7 +298,10 @@ class PlayoutLedger:
         if not run.corrected:
             run.corrected = True
             delay = min(max(start - run.sent_at, self._latency), _LONGEST_START_S)
-            self._start_delay = delay if self._start_delay_guessed else (self._start_delay + delay) / 2
+            if self._start_delay_guessed or delay < self._start_delay:
+                self._start_delay = delay
+            elif not run.tight:
+                self._start_delay = (self._start_delay + delay) / 2
             self._start_delay_guessed = False
         runs = self._runs
         if run not in runs:

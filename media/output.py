@@ -85,8 +85,9 @@ class Wire(Protocol):
     def flush(self) -> None:
         """The end of speech: the carrier's own padding."""
 
-    def clear(self, frame: InterruptionFrame) -> None:
-        """Queued media leaves the outbox, and the carrier drops what it holds."""
+    def clear(self, frame: InterruptionFrame) -> int:
+        """Queued media leaves the outbox, and the carrier drops what it holds. How many samples had not left yet."""
+        ...
 
     def released(self, frame: Frame) -> None:
         """`frame` (End, Stop, Cancel) has come to its turn behind all audio."""
@@ -323,13 +324,12 @@ class OutputStage(FrameProcessor):
         if self._resampler is not None:
             self._resampler.reset()
         self._in_speech = self._unflushed = self._unproven = False
-        heard = ledger.cleared(now)
+        # A carrier that was cleared when a hold began has got nothing since.
+        unsent = 0 if self.is_waiting else self._wire.clear(frame)
+        self.is_waiting = False
+        heard = ledger.cleared(now, unsent)
         frame.heard = self._what_was_heard(heard - self._origin_heard, generated)
         self._begin_count(heard)
-        if self.is_waiting:
-            self.is_waiting = False  # the carrier was cleared when the hold began, and has got nothing since
-        else:
-            self._wire.clear(frame)
         for item in waiting:
             if isinstance(item, Frame) and item.is_uninterruptible:
                 paced.put(item)
@@ -386,16 +386,15 @@ class OutputStage(FrameProcessor):
         self._cancel_stop()
         if self._wire.clears:
             before = ledger.dropped
-            ledger.cleared(now)
+            ledger.cleared(now, self._wire.clear(InterruptionFrame()))
             lost = ledger.dropped - before
+            self._unproven = False
             if not lost and not paced:  # the last sample is just being heard
                 self.is_waiting = False
                 paced.resume(now)
                 self._stop_when_heard(now)
                 return False
             paced.rewind(lost, _goes_again)
-            self._unproven = False
-            self._wire.clear(InterruptionFrame())
         return True
 
     def speak_on(self) -> int:

@@ -34,6 +34,7 @@ class VirtualCall:
         latency_s: float = 0.0,
         strict: bool = True,
         settings: Mapping[str, Any] | None = None,
+        step_s: float = STEP_S,
     ) -> None:
         self.t = 1000.0
         plan = plan or CallPlan()
@@ -53,7 +54,7 @@ class VirtualCall:
             lead_ms=lead_ms,
             now=self.t,
         )
-        self.latency_s = latency_s
+        self.latency_s, self.step_s = latency_s, step_s
         self.closed_with: int | None = None
         self.sent: list[tuple[float, Any]] = []  # (time, message) that left the gateway
         self._to_core: list[tuple[float, Any]] = []
@@ -106,7 +107,7 @@ class VirtualCall:
         """Let time pass; stops early when `until` is true or the call is closed on both sides."""
         end = self.t + seconds
         while self.t < end - 1e-9 and self.closed_with is None and not (until and until()):
-            self.t += STEP_S
+            self.t += self.step_s
             self._step()
 
     def _step(self) -> None:
