@@ -64,11 +64,6 @@ class CodeBot:
         return build
 
 
-def is_code(use: str) -> bool:
-    """Whether `use` names a program rather than a module in bots/."""
-    return ":" in use
-
-
 def bot_of(use: str) -> Bot:
     return CodeBot(use)
 

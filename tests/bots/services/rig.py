@@ -15,6 +15,7 @@ from bots.services.tts import TTSService
 from media.frames import Frame, InputAudioRawFrame, TTSAudioRawFrame
 from media.pipeline import Pipeline
 from media.processor import FrameDirection, FrameProcessor
+from tests.bots.services.vendor import NAME as VENDOR
 
 RATE = 8000
 
@@ -55,6 +56,7 @@ async def settle(turns: int = 30) -> None:
 @asynccontextmanager
 async def pipeline(*services: FrameProcessor, **params: Any) -> AsyncIterator[Rig]:
     """Runs, and ends without leaving a task."""
+    others = asyncio.all_tasks()
     before, after = Watch(), Watch()
     task = PipelineTask(
         Pipeline([before, *services, after]),
@@ -70,7 +72,7 @@ async def pipeline(*services: FrameProcessor, **params: Any) -> AsyncIterator[Ri
         async with asyncio.timeout(5):
             await running
     await settle()
-    left = [other for other in asyncio.all_tasks() if other is not asyncio.current_task()]
+    left = {task for task in asyncio.all_tasks() - others if task.get_name() != VENDOR}
     assert not left, left
 
 

@@ -1,0 +1,326 @@
+"""Models that speak OpenAI's chat completions: OpenAI's own, and everybody who took over its protocol.
+
+Source: platform.openai.com/docs/api-reference/chat (streamed chunks as server-sent events).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import httpx
+
+from bots.context.context import LLMContext
+from bots.context.tools import ToolsSchema
+from bots.services.http import client, tls
+from bots.services.llm import LLMService
+from bots.services.settings import NOT_GIVEN, LLMSettings, ServiceSettings, is_given
+from media.errors import ConfigError, ServiceError
+from media.frames import CancelFrame, EndFrame, FunctionCallFromLLM, StartFrame
+from media.metrics import LLMTokenUsage
+from media.secret import Secret
+
+log = logging.getLogger(__name__)
+
+# Who speaks it, and where: { vendor = "..." }.
+BASE_URLS: Mapping[str, str] = {
+    "openai": "https://api.openai.com/v1",
+    "groq": "https://api.groq.com/openai/v1",
+    "cerebras": "https://api.cerebras.ai/v1",
+    "deepseek": "https://api.deepseek.com/v1",
+    "fireworks": "https://api.fireworks.ai/inference/v1",
+    "grok": "https://api.x.ai/v1",
+    "mistral": "https://api.mistral.ai/v1",
+    "novita": "https://api.novita.ai/v3/openai",
+    "nvidia": "https://integrate.api.nvidia.com/v1",
+    "ollama": "http://localhost:11434/v1",
+    "openrouter": "https://openrouter.ai/api/v1",
+    "perplexity": "https://api.perplexity.ai",
+    "qwen": "https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
+    "sambanova": "https://api.sambanova.ai/v1",
+    "together": "https://api.together.xyz/v1",
+}
+
+_RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
+_MAX_WAIT_S = 1.0  # a caller waits: whoever wants to be asked later than that has failed
+
+
+@dataclass
+class OpenAILLMSettings(LLMSettings):
+    max_completion_tokens: Any = NOT_GIVEN
+
+
+class OpenAILLMService(LLMService):
+    """Answers by streamed chat completions.
+
+    Args:
+        api_key: sent as a bearer token; "" sends none.
+        base_url: of the API, without /chat/completions.
+        default_headers: beside our own.
+        retry_timeout_secs, retry_on_timeout: if the first chunk is not there by then, ask once more without limit.
+    """
+
+    Settings: ClassVar[type[ServiceSettings]] = OpenAILLMSettings
+
+    def __init__(
+        self,
+        *,
+        api_key: str = "",
+        base_url: str = BASE_URLS["openai"],
+        model: str | None = None,
+        organization: str | None = None,
+        project: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        settings: OpenAILLMSettings | None = None,
+        retry_timeout_secs: float = 5.0,
+        retry_on_timeout: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        defaults = OpenAILLMSettings(model=model or "gpt-4.1")
+        super().__init__(settings=defaults.joined_with(settings) if settings is not None else defaults, **kwargs)
+        headers = dict(default_headers or {})
+        if api_key:
+            headers["authorization"] = f"Bearer {api_key}"
+        if organization:
+            headers["openai-organization"] = organization
+        if project:
+            headers["openai-project"] = project
+        self._headers, self._url = headers, base_url.rstrip("/") + "/chat/completions"
+        self._first_s = retry_timeout_secs if retry_on_timeout else None
+        self._client: httpx.AsyncClient | None = None
+
+    # ------------------------------------------------------------ life
+
+    def start(self, frame: StartFrame) -> None:
+        self._client = client(self._headers)
+
+    async def stop(self, frame: EndFrame) -> None:
+        await self._close()
+
+    async def cancel(self, frame: CancelFrame) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
+        http, self._client = self._client, None
+        if http is not None:
+            await http.aclose()
+
+    # ------------------------------------------------------------ a request
+
+    def _body(self, context: LLMContext, system_instruction: str | None = None) -> dict[str, Any]:
+        messages = [dict(message) for message in context.get_messages(self.vendor)]
+        instruction = system_instruction or self.system_instruction
+        if instruction:
+            messages.insert(0, {"role": "system", "content": instruction})
+        body: dict[str, Any] = {"model": self.model_name, "messages": messages}
+        tools = self.tools_of(context)
+        if tools:
+            body["tools"] = [tool.to_default_dict() for tool in tools]
+            if isinstance(context.tools, ToolsSchema):
+                body["tools"] += context.tools.custom_tools.get(self.vendor, ())
+            if is_given(context.tool_choice):
+                body["tool_choice"] = context.tool_choice
+        given = self._settings.given()
+        for name in (
+            "temperature",
+            "max_tokens",
+            "max_completion_tokens",
+            "top_p",
+            "frequency_penalty",
+            "presence_penalty",
+            "seed",
+        ):
+            if name in given:
+                body[name] = given[name]
+        return {**body, **self._settings.extra}
+
+    async def _process_context(self, context: LLMContext) -> None:
+        body = {**self._body(context), "stream": True, "stream_options": {"include_usage": True}}
+        self.start_ttfb_metrics()
+        calls: dict[int, _Call] = {}
+        async for chunk in self._chunks(body):
+            if usage := chunk.get("usage"):
+                self.start_llm_usage_metrics(_usage(usage))
+            for choice in chunk.get("choices") or ():
+                delta = choice.get("delta") or {}
+                if delta.get("content") or delta.get("tool_calls"):
+                    self.stop_ttfb_metrics()
+                if text := delta.get("content"):
+                    self.push_text(text)
+                for piece in delta.get("tool_calls") or ():
+                    calls.setdefault(piece.get("index", len(calls)), _Call()).add(piece)
+        await self.run_function_calls([call.complete(context) for _, call in sorted(calls.items())])
+
+    async def _chunks(self, body: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+        """Each event's object. Asked again where nothing was said yet and asking again can help."""
+        limit_s = self._first_s
+        for attempt in range(2):
+            begun = False
+            try:
+                async with asyncio.timeout(limit_s) as limit:
+                    async for chunk in self._stream(body):
+                        if not begun:
+                            begun = True
+                            limit.reschedule(None)
+                        yield chunk
+                return
+            except TimeoutError:
+                if begun or attempt or limit_s is None:
+                    raise
+                limit_s = None
+            except ServiceError as exc:
+                if begun or attempt or not exc.retryable:
+                    raise
+                await asyncio.sleep(0.2)
+
+    async def _stream(self, body: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+        http = self._client
+        if http is None:
+            raise ServiceError("openai", "the service is not started")
+        try:
+            async with http.stream("POST", self._url, json=body) as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    raise _refused(response)
+                async for line in response.aiter_lines():
+                    if not line.startswith("data:"):
+                        continue
+                    data = line.removeprefix("data:").strip()
+                    if data == "[DONE]":
+                        return
+                    chunk = json.loads(data)
+                    if "error" in chunk:
+                        raise ServiceError("openai", _problem(chunk), retryable=True)
+                    yield chunk
+        except httpx.TimeoutException as exc:
+            raise TimeoutError(type(exc).__name__) from exc
+        except httpx.HTTPError as exc:
+            raise ServiceError("openai", f"{type(exc).__name__}: {exc}", retryable=True) from exc
+        except json.JSONDecodeError as exc:
+            raise ServiceError("openai", f"what it streams is not JSON: {exc}") from exc
+
+    async def run_inference(
+        self, context: LLMContext, max_tokens: int | None = None, system_instruction: str | None = None
+    ) -> str | None:
+        body = self._body(context, system_instruction)
+        if max_tokens is not None:
+            body["max_tokens"] = max_tokens
+        own = self._client is None  # outside a pipeline
+        http = self._client or client(self._headers)
+        try:
+            response = await http.post(self._url, json=body)
+            if response.status_code != 200:
+                raise _refused(response)
+            content = response.json()["choices"][0]["message"].get("content")
+        except httpx.TimeoutException as exc:
+            raise TimeoutError(type(exc).__name__) from exc
+        except (httpx.HTTPError, ValueError, LookupError) as exc:
+            raise ServiceError("openai", f"{type(exc).__name__}: {exc}", retryable=True) from exc
+        finally:
+            if own:
+                await http.aclose()
+        return content if isinstance(content, str) else None
+
+
+@dataclass(slots=True)
+class _Call:
+    """A function call that arrives in pieces."""
+
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+    def add(self, piece: Mapping[str, Any]) -> None:
+        function = piece.get("function") or {}
+        self.id = piece.get("id") or self.id
+        self.name += function.get("name") or ""
+        self.arguments += function.get("arguments") or ""
+
+    def complete(self, context: LLMContext) -> FunctionCallFromLLM:
+        try:
+            arguments = json.loads(self.arguments or "{}")
+        except ValueError:
+            raise ServiceError("openai", f"the arguments of {self.name} are not JSON") from None
+        if not isinstance(arguments, dict):
+            raise ServiceError("openai", f"the arguments of {self.name} are not an object")
+        return FunctionCallFromLLM(self.name, self.id or f"call-{time.monotonic_ns()}", arguments, context)
+
+
+def _usage(usage: Mapping[str, Any]) -> LLMTokenUsage:
+    prompt = usage.get("prompt_tokens_details") or {}
+    completion = usage.get("completion_tokens_details") or {}
+    return LLMTokenUsage(
+        prompt_tokens=usage.get("prompt_tokens") or 0,
+        completion_tokens=usage.get("completion_tokens") or 0,
+        total_tokens=usage.get("total_tokens") or 0,
+        cache_read_input_tokens=prompt.get("cached_tokens"),
+        reasoning_tokens=completion.get("reasoning_tokens"),
+    )
+
+
+def _refused(response: httpx.Response) -> ServiceError:
+    try:
+        problem = _problem(response.json())
+    except ValueError:
+        problem = response.reason_phrase
+    wait_s = response.headers.get("retry-after", "0")
+    soon = not wait_s.isdigit() or int(wait_s) <= _MAX_WAIT_S
+    retryable = response.status_code in _RETRIED and soon
+    return ServiceError("openai", f"HTTP {response.status_code}: {problem}", retryable=retryable)
+
+
+def _problem(body: Any) -> str:
+    error = body.get("error") if isinstance(body, dict) else None
+    return str(error.get("message") if isinstance(error, dict) else error or "no reason given")[:300]
+
+
+# ---------------------------------------------------------------- in gateway.toml
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAISettings:
+    """llm = { use = "openai", key = { env = "OPENAI_API_KEY" } }"""
+
+    key: Secret | None = None
+    vendor: str = "openai"  # whose address it is, where `base_url` does not say
+    base_url: str = ""
+    model: str = "gpt-4.1-mini"
+    temperature: float | None = None
+    max_tokens: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)  # into each request as it is
+
+    def __post_init__(self) -> None:
+        if not self.base_url and self.vendor not in BASE_URLS:
+            raise ValueError(f"vendor is not known: give base_url, or one of {', '.join(BASE_URLS)}")
+
+
+class OpenAI:
+    settings = OpenAISettings
+
+    def prepare(self, settings: OpenAISettings) -> None:
+        tls()
+        if settings.key is None:
+            if settings.vendor != "ollama" and not settings.base_url:
+                raise ConfigError("key", "is missing", f'write key = {{ env = "{settings.vendor.upper()}_API_KEY" }}')
+        elif problem := settings.key.problem():
+            raise ConfigError("key", problem, "set it")
+
+    def make(self, settings: OpenAISettings) -> OpenAILLMService:
+        wanted = OpenAILLMSettings(model=settings.model, extra=dict(settings.extra))
+        if settings.temperature is not None:
+            wanted.temperature = settings.temperature
+        if settings.max_tokens is not None:
+            wanted.max_tokens = settings.max_tokens
+        return OpenAILLMService(
+            api_key=settings.key.reveal() if settings.key is not None else "",
+            base_url=settings.base_url or BASE_URLS[settings.vendor],
+            settings=wanted,
+        )
+
+
+LLM = OpenAI()
