@@ -17,10 +17,11 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from gateway import registry
 from gateway.doctor.passes import MARK_BYTES
 from gateway.public_url import Addressing
 from gateway.records import masked
+from gateway.routing import resolve
+from gateway.settings import NumberEntry
 from gateway.snapshot import Snapshot
 from gateway.store import RESERVED_S, Admitted, CallKey, Caps, Refused, StoredCall, StoreError
 from media.errors import GatewayError
@@ -177,7 +178,7 @@ class Answering:
         else:
             if known is not None:
                 call = _completed(call, known)
-            route = registry.resolve(snapshot.settings, call.carrier, call.to_number)
+            route = resolve(snapshot.settings, call.carrier, call.to_number, call_id=call.call_id)
             bot = route.bot_name if route is not None else ""
         if self._draining():
             # Who has talked to us already is not told that we are busy.
@@ -219,10 +220,10 @@ class Answering:
     ) -> Admitted | Refused:
         """Reserve a slot under the caps of the gateway, the carrier and the number."""
         ours = call.from_number if call.direction == "outbound" else call.to_number
-        route = registry.resolve(snapshot.settings, call.carrier, ours)
+        route = resolve(snapshot.settings, call.carrier, ours, call_id=call.call_id)
         number = route.key if route is not None else ""
         bot = bot or (route.bot_name if route is not None else "")
-        caps = _caps(snapshot, call.carrier, number)
+        caps = _caps(snapshot, call.carrier, route.entry if route is not None else None)
         decided = await self._store.admit(call, caps, now, bot=bot, number=number, ttl_s=ttl_s)
         if isinstance(decided, Refused):
             if decided.reason != "over":
@@ -235,7 +236,7 @@ class Answering:
         self, snapshot: Snapshot, call: InboundCall, stream: StandingStream, now: float
     ) -> Admitted | Refused:
         """The same for a stream that no webhook has announced: its number is not known yet, its group is."""
-        caps = dataclasses.replace(_caps(snapshot, call.carrier, ""), number=stream.max_calls)
+        caps = dataclasses.replace(_caps(snapshot, call.carrier, None), number=stream.max_calls)
         return await self._store.admit(call, caps, now, bot=stream.connector, number=f"{call.carrier}:{stream.group}")
 
     def upgrade(self, scope: Mapping[str, Any]) -> WebRequest:
@@ -274,8 +275,7 @@ class Answering:
         return http.refuse(call, refusal)
 
 
-def _caps(snapshot: Snapshot, carrier: str, number: str) -> Caps:
-    entry = snapshot.settings.numbers.get(number)
+def _caps(snapshot: Snapshot, carrier: str, entry: NumberEntry | None) -> Caps:
     return Caps(
         gateway=snapshot.settings.gateway.max_calls,
         carrier=snapshot.carriers[carrier].settings.max_calls,

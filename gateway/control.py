@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from gateway import registry
 from gateway.answering import clipped
+from gateway.routing import resolve
 from gateway.store import PROVISIONAL, CallFilter, CallKey, Page, Refused, Standing, StoredCall
 from media.errors import GatewayError
 from media.frames import KeypadEntry, OutputDTMFFrame
@@ -218,7 +218,7 @@ class CallDesk:
 
 
 def _bot_of(settings: Settings, order: Order) -> str:
-    route = registry.resolve(settings, order.carrier, order.from_number)
+    route = resolve(settings, order.carrier, order.from_number)
     return route.bot_name if route is not None else ""
 
 

@@ -1,4 +1,4 @@
-"""What there is to choose from, and which bot answers a call.
+"""What there is to choose from: carriers and bots by name; numbers as people write them; bots made ready.
 
 The module's name is the name: `twilio` is serializers/twilio.py with webhooks/twilio.py, `echo` is bots/echo.py.
 Listing looks at files only; a module is imported when somebody asks for it by name.
@@ -14,7 +14,6 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from types import MappingProxyType, ModuleType
@@ -26,7 +25,6 @@ import webhooks
 from bots.base import Bot, Build, PrepareContext
 from media.errors import ConfigError, ConfigErrors, toml_path
 from media.resample import make_resampler
-from media.variables import VariableRule
 from serializers.base import FrameSerializer, WireOptions
 from webhooks.base import CarrierHttp, SocketOnly
 
@@ -137,44 +135,7 @@ def bot(name: str) -> Bot:
     return cast(Bot, importlib.import_module(f"bots.{name}").BOT)
 
 
-# ---------------------------------------------------------------- which bot answers
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """The bot that answers, and why."""
-
-    bot_name: str  # of [bots.<bot_name>]
-    matched_by: str  # "exact", "prefix" or "default"
-    key: str  # of [numbers."<key>"], as the file has it
-    on_error: str | None = None  # the number's own, over the bot's
-    output_variables: Mapping[str, VariableRule] = field(default_factory=dict)  # the number's own, beside the bot's
-
-    @property
-    def explanation(self) -> str:
-        what = {"exact": "is the number", "prefix": "is the longest prefix of the number"}
-        return f'[numbers."{self.key}"] {what.get(self.matched_by, "takes every other number")}: bot {self.bot_name}'
-
-
-def resolve(settings: Settings, carrier: str, to_number: str) -> Route | None:
-    """The bot for a call to `to_number`: the exact number, else the longest prefix, else the default, else None.
-
-    Carriers write the same number in different ways; each reasonable reading is tried (`readings`). `carrier` does
-    not matter yet: numbers of one carrier only will.
-    """
-    numbers = settings.numbers
-    candidates = tuple(readings(to_number))
-    for number in candidates:
-        if entry := numbers.get(number):
-            return Route(entry.bot, "exact", entry.key, entry.on_error, entry.output_variables)
-    for number in candidates:
-        for length in range(len(number), -1, -1):
-            if entry := numbers.get(number[:length] + "*"):
-                return Route(entry.bot, "prefix", entry.key, entry.on_error, entry.output_variables)
-    if entry := numbers.get("default"):
-        return Route(entry.bot, "default", entry.key, entry.on_error, entry.output_variables)
-    return None
-
+# ---------------------------------------------------------------- numbers
 
 _SEPARATORS = re.compile(r"[\s().\-]+")
 _PHONE = re.compile(r"[+*#0-9a-dA-D\s().\-]*\d[+*#0-9a-dA-D\s().\-]*\*?")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,8 @@ from annotated_types import Ge, Gt, Interval, MinLen
 from gateway import registry
 from gateway.event_settings import EventSettings
 from gateway.public_url import Network, is_loopback_url, networks
+from gateway.schedules import Schedule
+from gateway.settings_bots import Draft, drafted
 from gateway.settings_build import Table, build, kind_of, secrets_in
 from media.errors import ConfigError, ConfigErrors, toml_path
 from media.secret import Secret
@@ -115,10 +117,20 @@ class BotEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberEntry:
-    """[numbers."<key>"]: who answers. `key` is a number, a prefix that ends in *, or `default`."""
+    """[numbers."<key>"]: who answers.
+
+    `key` is a number, a prefix that ends in *, a regular expression between slashes, or `default`; before each of them
+    may stand a carrier and a colon.
+    """
 
     key: str  # as the file has it
-    bot: Annotated[str, MinLen(1)]
+    carrier: str = ""  # what the key names, if it names one
+    pattern: str = ""  # the key's regular expression, if it is one
+    bot: Annotated[str, MinLen(1)]  # of [bots.<name>]
+    hours: str = ""  # of [schedules.<name>]: outside of it `closed` answers
+    closed: str = ""  # the bot outside of `hours`
+    share: Mapping[str, Annotated[float, Interval(gt=0, le=100)]] = field(default_factory=dict)  # bot -> % of the calls
+    language: str = ""  # the bots' [bots.<name>.languages.<language>], over the rest of their tables
     on_error: str | None = None  # over the bot's own
     max_calls: Annotated[int, Ge(1)] | None = None  # at once, to this number
     output_variables: Mapping[str, VariableRule] = field(default_factory=dict)  # beside the bot's; over one of its name
@@ -126,6 +138,27 @@ class NumberEntry:
     def __post_init__(self) -> None:
         if self.on_error is not None:
             _check_on_error(self.on_error)
+        if bool(self.hours) != bool(self.closed):
+            raise ValueError("hours and closed go together: closed is the bot outside of the hours")
+        if sum(self.share.values()) > 100:
+            raise ValueError("share must not be more than 100 % together")
+
+    @property
+    def bots(self) -> tuple[str, ...]:
+        """As the file names them, `bot` first."""
+        return (self.bot, *self.share, *((self.closed,) if self.closed else ()))
+
+    @property
+    def chooses(self) -> frozenset[str]:
+        """The bots that may answer, in this number's own settings and language too."""
+        own = (variant_name(bot, self.key) for bot in self.bots)
+        languages = (variant_name(bot, self.language) for bot in self.bots if self.language)
+        return frozenset((*self.bots, *own, *languages))
+
+
+def variant_name(bot: str, of: str) -> str:
+    """What a bot is called with the settings of a number, or in a language."""
+    return f"{bot}@{of}"
 
 
 def _check_on_error(value: str) -> None:
@@ -146,8 +179,16 @@ class Settings:
     carriers_lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> variables it is off without
     bots: Mapping[str, BotEntry] = field(default_factory=dict)
     numbers: Mapping[str, NumberEntry] = field(default_factory=dict)  # by normalised number, "<prefix>*" or "default"
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
     base_dir: Path = Path(".")  # relative paths of the file start here
     warnings: tuple[str, ...] = ()
+
+    def variant(self, entry: NumberEntry, bot: str) -> str:
+        """The bot as this number has it: with its own settings, else in its language, else as it is."""
+        for of in (entry.key, entry.language):
+            if of and (name := variant_name(bot, of)) in self.bots:
+                return name
+        return bot
 
     @property
     def trusts_loopback(self) -> bool:
@@ -188,7 +229,7 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
     """`load_settings` for a file that was already read."""
     base_dir = Path(base_dir)
     found: list[ConfigError] = []
-    sections = ("gateway", "api", "events", "vad", "carriers", "bots", "numbers")
+    sections = ("gateway", "api", "events", "vad", "carriers", "bots", "numbers", "schedules")
     for name in data:
         if name not in sections:
             found.append(ConfigError(name, "is not a table of gateway.toml", registry.did_you_mean(name, sections)))
@@ -207,13 +248,18 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
     if vad is not None and vad.model and not (base_dir / vad.model).is_file():
         found.append(ConfigError("vad.model", f"there is no file {vad.model}", "an ONNX file of Silero's, version 5"))
     carriers, off, lacking = _carriers(_tables(data, "carriers", found), base_dir, strict, found)
-    bots = _bots(_tables(data, "bots", found), base_dir, found)
+    schedules = {
+        name: build(Schedule, table, toml_path("schedules", name), base_dir, found)
+        for name, table in _tables(data, "schedules", found).items()
+    }
+    drafts = drafted(_tables(data, "bots", found), _tables(data, "numbers", found), found)
+    bots = _bots(drafts, base_dir, found)
     for name, own in carriers.items():
         for where, bot in own.named_bots().items():
             if bot not in _table(data, "bots", found):
                 remedy = registry.did_you_mean(bot, tuple(_table(data, "bots", found)))
                 found.append(ConfigError(f"{toml_path('carriers', name)}.{where}", f"there is no [bots.{bot}]", remedy))
-    numbers = _numbers(_tables(data, "numbers", found), _table(data, "bots", found), base_dir, found)
+    numbers = _numbers(_tables(data, "numbers", found), _table(data, "bots", found), schedules, base_dir, found)
     if gateway is not None and gateway.secret is not None and (problem := gateway.secret.problem()):
         found.append(ConfigError("gateway.secret", problem, "set it, or leave gateway.secret out"))
     if found:
@@ -229,6 +275,7 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
         carriers_lacking=MappingProxyType(lacking),
         bots=MappingProxyType(bots),
         numbers=MappingProxyType(numbers),
+        schedules=MappingProxyType(schedules),
         base_dir=base_dir,
         warnings=tuple(_warnings(gateway, carriers, numbers)),
     )
@@ -290,52 +337,95 @@ def _carriers(
     return carriers, off, lacking
 
 
-def _bots(tables: Table, base_dir: Path, found: list[ConfigError]) -> dict[str, BotEntry]:
+def _bots(drafts: Iterable[Draft], base_dir: Path, found: list[ConfigError]) -> dict[str, BotEntry]:
     bots: dict[str, BotEntry] = {}
     common = {field.name for field in dataclasses.fields(BotEntry)} - {"name", "options"}
-    for name, table in tables.items():
-        path = toml_path("bots", name)
+    for draft in drafts:
+        name, path, table = draft.name, draft.path, draft.table
+        wrong: list[ConfigError] = []
         use = table.get("use")
         if not isinstance(use, str) or not use:
             known = ", ".join(registry.bot_names())
             problem = "is missing" if use is None else "must be a string"
-            found.append(ConfigError(f"{path}.use", problem, f"one of {known}"))
-            continue
-        try:
-            cls = registry.bot(use).settings
-        except registry.UnknownName as exc:
-            found.append(ConfigError(f"{path}.use", f"there is no bot module {use!r}", exc.remedy))
-            continue
-        shared = {key: value for key, value in table.items() if key in common}
-        own = {key: value for key, value in table.items() if key not in common}
-        entry = build(BotEntry, shared, path, base_dir, found, given={"name": name})
-        options = build(cls, own, path, base_dir, found, also=common)
-        if entry is not None and options is not None:
-            missing = [(where, secret.problem()) for where, secret in secrets_in(options, path) if secret.problem()]
-            found += [ConfigError(where, problem, "set it") for where, problem in missing]
-            bots[name] = dataclasses.replace(entry, options=options)
+            wrong.append(ConfigError(f"{path}.use", problem, f"one of {known}"))
+        else:
+            try:
+                cls = registry.bot(use).settings
+            except registry.UnknownName as exc:
+                wrong.append(ConfigError(f"{path}.use", f"there is no bot module {use!r}", exc.remedy))
+            else:
+                shared = {key: value for key, value in table.items() if key in common}
+                own = {key: value for key, value in table.items() if key not in common}
+                if (
+                    draft.language
+                    and "voice" not in own
+                    and any(one.name == "voice" for one in dataclasses.fields(cls))
+                ):
+                    own["voice"] = draft.language
+                entry = build(BotEntry, shared, path, base_dir, wrong, given={"name": name})
+                options = build(cls, own, path, base_dir, wrong, also={*common, "extends", "languages"})
+                if entry is not None and options is not None:
+                    secrets = [(where, secret.problem()) for where, secret in secrets_in(options, path)]
+                    wrong += [ConfigError(where, problem, "set it") for where, problem in secrets if problem]
+                    bots[name] = dataclasses.replace(entry, options=options)
+        found += [error for error in wrong if draft.wrote(error.path)]
     return bots
 
 
-def _numbers(tables: Table, bots: Table, base_dir: Path, found: list[ConfigError]) -> dict[str, NumberEntry]:
+def _numbers(
+    tables: Table, bots: Table, schedules: Table, base_dir: Path, found: list[ConfigError]
+) -> dict[str, NumberEntry]:
     numbers: dict[str, NumberEntry] = {}
     for key, table in tables.items():
         path = toml_path("numbers", key)
-        entry = build(NumberEntry, table, path, base_dir, found, given={"key": key})
-        normal = key if key == "default" else registry.normalise(key)
-        if "*" in normal[:-1] or not normal:
+        own = {name: value for name, value in table.items() if name != "settings"}  # those are the bot's
+        carrier, bare = _scope(key)
+        pattern = bare[1:-1] if len(bare) > 2 and bare[0] == bare[-1] == "/" else ""
+        given = {"key": key, "carrier": carrier, "pattern": pattern}
+        entry = build(NumberEntry, own, path, base_dir, found, given=given)
+        normal = bare if bare == "default" or pattern else registry.normalise(bare)
+        if pattern and (problem := _no_pattern(pattern)):
+            found.append(
+                ConfigError(path, problem, r'write a regular expression of the whole number: "/\\+1555\\d{4}/"')
+            )
+        elif not pattern and ("*" in normal[:-1] or not normal):
             found.append(ConfigError(path, "is neither a number nor a prefix", 'write "+1555*": one *, at the end'))
         elif entry is None:
             continue
-        elif normal in numbers:
-            also = numbers[normal].key
+        elif (name := f"{carrier}:{normal}" if carrier else normal) in numbers:
+            also = numbers[name].key
             found.append(ConfigError(path, f'is the same number as [numbers."{also}"]', "keep one of the two"))
         else:
-            numbers[normal] = entry
-        if entry is not None and entry.bot not in bots:
-            problem = f"there is no [bots.{entry.bot}]"
-            found.append(ConfigError(f"{path}.bot", problem, registry.did_you_mean(entry.bot, tuple(bots))))
+            numbers[name] = entry
+        if entry is not None:
+            found += _missing(path, entry, bots, schedules)
     return numbers
+
+
+def _scope(key: str) -> tuple[str, str]:
+    """The carrier before the colon, and the rest."""
+    carrier, colon, rest = key.partition(":")
+    return (carrier, rest) if colon and carrier in registry.carrier_names() else ("", key)
+
+
+def _no_pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as exc:
+        return f"is no regular expression: {exc}"
+    return ""
+
+
+def _missing(path: str, entry: NumberEntry, bots: Table, schedules: Table) -> Iterator[ConfigError]:
+    """What a number names and the file does not have."""
+    named = [("bot", entry.bot), ("closed", entry.closed), *((f"share.{bot}", bot) for bot in entry.share)]
+    for where, bot in named:
+        if bot and bot not in bots:
+            problem = f"there is no [bots.{bot}]"
+            yield ConfigError(f"{path}.{where}", problem, registry.did_you_mean(bot, tuple(bots)))
+    if entry.hours and entry.hours not in schedules:
+        problem = f"there is no [schedules.{entry.hours}]"
+        yield ConfigError(f"{path}.hours", problem, registry.did_you_mean(entry.hours, tuple(schedules)))
 
 
 def _table(data: Table, name: str, found: list[ConfigError]) -> Table:

@@ -18,6 +18,7 @@ from bots.base import Build
 from bots.code import code_state
 from gateway import registry
 from gateway.ports import BotRoute, CallLimits
+from gateway.routing import resolve
 from gateway.settings import BotEntry, GatewaySettings, Settings
 from gateway.settings_build import secrets_in
 from gateway.store import CallKey
@@ -41,7 +42,7 @@ class Snapshot:
 
     def route(self, info: CallInfo, bot: str = "", otherwise: str = "") -> BotRoute | None:
         """Who answers: the bot that the token or the URL names, else the number's, else `otherwise`."""
-        found = registry.resolve(self.settings, info.carrier, info.to_number)
+        found = resolve(self.settings, info.carrier, info.to_number, call_id=info.call_id)
         if not bot and found is not None and not (otherwise and found.matched_by == "default"):
             bot = found.bot_name
         bot = bot or otherwise
@@ -49,7 +50,7 @@ class Snapshot:
         entry = self.settings.bots.get(bot)
         if build is None or entry is None:
             return None
-        if found is None or found.bot_name != bot:
+        if found is None or not found.chooses(bot):
             return BotRoute(bot, build, entry.sample_rate, entry.on_error, entry.output_variables)
         outputs = {**entry.output_variables, **found.output_variables}
         return BotRoute(bot, build, entry.sample_rate, found.on_error or entry.on_error, outputs)

@@ -13,7 +13,8 @@ import pytest
 from bots.base import Build, Call, PrepareContext
 from bots.echo import Echo, EchoSettings
 from gateway import registry
-from gateway.registry import Route, normalise, readings, resolve
+from gateway.registry import normalise, readings
+from gateway.routing import Route, resolve
 from gateway.settings import Settings, parse_settings
 from media.errors import ConfigError, ConfigErrors
 from media.processor import FrameProcessor

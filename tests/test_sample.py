@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.registry import carrier_names, prepare_bots, resolve
+from gateway.registry import carrier_names, prepare_bots
+from gateway.routing import resolve
 from gateway.settings import load_settings
 
 SAMPLE = Path(str(files("gateway").joinpath("sample", "gateway.toml")))
