@@ -97,6 +97,11 @@ class CallReport:
         return [gap for gap in self.gaps if not any(_explains(stall, gap) for stall in self.stalls)]
 
     @property
+    def stalled_ms(self) -> float:
+        """How long the caller was kept from its work, in pieces that are worth a packet: what a busy machine adds."""
+        return 1000 * sum(stall.late_s for stall in self.stalls if stall.late_s > 0.02)
+
+    @property
     def echo_ms(self) -> float | None:
         """The median."""
         return 1000 * statistics.median(echo.latency_s for echo in self.echoes) if self.echoes else None

@@ -111,7 +111,7 @@ def test_the_caller_hears_himself_and_the_bot_ends_the_call() -> None:
         assert report.ended_by == "bot"
         assert bots[name].digits == "5#"
         assert report.echo_ms is not None
-        assert report.echo_ms < 150 + 1000 * PACKETS_S.get(name, 0), name
+        assert report.echo_ms < 150 + 1000 * PACKETS_S.get(name, 0) + report.stalled_ms, name
         assert loud_s(report.heard, report.heard_rate) == pytest.approx(2.2, abs=0.15), name
 
 
@@ -129,11 +129,12 @@ def test_a_key_cuts_the_bot_off_and_nothing_of_it_is_heard_afterwards() -> None:
         assert report.ended_by == "bot"
         (barge_in,) = report.barge_ins
         assert barge_in.cleared, name
-        assert barge_in.silence_ms < (450 if name in PACKETS_S else 150), name
+        assert barge_in.silence_ms < (450 if name in PACKETS_S else 150) + report.stalled_ms, name
         assert report.heard_s < 4, name
         # The answer is heard to its last sample before the call ends, and nothing of what was cut off is in it.
         heard, rate = bytes(report.heard), report.heard_rate
-        assert pitched_s(heard, rate, 1200) == pytest.approx(0.5, abs=0.03), name
+        torn_s = 0.04 * len(report.gaps)  # a block before a gap and one behind it are no tone
+        assert 0.47 - torn_s < pitched_s(heard, rate, 1200) < 0.53, name
         after_cut = heard[int((barge_in.at + barge_in.silence_ms / 1000 + 0.03) * rate) * 2 :]
         assert pitched_s(after_cut, rate, 440) < 0.03, name
         names = bots[name].names()
@@ -228,4 +229,4 @@ def test_a_pipeline_at_other_rates() -> None:
     for name, report in reports.items():
         assert report.ok, (name, report.problems)
         assert report.echo_ms is not None
-        assert report.echo_ms < 160 + 1000 * PACKETS_S.get(name, 0), name
+        assert report.echo_ms < 160 + 1000 * PACKETS_S.get(name, 0) + report.stalled_ms, name
