@@ -1,0 +1,105 @@
+"""The bot's own voice on the caller's line, told from other voices. Whole calls: tests/gateway/test_floor.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from media.codecs import pcm_to_ulaw, ulaw_to_pcm
+from media.echo import LONGEST_DELAY_S, NOISE_S, NOT_ECHO, RATE, WINDOW_S, Likeness, likeness
+from media.resample import resample_all
+
+Samples = NDArray[np.float64]
+
+
+def voice(seed: int, seconds: float = 3.0) -> Samples:
+    """A buzz of changing pitch with changing colour: voiced, and like no other of another seed."""
+    rng = np.random.default_rng(seed)
+    count = int(seconds * RATE)
+    pitch = 110 + 60 * rng.random() + 20 * np.cumsum(rng.normal(0, 0.02, count))
+    phase = np.cumsum(pitch) / RATE
+    out = np.zeros(count)
+    for harmonic in range(1, 20):
+        strength = np.repeat(rng.random(count // 400 + 1), 400)[:count] / harmonic**0.5
+        out += strength * np.sin(2 * np.pi * harmonic * phase)
+    return np.asarray(out / np.sqrt((out**2).mean()) * 3000)
+
+
+def line(*parts: Samples, noise: float = 10.0) -> bytes:
+    """What arrives through mu-law."""
+    count = int((WINDOW_S + NOISE_S) * RATE)
+    out = np.random.default_rng(9).normal(0, noise, count)
+    for part in parts:
+        out[-len(part) :] += part[-count:]
+    return ulaw_to_pcm(pcm_to_ulaw(np.clip(out, -32768, 32767).astype("<i2").tobytes()))
+
+
+def later(said: Samples, delay_s: float, level_db: float) -> Samples:
+    """The last 0.3 s of the echo of `said`."""
+    shift = int(delay_s * RATE)
+    return said[-shift - int(0.3 * RATE) : len(said) - shift] * 10 ** (level_db / 20)
+
+
+def pcm(samples: Samples) -> bytes:
+    return samples[-int((WINDOW_S + LONGEST_DELAY_S) * RATE) :].astype("<i2").tobytes()
+
+
+@pytest.mark.parametrize("delay_s", [0.01, 0.05, 0.2, 0.45, 0.7])
+@pytest.mark.parametrize("level_db", [-10.0, -20.0, -30.0])
+def test_echo_is_found_at_its_delay(delay_s: float, level_db: float) -> None:
+    said = voice(1)
+    like = likeness(line(later(said, delay_s, level_db)), pcm(said), RATE, RATE)
+    assert like is not None
+    assert like.is_echo()
+    assert like.delay_ms == pytest.approx(delay_s * 1000, abs=4)
+    again = likeness(line(later(said, delay_s, level_db)), pcm(said), RATE, RATE, like.delay_ms)
+    assert again is not None
+    assert again.explained == pytest.approx(like.explained, abs=0.05)
+
+
+def test_echo_in_noise_is_echo() -> None:
+    said = voice(1)
+    like = likeness(line(later(said, 0.2, -20), noise=150), pcm(said), RATE, RATE)
+    assert like is not None
+    assert like.is_echo()
+
+
+@pytest.mark.parametrize("seed", range(2, 14))
+def test_another_voice_is_not_echo(seed: int) -> None:
+    like = likeness(line(voice(seed, 0.3) * 0.2), pcm(voice(1)), RATE, RATE)
+    assert like is not None
+    assert not like.is_echo()
+    assert not like.is_echo(like.delay_ms)
+
+
+def test_a_voice_over_echo_is_not_echo() -> None:
+    said = voice(1)
+    like = likeness(line(later(said, 0.2, -25), voice(5, 0.3) * 0.3), pcm(said), RATE, RATE, 200)
+    assert like is not None
+    assert not like.is_echo(200)
+
+
+def test_a_wire_and_a_pipeline_of_other_rates() -> None:
+    said = voice(1)
+    heard = resample_all(line(later(said, 0.2, -15)), RATE, 16000)
+    like = likeness(heard, resample_all(pcm(said), RATE, 24000), 16000, 24000)
+    assert like is not None
+    assert like.is_echo()
+
+
+def test_where_there_is_nothing_to_compare() -> None:
+    said = voice(1)
+    assert likeness(b"", pcm(said), RATE, RATE) is None
+    assert likeness(bytes(8000), pcm(said), RATE, RATE) is None
+    assert likeness(line(voice(2, 0.3)), bytes(16000), RATE, RATE) == NOT_ECHO
+    assert likeness(line(voice(2, 0.3)), b"", RATE, RATE) == NOT_ECHO
+
+
+def test_a_known_line_needs_less() -> None:
+    doubtful = Likeness(explained=0.15, rest_db=5.0, delay_ms=200)
+    assert not doubtful.is_echo()
+    assert not doubtful.is_echo(300)
+    assert doubtful.is_echo(203)
+    assert Likeness(0.0, 3.0, 0).is_echo(203)  # no more than noise
+    assert not Likeness(0.15, 20.0, 200).is_echo(200)
