@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.fft import irfft, rfft
 from numpy.typing import NDArray
 
 from media.resample import resample_all
@@ -30,6 +31,7 @@ _NOISE_DB: Final = 6.0  # what is no louder than this above the noise may be noi
 _SILENCE_DB: Final = 4.0  # and this certainly is: a detector that hears speech in it hears the echo just before
 _SAME_MS: Final = 8
 _TAPS: Final = 64  # of the fitted filter: 8 ms
+_LAGS: Final = np.abs(np.subtract.outer(np.arange(_TAPS), np.arange(_TAPS)))
 _BEFORE: Final = 16  # of them before the delay of the best agreement
 _AROUND: Final = RATE // 25  # how far a known delay may be off
 _RIDGE: Final = 1e-3
@@ -96,11 +98,18 @@ def likeness(
 
 
 def _rest(x: Samples, r: Samples) -> float:
-    """The power of `x` that no filter of _TAPS taps makes of `r`."""
-    rows = np.lib.stride_tricks.sliding_window_view(r, len(x))  # one tap each
-    gram = rows @ rows.T
-    gram[np.diag_indices(_TAPS)] += _RIDGE * max(float(np.trace(gram)) / _TAPS, 1.0)
-    residue = x - np.linalg.solve(gram, rows @ x) @ rows
+    """The power of `x` that no filter of _TAPS taps makes of `r`.
+
+    The normal equations are those of a stationary signal: vectors all the way, since a product of matrices would wake
+    the threads of a numeric library, and they would not let go of the event loop's core.
+    """
+    n = len(x)
+    middle = r[_TAPS // 2 : _TAPS // 2 + n]
+    own = np.array([float(middle[lag:] @ middle[: n - lag]) for lag in range(_TAPS)])
+    against = np.array([float(r[lag : lag + n] @ x) for lag in range(_TAPS)])
+    gram = own[_LAGS]
+    gram[np.diag_indices(_TAPS)] += _RIDGE * max(float(own[0]), 1.0)
+    residue = x - np.correlate(r, np.linalg.solve(gram, against), "valid")[:n]
     return float(residue @ residue)
 
 
@@ -127,7 +136,16 @@ def _agreement(x: Samples, r: Samples) -> Samples:
     """For each begin in `r`: the square of the normalised correlation with `x`."""
     n = len(x)
     size = 1 << (len(r) + n - 1).bit_length()
-    products = np.fft.irfft(np.fft.rfft(r, size) * np.conj(np.fft.rfft(x, size)), size)[: len(r) - n + 1]
+    products = irfft(rfft(r, size) * np.conj(rfft(x, size)), size)[: len(r) - n + 1]
     sums = np.concatenate([[0.0], np.cumsum(r * r)])
     powers = sums[n:] - sums[:-n]
     return np.asarray(products * products / np.maximum(powers, n * _QUIETEST**2))
+
+
+def _warm_up() -> None:
+    """The first use of a transform and of a solver takes ten milliseconds and more: not in a call."""
+    noise = np.random.default_rng(1).normal(0, 1000, RATE * 2).astype("<i2").tobytes()
+    likeness(noise, noise, RATE, RATE)
+
+
+_warm_up()
