@@ -33,6 +33,7 @@ from media.wav import write_wav
 
 START_S = 60.0  # for the gateway to come up: it synthesises its prompts first
 RATE = 16000  # Hz of the caller's voice
+WORD = "okay"
 SENTENCE = "Hello, this is a telephone call. Can you hear me?"
 MENU = "+15550101"
 
@@ -42,8 +43,9 @@ BARGE_IN_MS = {"exotel": 450.0, "genesys": 450.0}
 ECHO_MS = {"exotel": 500.0, "genesys": 700.0}
 OTHER_MS = 250.0
 
-# Cut the greeting short with a key; speak, and hear oneself; come back to the menu; let the bot hang up.
-SCRIPT_TEXT = "a key in the middle of the greeting, a sentence that comes back as an echo, a key, goodbye"
+# Say a word in the greeting, which pauses and goes on; cut it short with a key; speak, and hear oneself; come back to
+# the menu; let the bot hang up.
+SCRIPT_TEXT = "a word and a key in the middle of the greeting, a sentence that comes back as an echo, a key, goodbye"
 
 
 @dataclass(slots=True)
@@ -75,16 +77,19 @@ def demo(*, out: Path, only: Sequence[str] | None = None, as_json: bool = False)
     return 0 if all(not outcome.wrong for outcome in outcomes) else 1
 
 
-def _voice() -> Voice:
+def _voices() -> tuple[Voice, Voice]:
+    """A word that does not want the floor, and a sentence."""
     from bots.speech import speak
 
-    return Voice(speak(SENTENCE, "en-us+f3", RATE), RATE, "hello")
+    word, sentence = (speak(text, "en-us+f3", RATE) for text in (WORD, SENTENCE))
+    return Voice(word, RATE, "okay"), Voice(sentence, RATE, "hello")
 
 
-def script(voice: Voice) -> Script:
+def script(word: Voice, voice: Voice) -> Script:
     """What every caller of the demo does."""
     return (
         Script()
+        .then(after(1.0), Say(word))
         .then(while_bot_speaks(1.0), Press("1"))
         .then(after_bot(0.8), Say(voice))
         .then(after(2.0), Press("#"))
@@ -110,12 +115,12 @@ async def _demo(folder: Path, out: Path, carriers: Sequence[str], say: Callable[
         say("starting a gateway")
         async with _gateway(config, out / "gateway.log") as url:
             say(f"calling through {len(carriers)} carriers: {SCRIPT_TEXT}")
-            voice = await asyncio.to_thread(_voice)
-            calls = [_call(settings, url, account, voice, 0.1 * index) for index, account in enumerate(accounts)]
+            voices = await asyncio.to_thread(_voices)
+            calls = [_call(settings, url, account, voices, 0.1 * index) for index, account in enumerate(accounts)]
             return list(await asyncio.gather(*calls))
 
 
-async def _call(settings: Settings, url: str, account: Account, voice: Voice, delay_s: float) -> Outcome:
+async def _call(settings: Settings, url: str, account: Account, voices: tuple[Voice, Voice], delay_s: float) -> Outcome:
     """As the carrier does it: the signed webhook, the answer document, the socket, callbacks, the REST hang-up.
 
     A carrier that has no webhooks opens the socket at once.
@@ -127,13 +132,13 @@ async def _call(settings: Settings, url: str, account: Account, voice: Voice, de
     if web is not None:
         web.answer_url = f"{url}/{account.carrier}/answer"
         web.status_url = f"{url}/{account.carrier}/status"
-        report = await place_call_through_webhooks(web, Way(gateway_url=url), script(voice), plan=plan, limits=limits)
+        report = await place_call_through_webhooks(web, Way(gateway_url=url), script(*voices), plan=plan, limits=limits)
     else:
         secret = settings.gateway.secret
         assert secret is not None
         carrier = simulated(settings, account.carrier, plan)
         token = mint_for(TokenMint(secret.reveal()), carrier)
-        report = await place_call(carrier, url.replace("http", "ws", 1), script(voice), token=token, limits=limits)
+        report = await place_call(carrier, url.replace("http", "ws", 1), script(*voices), token=token, limits=limits)
     return Outcome(report, list(_wrong(report)))
 
 
@@ -145,6 +150,9 @@ def _wrong(report: CallReport) -> Iterator[str]:
         yield "nothing was heard"
     if gaps := report.gaps_of_the_gateway():
         yield f"{len(gaps)} gaps in what was heard"
+    first_key = next((event.t for event in report.timeline if event.what == "digit"), 0.0)
+    if not any(event.what == "clear" and event.t < first_key for event in report.timeline):
+        yield "the bot did not pause for a word"
     if not report.barge_ins:
         yield "the greeting was not interrupted"
     # A machine that has other work to do makes this caller late, too: that is not the gateway's.
