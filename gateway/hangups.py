@@ -42,6 +42,7 @@ GIVE_UP_S = 4 * 3600.0  # carriers end calls of this length themselves, by defau
 # For one round of a request, its repeats among them, and for the state of a call: a claim holds longer than all that
 # one attempt may ask and wait for.
 ASK_S, STATE_S = 12.0, 5.0
+HAND_OVER = 3  # times `close_s`: as long is a stream kept for a carrier that does not answer a transfer
 NOTE_AGAIN_S = (0.2, 1.0, 5.0)  # until an outcome is written down again that the store did not take
 
 
@@ -328,6 +329,8 @@ class HangUps:
     ) -> None:
         """The wish first: a carrier that asks afterwards may ask at once. A transfer that fails ends the call."""
         key = CallKey(ref.carrier, ref.call_id)
+        # From then on it is this side that closes the stream, and of one that is gone already nothing is to be learned.
+        patient_until = time.monotonic() + 0.95 * HAND_OVER * self._scaled(self.rhythm.close_s) * self.lives(key)
         try:
             await self._store.wish(key, target)
         except StoreError as exc:
@@ -335,7 +338,7 @@ class HangUps:
             if plan.request is None:
                 told(False)
                 return
-        outcome = await self._handed_over(key, http, plan)
+        outcome = await self._handed_over(key, http, plan, patient_until)
         if outcome.kind in (OutcomeKind.DONE, OutcomeKind.ALREADY_OVER):
             gone = outcome.kind is OutcomeKind.ALREADY_OVER
             await self._result(key, HangUp.ALREADY_OVER if gone else HangUp.LEFT_TO_CARRIER, outcome.detail)
@@ -348,7 +351,7 @@ class HangUps:
         self.hang_up(http, ref, "transfer-failed")
         told(False)
 
-    async def _handed_over(self, key: CallKey, http: CarrierHttp, plan: Transfer) -> Outcome:
+    async def _handed_over(self, key: CallKey, http: CarrierHttp, plan: Transfer, patient_until: float) -> Outcome:
         """Ask for it. Of a request without a reply it is not known whether it was carried out: what the carrier then
         does to the stream tells."""
         if plan.request is None:
@@ -358,21 +361,23 @@ class HangUps:
             outcome = await self._api.ask(plan.request, http=http, within_s=ASK_S)
             if outcome.kind is not OutcomeKind.RETRY:
                 break
-            if await self._has_left(key):
+            if await self._has_left(key, patient_until):
                 return Outcome(kind=OutcomeKind.DONE, detail=f"{outcome.detail}, but the call has left")
         return outcome
 
-    async def _has_left(self, key: CallKey) -> bool:
+    async def _has_left(self, key: CallKey, patient_until: float) -> bool:
         """The carrier has closed the stream, or has asked where to."""
         end = time.monotonic() + self._scaled(self.rhythm.close_s) / 2
-        while self.lives(key):
+        while True:
             call = await self._store.call(key)
             if call is not None and call.wish_taken is not None:
                 return True
-            if time.monotonic() >= end:
+            now = time.monotonic()
+            if not self.lives(key):
+                return now < patient_until  # later, nobody but us may have closed it
+            if now >= end:
                 return False
             await asyncio.sleep(self._scaled(0.5))
-        return True
 
     # ------------------------------------------------------------ what others left behind
 
@@ -506,13 +511,14 @@ class CallControl:
 
         self._undecided = decided = asyncio.Event()
         self._hang_ups.transfer(self._http, self.ref, target, plan, told)
-        return 3 * self._close_s  # a carrier that does not answer is asked again; then the socket closes all the same
+        # A carrier that does not answer is asked again; then the socket closes all the same.
+        return HAND_OVER * self._close_s
 
     async def decided(self) -> None:
         """Wait for the carrier's word on a transfer: the stream may end before it is there."""
         if self._undecided is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(3 * self._close_s):
+                async with asyncio.timeout(HAND_OVER * self._close_s):
                     await self._undecided.wait()
 
     def send_digits(self, digits: str) -> bool:

@@ -211,9 +211,7 @@ class CallControl:
         kind, target = read_target(target)
         if kind not in ("number", "sip"):
             return None
-        return self._api.command(
-            Purpose.TRANSFER, ref.call_id, "transfer", {"to": target, "timeout_secs": 30}, again=True
-        )
+        return self._api.command(Purpose.TRANSFER, ref.call_id, "transfer", {"to": target, "timeout_secs": 30})
 
     def dial(self, order: DialOrder, connection_id: str, urls: Urls) -> CarrierRequest:
         """With a media URL the stream comes with the call; else, and where there are parameters, for which that has no

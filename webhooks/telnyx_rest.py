@@ -73,7 +73,7 @@ class TelnyxApi:
         self, purpose: Purpose, call_id: str, action: str, body: Mapping[str, Any], *, again: bool = False
     ) -> CarrierRequest:
         """A Call Control command. `again`: it may be meant twice, so a second one is not taken for a repetition."""
-        own_id = str(uuid.uuid4()) if again else command_id(call_id, action)
+        own_id = str(uuid.uuid4()) if again else command_id(call_id, f"{action} {body.get('to', '')}".strip())
         return self._request(
             purpose,
             call_id,

@@ -1,0 +1,72 @@
+"""The hang-up matrix: each carrier, who ends the call first, what goes wrong at its REST interface, and where the
+process dies. Whatever happens: one end that takes effect, the last word heard, no call left standing,
+a record that is true.
+
+The gateway is a real process with all waits a fiftieth of those in service; the carriers are the simulator's, over HTTP
+and WebSockets on loopback. A cell that fails is named with all that was not right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.matrix.floor import ENDS, FAULTS, REST, SOCKETS, Cell, crashing, judge, ordinary, site
+
+GROUPS = {"all": ("twilio", "telnyx", "plivo", "vonage", *SOCKETS), "call-control": ("telnyx-control",)}
+LONGEST_S = 1.0
+AT_ONCE = 30
+# Ends after which requests are made that a fault can befall twice, once on either side of a crash.
+FAULTY = ("bot", "lost", "transfer")
+SURVIVED = tuple(end for end in ENDS if end not in ("caller", "longest"))
+
+
+def cells(carriers: Sequence[str], ends: Sequence[str], crash: str = "") -> Iterator[Cell]:
+    for carrier in carriers:
+        for end in ends:
+            by_request = carrier in REST and end != "caller" and (not crash or end in FAULTY)
+            for fault in FAULTS if by_request else ("none",):
+                yield Cell(carrier, end, fault, crash)
+
+
+def played(folder: Path, carriers: Sequence[str], calls: Sequence[Cell], *, longest_s: float = 60.0) -> None:
+    crash = calls[0].crash
+
+    async def main() -> None:
+        async with site(folder, carriers, longest_s=longest_s) as place:
+            if crash:
+                await crashing(place, calls, "" if crash == "live" else crash)
+            else:
+                await ordinary(place, calls, AT_ONCE)
+            await judge(place, calls)
+
+    asyncio.run(main())
+    assert not [f"{cell}: {'; '.join(cell.problems)}" for cell in calls if cell.problems]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_call_ends_once(group: str, tmp_path: Path) -> None:
+    carriers = GROUPS[group]
+    played(tmp_path, carriers, list(cells(carriers, [end for end in ENDS if end != "longest"])))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_longest_call_ends_once(group: str, tmp_path: Path) -> None:
+    carriers = GROUPS[group]
+    played(tmp_path, carriers, list(cells(carriers, ["longest"])), longest_s=LONGEST_S)
+
+
+@pytest.mark.parametrize("crash", ["before", "after"])
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_crash_around_the_request_leaves_no_call_standing(group: str, crash: str, tmp_path: Path) -> None:
+    carriers = GROUPS[group]
+    played(tmp_path, carriers, list(cells(carriers, SURVIVED, crash)))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_calls_whose_process_dies_are_ended(group: str, tmp_path: Path) -> None:
+    carriers = GROUPS[group]
+    played(tmp_path, carriers, list(cells(carriers, ["bot"], "live")))
