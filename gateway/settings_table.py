@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import html
 import inspect
 import io
 import json
@@ -25,11 +26,15 @@ from annotated_types import Ge, Gt, Interval, Le, Lt, MultipleOf
 
 from gateway import registry
 from gateway.event_settings import EventSettings
-from gateway.settings import ApiSettings, ApiToken, GatewaySettings, VADSettings
+from gateway.schedules import Schedule
+from gateway.settings import ApiSettings, ApiToken, BotEntry, GatewaySettings, NumberEntry, VADSettings
 from media.secret import Secret
+from media.variables import VariableRule
 from webhooks.base import CarrierSettings
 
 _BLOCK = re.compile(r"(<!-- settings: ([\w.]+) -->\n)(.*?)(<!-- end of settings -->)", re.S)
+# Fields that are not written in the table.
+GIVEN: Mapping[type[Any], tuple[str, ...]] = {BotEntry: ("name", "options"), NumberEntry: ("key", "carrier", "pattern")}
 _PLAIN: Mapping[Any, str] = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}
 
 
@@ -42,9 +47,15 @@ def settings_class(name: str) -> type[Any]:
         "events": EventSettings,
         "vad": VADSettings,
         "carriers": CarrierSettings,
+        "bots": BotEntry,
+        "numbers": NumberEntry,
+        "schedules": Schedule,
+        "output_variables": VariableRule,
     }
     if name in known:
         return known[name]
+    if name.startswith("bots."):
+        return registry.bot(name.removeprefix("bots.")).settings
     _, carrier, *rest = name.split(".")
     cls: type[Any] = registry.carrier_settings_class(carrier)
     for key in rest:
@@ -59,10 +70,19 @@ def table(name: str) -> str:
     lines = ["| setting | may be | default | |", "|---|---|---|---|"]
     comments = dict(_comments(cls))
     for field in dataclasses.fields(cls):
-        if field.name in comments:
+        if field.name in comments and field.name not in GIVEN.get(cls, ()):
             cells = (f"`{field.name}`", _kind(hints[field.name]), _default(field), comments[field.name])
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def said_of(cls: type[Any]) -> Mapping[str, str]:
+    """What is said behind each field of a settings class, those that it inherits among them."""
+    found: dict[str, str] = {}
+    for one in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(one):
+            found |= {name: html.unescape(text.replace("\\|", "|")) for name, text in _comments(one)}
+    return found
 
 
 def renewed(text: str) -> str:

@@ -92,8 +92,17 @@ DOCTOR: Sequence[Option] = (
 )
 
 
+ROUTE: Sequence[Option] = (
+    (("number",), {"metavar": "NUMBER", "help": "the number called"}),
+    (("--carrier",), {"required": True, "metavar": "NAME", "help": "through which it is called"}),
+    (("--at",), {"default": "", "metavar": "TIME", "help": "2026-12-24T18:00; default: now"}),
+    (("--call-id",), {"default": "", "metavar": "ID", "help": "of a call, where numbers share their calls out"}),
+    *ASKING[2:],
+)
+
+
 def add_to(commands: Any) -> None:
-    """`calls`, `dial`, `drain` and `doctor`."""
+    """`calls`, `dial`, `drain`, `doctor`, `route` and `schema`."""
     calls = commands.add_parser("calls", help="Look at calls, end them, hand them over.", description=_CALLS)
     verbs = calls.add_subparsers(metavar="WHAT", required=True)
     for name, (text, options) in CALLS.items():
@@ -101,6 +110,8 @@ def add_to(commands: Any) -> None:
     _add(commands, "dial", _DIAL, (*DIAL, *ASKING), "gateway.commands.calls", verb="dial")
     _add(commands, "drain", _DRAIN, (*DRAIN, *ASKING), "gateway.commands.calls", verb="drain")
     _add(commands, "doctor", _DOCTOR, DOCTOR, "gateway.commands.doctor")
+    _add(commands, "route", _ROUTE, ROUTE, "gateway.commands.route")
+    _add(commands, "schema", _SCHEMA, (), "gateway.commands.schema")
 
 
 _CALLS = "Calls of a running gateway, through its control API."
@@ -117,6 +128,16 @@ _DOCTOR = """Send a running gateway what carriers would, through its public URL,
 Signed with the configured secrets; no call is made of it. The running gateway must have the same [gateway] secret.
 
 Example: gateway doctor --url https://gw.example.com --carrier twilio
+"""
+_ROUTE = """Say which bot answers a number, and why: every rule in the order in which it counts.
+
+Exit code 1: no bot answers.
+
+Example: gateway route +15550100 --carrier twilio --at 2026-12-24T18:00
+"""
+_SCHEMA = """Print the JSON Schema of gateway.toml, for editors.
+
+Example: gateway schema > gateway.schema.json
 """
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from gateway.sql.records import FINAL, due, row_of
+from gateway.sql.records import AWAITED, FINAL, due, free, row_of
 from gateway.sql.tables import (
     FOREVER,
     HANG_UP_PENDING,
@@ -116,6 +116,9 @@ def hang_up_result(
     if outcome in _SETTLED and row.ended is None and row.standing != Standing.LIVE.value:
         reason = row.reason or row.hang_up_reason or ("transferred" if row.wish else "")
         values |= {"ended": now, "ended_by": row.ended_by or "gateway", "reason": reason}
+        if row.standing in AWAITED:  # the carrier was about to open a socket
+            values["standing"] = Standing.ENDED.value
+            free(db, str(key))
     change(db, calls, str(key), values)
 
 

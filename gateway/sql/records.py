@@ -37,7 +37,7 @@ _RANK = {phase.value: 3 if phase.final else rank for rank, phase in enumerate(Ca
 # A hang-up may be asked for where none is under way: a second one would be the carrier's to refuse.
 _MAY_HANG_UP = frozenset({HangUp.NONE.value, HangUp.FAILED.value, HangUp.LEFT_TO_CARRIER.value})
 _UNENDED = frozenset({Standing.DIALLING, Standing.EXPECTED, Standing.LIVE})
-_AWAITED = (Standing.EXPECTED.value, Standing.DIALLING.value)
+AWAITED = (Standing.EXPECTED.value, Standing.DIALLING.value)
 _HERE = calls.c.key == bindparam("k")
 _ROW = select(calls).where(_HERE)
 _EXISTS = select(calls.c.key).where(_HERE)
@@ -81,6 +81,11 @@ def read_call(db: Connection, key: CallKey) -> StoredCall | None:
 
 def exists(db: Connection, key: str) -> bool:
     return db.execute(_EXISTS, {"k": key}).first() is not None
+
+
+def free(db: Connection, key: str) -> None:
+    """Nobody has the call's slot any more."""
+    db.execute(_FREE, {"k": key})
 
 
 def claim(db: Connection, keys: Sequence[str], until: float) -> None:
@@ -142,7 +147,7 @@ def ended(db: Connection, key: CallKey, record: CallRecord, now: float, hang_up:
     elif hang_up is not HangUp.NONE and row.hang_up == HangUp.NONE.value:
         values["hang_up"] = hang_up.value
     change(db, calls, str(key), values)
-    db.execute(_FREE, {"k": str(key)})
+    free(db, str(key))
     return True
 
 
@@ -180,7 +185,7 @@ def fold(db: Connection, event: CarrierEvent, now: float) -> Folded:
         values = _FOLDS[type(event)](row, event, now)
         change(db, calls, key, values)
         if values.get("ended") is not None or values.get("standing") == Standing.NEVER_CAME.value:
-            db.execute(_FREE, {"k": key})
+            free(db, key)
     phase, standing = values.get("phase", row.phase), Standing(values.get("standing", row.standing))
     owner = None
     if standing is Standing.LIVE and row.worker:
@@ -219,7 +224,7 @@ def _fold_stream(row: Row[Any], status: StreamStatus, now: float) -> Values:
     if status.what != "failed":
         return {}
     values: Values = {"stream_problem": (status.problem or status.what)[:200]}
-    if row.ended is None and row.standing in _AWAITED:
+    if row.ended is None and row.standing in AWAITED:
         values["standing"] = Standing.NEVER_CAME.value  # the carrier could not reach our socket: nobody will come
     return values
 

@@ -157,8 +157,8 @@ def admit(db: Connection, asked: Sequence[Question]) -> Sequence[Admitted | Refu
 
 
 def _known(db: Connection, keys: set[str]) -> dict[str, tuple[bool, bool, float]]:
-    """Of the calls that have a row: whether they are over; if so, whether only their socket broke and the carrier may
-    open another; and until when they have a slot."""
+    """Of the calls that have a row: whether they are over, or about to be; if so, whether only their socket broke and
+    the carrier may open another; and until when they have a slot."""
     if len(keys) == 1:
         rows = db.execute(_KNOWN_ONE, {"keys": next(iter(keys))})
     else:
@@ -166,12 +166,19 @@ def _known(db: Connection, keys: set[str]) -> dict[str, tuple[bool, bool, float]
     refused = Standing.REFUSED.value
     return {
         row.key: (
-            (row.ended is not None and row.standing != refused) or row.phase in _FINAL,
+            (row.ended is not None and row.standing != refused)
+            or row.phase in _FINAL
+            or _is_to_end(row.hang_up, row.hang_up_reason),
             row.phase not in _FINAL and row.hang_up in _UNDECIDED and row.hang_up_reason.startswith(IN_DOUBT),
             row.until or 0.0,
         )
         for row in rows
     }
+
+
+def _is_to_end(hang_up: str, reason: str) -> bool:
+    """Its end was wanted, and is being seen to: a carrier that asks meanwhile does not get another stream."""
+    return hang_up == HangUp.PENDING.value and not reason.startswith(IN_DOUBT)
 
 
 def _row(call: InboundCall, standing: Standing, now: float, bot: str, reason: str = "") -> Values:

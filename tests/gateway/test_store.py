@@ -840,6 +840,32 @@ async def test_the_end_of_a_session_makes_a_hang_up_due(store: SqlStore) -> None
 
 
 @stored
+async def test_a_hang_up_that_is_done_before_the_next_stream_frees_its_place(store: SqlStore) -> None:
+    """The socket broke and the carrier asked again; before it came back, its report or our request ended the call."""
+    call = inbound(again=True)
+    await live(store, call)
+    await store.hang_up_due(inbound_ref(), "socket-lost", NOW + 1, claim=True)
+    await store.release(key_of(call))
+    assert isinstance(await store.admit(call, NO_CAPS, NOW + 2), Admitted)
+    assert (await read(store, call)).standing is Standing.EXPECTED
+    await store.hang_up_result(key_of(call), HangUp.ALREADY_OVER, NOW + 3)
+    found = await read(store, call)
+    assert (found.standing, found.ended) == (Standing.ENDED, NOW + 3)
+    assert (await store.usage(NOW + 3)).reserved == 0
+    assert await store.connected(key_of(call), "w1", NOW + 4) is None
+
+
+@stored
+async def test_a_call_whose_end_is_wanted_gets_no_other_stream(store: SqlStore) -> None:
+    call = inbound(again=True)
+    await live(store, call)
+    await store.hang_up_due(inbound_ref(), "api", NOW + 1)
+    await store.release(key_of(call))  # its process died before the request
+    assert await store.admit(call, NO_CAPS, NOW + 2) == Refused("over")
+    assert (await store.usage(NOW + 2)).reserved == 0
+
+
+@stored
 async def test_an_unknown_call_can_be_hung_up(store: SqlStore) -> None:
     assert await store.hang_up_due(inbound_ref(9), "operator", NOW)
     (pending,) = await store.hang_ups(NOW)
