@@ -53,7 +53,7 @@ def test_tables_of_settings_are_those_of_the_dataclasses(document: Path) -> None
     assert text == renewed(text), f"run: python -m gateway.settings_table {document.relative_to(ROOT)}"
 
 
-CONFIGURING = [ROOT / "README.md", DOCS / "going-live.md", DOCS / "api.md", DOCS / "events.md"]
+CONFIGURING = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in ("configuration", "going-live", "api", "events"))]
 
 
 @pytest.mark.parametrize("document", [*CONFIGURING, *(DOCS / "carriers").glob("*.md")], ids=lambda path: path.name)

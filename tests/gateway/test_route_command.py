@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -52,6 +53,21 @@ def test_which_bot_answers_and_why(config: str, capsys: pytest.CaptureFixture[st
     told = json.loads(capsys.readouterr().out)
     assert (told["bot"], told["rule"], told["carrier_off"]) == (bot, "+1 555 0100", "")
     assert [one["matched"] for one in told["considered"]] == [True, False]
+
+
+def test_what_the_guide_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = (ROOT / "docs" / "configuration.md").read_text()
+    (config,) = re.findall(r"```toml\n(.*?)```", guide, re.S)
+    (command,) = re.findall(r"^gateway (route .*)$", guide, re.M)
+    (shown,) = re.findall(r"^```\n(->.*?)```", guide, re.S | re.M)
+    (tmp_path / "gateway.toml").write_text(config)
+    for name in ("GATEWAY_SECRET", "TWILIO_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "of a test, and long enough for one")
+    asked = command.replace("13:00", "13:00+01:00").split()
+    assert main([*asked, "--config", str(tmp_path / "gateway.toml")]) == 0
+    assert capsys.readouterr().out == shown
 
 
 def test_exit_codes(config: str, capsys: pytest.CaptureFixture[str]) -> None:
