@@ -63,6 +63,21 @@ def test_an_echo_tells_of_a_late_start() -> None:
     assert ledger.heard_by() == pytest.approx(5.36, abs=0.01)
 
 
+def test_an_echo_of_the_utterance_before_moves_the_one_behind_it() -> None:
+    """The carrier waits 300 ms before it starts, as its echo tells; it will wait before the next one, too."""
+    ledger = PlayoutLedger(8000)
+    ledger.latency_s = 0.01
+    speak(ledger, 0.5, 0.0)
+    name = ledger.mark(0.0)
+    speak(ledger, 0.2, 0.6)
+    assert ledger.heard_by() == pytest.approx(0.01 + 0.6 + 0.2 + 0.01)
+    assert ledger.played(name, 0.01 + 0.3 + 0.5 + 0.01)
+    assert ledger.heard_by() == pytest.approx(0.6 + 0.31 + 0.2, abs=0.011)
+    assert ledger.heard(0.82) == pytest.approx(4000, abs=80)
+    assert not ledger.all_heard(0.95)
+    assert ledger.heard(ledger.heard_by()) == 5600
+
+
 def test_a_mark_on_an_idle_carrier_measures_the_way() -> None:
     ledger = PlayoutLedger(8000)
     speak(ledger, 0.2, 0.0)
