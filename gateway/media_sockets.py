@@ -22,7 +22,7 @@ from gateway.session import CallSession, Receive, Send
 from gateway.snapshot import Snapshot
 from gateway.store import PROVISIONAL, CallKey, HangUp, StoredCall, StoreError
 from gateway.store import Refused as AdmissionRefused
-from gateway.tokens import Claims, TokenError
+from gateway.tokens import REUSE_S, Claims, TokenError, used_key
 from media.call import CallInfo
 from media.errors import GatewayError
 from serializers.base import WireOptions
@@ -89,13 +89,23 @@ class MediaSockets:
             if stream is not None:
                 return _claims_of(snapshot, carrier, stream), stream
             token = scope["path_params"].get("token", "")
-            return self._gateway.mint.take(carrier, token, may_repeat=carrier in _RETRYING), None
+            claims = self._gateway.mint.read(carrier, token)
+            await self._use_up(token, claims)
+            return claims, None
         except NotAuthentic as exc:
             raise Refused(exc.status, exc.reason, not_before_s=http.refused_upgrade_s, checked=exc.checked) from None
         except TokenError as exc:
             raise Refused(403, exc.reason) from None
         except StoreError as exc:
             raise Refused(503, "store", problem=str(exc)) from None
+
+    async def _use_up(self, token: str, claims: Claims) -> None:
+        """A token is good once, in whichever worker. Raises TokenError."""
+        key, now = used_key(token), time.time()
+        ttl_s = max(claims.expires - now, 0.0) + 1.0
+        holder, repeat_s = (key, REUSE_S) if claims.carrier in _RETRYING else ("", 0.0)
+        if not await self._gateway.store.once(key, now, ttl_s=ttl_s, holder=holder, repeat_s=repeat_s):
+            raise TokenError("used")
 
     async def _connected(self, snapshot: Snapshot, claims: Claims, stream: StandingStream | None) -> StoredCall | None:
         """Take the slot that the webhook reserved, or another where there was no webhook. Raises Refused."""

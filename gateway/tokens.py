@@ -1,8 +1,8 @@
 """Media tokens: what lets a carrier's socket in, and what tells it which call it is.
 
 A token is encrypted and authenticated (AES-256-GCM), so its contents are neither readable nor forgeable: it may
-travel through a carrier's logs. It is valid for a short time and for one use; carriers that retry a handshake may
-present it again for the same call within a few seconds.
+travel through a carrier's logs. It is valid for a short time and for one use, which the store remembers for all
+workers; carriers that retry a handshake may present it again for the same call within a few seconds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import binascii
 import hashlib
 import secrets
 import time
-from collections import OrderedDict
 from typing import Any
 
 import msgspec
@@ -25,7 +24,6 @@ from media.errors import GatewayError
 MAX_LENGTH = 300  # characters; carriers cut or refuse longer URLs
 DEFAULT_TTL_S = 60.0
 REUSE_S = 10.0  # a carrier that retries its handshake does so within this time
-_REMEMBERED = 100_000
 
 
 class TokenError(GatewayError):
@@ -61,14 +59,18 @@ class Claims(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True):
         )
 
 
+def used_key(token: str) -> str:
+    """What the store remembers of a token that was used: its nonce."""
+    return f"token:{token[:16]}"
+
+
 class TokenMint:
-    """Makes and takes tokens with one key."""
+    """Makes and reads tokens with one key."""
 
     def __init__(self, secret: str | bytes, *, now: Any = time.time) -> None:
         key = hashlib.sha256(b"media-token/1" + (secret.encode() if isinstance(secret, str) else secret)).digest()
         self._box = AESGCM(key)
         self._now = now
-        self._used: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # nonce -> (first use, expiry)
 
     def mint(self, carrier: str, *, ttl_s: float = DEFAULT_TTL_S, **claims: Any) -> str:
         """A token for one call of `carrier`; `claims` are the fields of Claims.
@@ -84,26 +86,8 @@ class TokenMint:
             raise ValueError(f"media token of {len(token)} characters; carriers take {MAX_LENGTH}")
         return token.decode("ascii")
 
-    def take(self, carrier: str, token: str, *, may_repeat: bool = False) -> Claims:
-        """The claims of `token`, which is used up by this; `may_repeat` allows it again within REUSE_S.
-
-        Raises TokenError.
-        """
-        claims = self.read(carrier, token)
-        now = self._now()
-        key = token.encode()[:16]
-        first = self._used.get(key)
-        if first is not None:
-            if not may_repeat or now - first[0] > REUSE_S:
-                raise TokenError("used")
-            return claims
-        while self._used and (len(self._used) >= _REMEMBERED or next(iter(self._used.values()))[1] < now):
-            self._used.popitem(last=False)
-        self._used[key] = (now, claims.expires)
-        return claims
-
     def read(self, carrier: str, token: str) -> Claims:
-        """The claims of `token` without using it up. Raises TokenError."""
+        """The claims of `token`; whether it was used before is for the store to say. Raises TokenError."""
         if not token or len(token) > MAX_LENGTH:
             raise TokenError("malformed")
         try:
