@@ -334,7 +334,7 @@ def create_api(desk: CallDesk, settings: Callable[[], Settings], urls: Callable[
     @calls.get("/live", dependencies=[read])
     async def live() -> LiveCalls:
         """The calls that are up, oldest first."""
-        return LiveCalls.model_validate({"calls": desk.live()})
+        return LiveCalls.model_validate({"calls": await desk.live()})
 
     @calls.get("", dependencies=[read])
     async def records(
@@ -368,19 +368,19 @@ def create_api(desk: CallDesk, settings: Callable[[], Settings], urls: Callable[
     @calls.post("/{carrier}/{call_id}/end", status_code=202, dependencies=[control])
     async def end(carrier: Carrier, call_id: CallId, body: End | None = None) -> Taken:
         """End a live call when what is queued for the caller was heard."""
-        desk.end(CallKey(carrier, call_id), (body or End()).reason)
+        await desk.end(CallKey(carrier, call_id), (body or End()).reason)
         return Taken(carrier=carrier, call_id=call_id)
 
     @calls.post("/{carrier}/{call_id}/transfer", status_code=202, dependencies=[control])
     async def transfer(carrier: Carrier, call_id: CallId, body: TransferTo) -> Taken:
         """Hand the caller over to a number, a SIP URI or a flow."""
-        desk.transfer(CallKey(carrier, call_id), body.target)
+        await desk.transfer(CallKey(carrier, call_id), body.target)
         return Taken(carrier=carrier, call_id=call_id)
 
     @calls.post("/{carrier}/{call_id}/digits", status_code=202, dependencies=[control])
     async def digits(carrier: Carrier, call_id: CallId, body: Digits) -> Taken:
         """Send DTMF digits into a live call."""
-        desk.send_digits(CallKey(carrier, call_id), body.digits)
+        await desk.send_digits(CallKey(carrier, call_id), body.digits)
         return Taken(carrier=carrier, call_id=call_id)
 
     @api.get("/configuration", dependencies=[read], tags=["gateway"])
@@ -404,7 +404,7 @@ def create_api(desk: CallDesk, settings: Callable[[], Settings], urls: Callable[
     @api.post("/drain", status_code=202, dependencies=[admin], tags=["gateway"])
     async def drain() -> Draining:
         """Refuse new calls and let live ones end. There is no way back but a new start."""
-        return Draining(live=desk.drain())
+        return Draining(live=await desk.drain())
 
     api.include_router(calls)
     return api

@@ -21,6 +21,7 @@ from gateway.answering import Answering
 from gateway.calls import CallRegistry
 from gateway.carrier_api import CarrierApi, Patience
 from gateway.clock import Clock
+from gateway.colleagues import Colleagues
 from gateway.control import CallDesk
 from gateway.doctor.desk import Desk
 from gateway.hangups import HangUps, Rhythm
@@ -55,7 +56,11 @@ __all__ = ["Gateway", "create_app", "prepare"]
 
 
 class Gateway:
-    """One process's worth of gateway: settings, prepared bots, and everything that outlives a call."""
+    """One process's worth of gateway: settings, prepared bots, and everything that outlives a call.
+
+    Args:
+        endpoint: the Unix socket on which other workers of the same gateway ask this one; "": there are none.
+    """
 
     def __init__(
         self,
@@ -67,12 +72,16 @@ class Gateway:
         store: Store | None = None,
         patience: Patience | None = None,
         rhythm: Rhythm | None = None,
+        endpoint: str = "",
     ) -> None:
         self.snapshot = snapshot_of(settings, builds)  # what new calls get; a live one keeps its own
         self.expected = Expected()
         self.reloader: Reloader | None = None  # set by whoever knows the configuration's file
         self.store: Store = store or SqlStore(settings.gateway.store or "sqlite://")
-        self.worker = Worker(f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}")
+        self.worker = Worker(f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}", endpoint)
+        self.colleagues = Colleagues(self, endpoint)
+        self.colleagues.answers("over", self._told_over)
+        self.colleagues.answers("displaced", self._told_displaced)
         self.api = CarrierApi(self.snapshot.carriers, patience=patience)
         self.hang_ups = HangUps(self.store, self.api, self.worker, rhythm=rhythm)
         self.hang_ups.settled = self._settled
@@ -89,6 +98,7 @@ class Gateway:
         self.sink = sink if sink is not None else LogSink()
         self.answering = Answering(self, draining=lambda: self.calls.draining)
         self.desk = CallDesk(self)
+        self.desk.listen(self.colleagues)
         self.sockets = MediaSockets(self)
         self.doctor = Desk(key, lambda: self.snapshot, self.answering.addressing)
         self.answering.diagnose = self.doctor.answer_to
@@ -135,6 +145,7 @@ class Gateway:
 
     async def start(self) -> None:
         await self.store.open()
+        await self.colleagues.open()
         await self.api.open()
         await self.hang_ups.open()
         await self.events.open()
@@ -162,6 +173,7 @@ class Gateway:
         if self._background:
             await asyncio.wait(set(self._background), timeout=5.0)
         await self.vad.close()
+        await self.colleagues.close()
         await self.hang_ups.close()
         await self.events.close()
         await self.api.close()
@@ -217,13 +229,30 @@ class Gateway:
             self.hang_ups.look_soon()  # its stream has failed: at some carriers the call goes on without it
         if not folded.new or not isinstance(event, CallStatus) or not event.phase.final:
             return
-        key = CallKey(event.carrier, event.call_id)
+        key, by = CallKey(event.carrier, event.call_id), event.ended_by or "caller"
+        if self._over(key, by):
+            return
+        told = {"carrier": key.carrier, "call_id": key.call_id, "by": by}
+        await self.colleagues.ask_all("over", told, time.time())  # one of them may have it, or be hanging it up
+        if folded.standing is not Standing.LIVE:
+            self.events.ended(key)
+
+    def _over(self, key: CallKey, by: str) -> bool:
+        """The carrier says that a call is over. Gives whether it lives here."""
         self.hang_ups.reported(key)
         session = self.calls.find(key)
         if session is not None:
-            session.core.carrier_ended(event.ended_by or "caller")
-        elif folded.standing is not Standing.LIVE:
-            self.events.ended(key)
+            session.core.carrier_ended(by)
+        return session is not None
+
+    async def _told_over(self, told: Mapping[str, Any]) -> None:
+        self._over(CallKey(told["carrier"], told["call_id"]), told["by"])
+
+    async def _told_displaced(self, told: Mapping[str, Any]) -> None:
+        """The carrier has opened another socket for a call of ours, at another worker."""
+        session = self.calls.find(CallKey(told["carrier"], told["call_id"]))
+        if session is not None:
+            session.core.displaced()
 
     def let_in(self, call: InboundCall, bot: str) -> None:
         """A slot was reserved for a call; one that we are placing has no id yet and is told of when it has."""

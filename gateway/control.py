@@ -10,7 +10,7 @@ import dataclasses
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from webhooks.base import DialOrder, InboundCall, OutcomeKind, Urls
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
+    from gateway.colleagues import Colleagues
     from gateway.session import CallSession
     from gateway.settings import Settings
 
@@ -65,9 +66,14 @@ class CallDesk:
 
     # ------------------------------------------------------------ looking
 
-    def live(self) -> Sequence[Mapping[str, Any]]:
-        """The live calls of this process, oldest first."""
-        return [view(session) for session in sorted(self._gateway.calls, key=lambda one: one.core.opened)]
+    async def live(self) -> Sequence[Mapping[str, Any]]:
+        """The live calls of all workers, oldest first."""
+        elsewhere = await self._gateway.colleagues.ask_all("live", {}, time.time())
+        calls = [*self._live(), *(call for calls in elsewhere for call in calls)]
+        return sorted(calls, key=lambda call: call["duration_s"], reverse=True)
+
+    def _live(self) -> Sequence[Mapping[str, Any]]:
+        return [view(session) for session in self._gateway.calls]
 
     async def records(self, which: CallFilter, *, limit: int = 50, after: str = "") -> Page:
         try:
@@ -83,27 +89,36 @@ class CallDesk:
 
     # ------------------------------------------------------------ acting
 
-    def end(self, key: CallKey, reason: str = "api") -> None:
+    async def end(self, key: CallKey, reason: str = "api") -> None:
         """End in good order: what is queued is heard first."""
-        self._session(key).core.end(reason)
+        await self._command(key, "end", reason)
 
-    def transfer(self, key: CallKey, target: str) -> None:
-        core = self._session(key).core
-        if core.control is None or not core.control.can_transfer(target):
-            raise ControlError(409, f"{key.carrier} cannot hand this call over to that target")
-        core.transfer(target)
+    async def transfer(self, key: CallKey, target: str) -> None:
+        await self._command(key, "transfer", target)
 
-    def send_digits(self, key: CallKey, digits: str) -> None:
+    async def send_digits(self, key: CallKey, digits: str) -> None:
         """By the carrier's own way where it has one, else as tones in the audio."""
-        core = self._session(key).core
-        try:
-            keys = [KeypadEntry(digit) for digit in digits]
-        except ValueError:
-            raise ControlError(422, "digits are 0-9, *, # and A-D") from None
-        if not keys or len(keys) > MAX_DIGITS:
-            raise ControlError(422, f"1 to {MAX_DIGITS} digits at once")
-        for one in keys:
-            core.inject(OutputDTMFFrame(one))
+        await self._command(key, "digits", digits)
+
+    async def _command(self, key: CallKey, what: str, given: str) -> None:
+        """Here, or at the worker that has the call."""
+        session = self._gateway.calls.find(key)
+        if session is not None:
+            _COMMANDS[what](session, given)
+            return
+        owner = await self._gateway.colleagues.owner(key, time.time())
+        if owner is None:
+            raise ControlError(404, f"no live call {key.call_id} of {key.carrier}")
+        body = {"carrier": key.carrier, "call_id": key.call_id, "what": what, "given": given}
+        await self._gateway.colleagues.ask(owner, "command", body)
+
+    async def commanded(self, asked: Mapping[str, Any]) -> None:
+        """Another worker passes a command on: it is for a call of this one."""
+        key = CallKey(asked["carrier"], asked["call_id"])
+        session = self._gateway.calls.find(key)
+        if session is None:
+            raise ControlError(404, f"no live call {key.call_id} of {key.carrier}")
+        _COMMANDS[asked["what"]](session, asked["given"])
 
     async def place(self, order: Order, urls: Urls) -> CallKey:
         """Place a call; gives its key when the carrier has taken the order. The slot is taken first."""
@@ -172,8 +187,12 @@ class CallDesk:
         log.info("call.placed", call=outcome.call_id, carrier=order.carrier, bot=bot)
         return CallKey(order.carrier, outcome.call_id)
 
-    def drain(self) -> int:
-        """Begin to refuse new calls and to let live ones end; gives how many are live."""
+    async def drain(self) -> int:
+        """All workers begin to refuse new calls and to let live ones end; gives how many are live."""
+        elsewhere: Sequence[int] = await self._gateway.colleagues.ask_all("drain", {}, time.time())
+        return self._drain() + sum(elsewhere)
+
+    def _drain(self) -> int:
         live = len(self._gateway.calls)
         if not self._gateway.calls.draining:
             task = asyncio.get_running_loop().create_task(self._gateway.drain(), name="drain")
@@ -184,7 +203,11 @@ class CallDesk:
     # ------------------------------------------------------------ the configuration
 
     async def reload(self) -> Mapping[str, Any]:
-        """Read the configuration again; gives what came of it."""
+        """All workers read the configuration again; gives what came of it, and a refusal if one of them refused."""
+        came = [await self._reload(), *await self._gateway.colleagues.ask_all("reload", {}, time.time())]
+        return min(came, key=lambda one: one["taken"])
+
+    async def _reload(self) -> Mapping[str, Any]:
         reloader = self._gateway.reloader
         if reloader is None:
             raise ControlError(409, "this gateway has no file to read again")
@@ -208,13 +231,56 @@ class CallDesk:
             "last_reload": dataclasses.asdict(last) if last is not None else None,
         }
 
-    # ------------------------------------------------------------ inside
+    # ------------------------------------------------------------ for the other workers
 
-    def _session(self, key: CallKey) -> CallSession:
-        session = self._gateway.calls.find(key)
-        if session is None:
-            raise ControlError(404, f"no live call {key.call_id} of {key.carrier}")
-        return session
+    def listen(self, colleagues: Colleagues) -> None:
+        """Answer what they ask."""
+
+        async def live(asked: Mapping[str, Any]) -> Any:
+            return self._live()
+
+        async def drain(asked: Mapping[str, Any]) -> Any:
+            return self._drain()
+
+        async def reload(asked: Mapping[str, Any]) -> Any:
+            return await self._reload()
+
+        colleagues.answers("live", live)
+        colleagues.answers("command", self.commanded)
+        colleagues.answers("drain", drain)
+        colleagues.answers("reload", reload)
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _end(session: CallSession, reason: str) -> None:
+    session.core.end(reason)
+
+
+def _transfer(session: CallSession, target: str) -> None:
+    core = session.core
+    if core.control is None or not core.control.can_transfer(target):
+        raise ControlError(409, f"{core.info.carrier} cannot hand this call over to that target")
+    core.transfer(target)
+
+
+def _send_digits(session: CallSession, digits: str) -> None:
+    try:
+        keys = [KeypadEntry(digit) for digit in digits]
+    except ValueError:
+        raise ControlError(422, "digits are 0-9, *, # and A-D") from None
+    if not keys or len(keys) > MAX_DIGITS:
+        raise ControlError(422, f"1 to {MAX_DIGITS} digits at once")
+    for one in keys:
+        session.core.inject(OutputDTMFFrame(one))
+
+
+_COMMANDS: Mapping[str, Callable[[CallSession, str], None]] = {
+    "end": _end,
+    "transfer": _transfer,
+    "digits": _send_digits,
+}
 
 
 def _bot_of(settings: Settings, order: Order) -> str:

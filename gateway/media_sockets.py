@@ -135,7 +135,11 @@ class MediaSockets:
 
     async def take_slot(self, snapshot: Snapshot, key: CallKey, info: CallInfo) -> None:
         now = time.time()
-        if await self._gateway.store.connected(key, self._gateway.worker.id, now) is not None:
+        connected = await self._gateway.store.connected(key, self._gateway.worker.id, now)
+        if connected is not None:
+            if connected.displaced:
+                told = {"carrier": key.carrier, "call_id": key.call_id}
+                await self._gateway.colleagues.tell(connected.displaced, "displaced", told, now)
             return
         call = InboundCall(
             carrier=key.carrier,
