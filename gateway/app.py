@@ -27,7 +27,7 @@ from gateway.doctor.desk import Desk
 from gateway.hangups import HangUps, Rhythm
 from gateway.housekeeping import prune
 from gateway.media_sockets import MediaSockets, Refused
-from gateway.metrics import Metrics
+from gateway.metrics import Metrics, joined
 from gateway.notify import Notifier
 from gateway.records import CallRecord, LogSink, RecordSink
 from gateway.reload import Reloader
@@ -82,6 +82,7 @@ class Gateway:
         self.colleagues = Colleagues(self, endpoint)
         self.colleagues.answers("over", self._told_over)
         self.colleagues.answers("displaced", self._told_displaced)
+        self.colleagues.answers("metrics", self._told_metrics)
         self.api = CarrierApi(self.snapshot.carriers, patience=patience)
         self.hang_ups = HangUps(self.store, self.api, self.worker, rhythm=rhythm)
         self.hang_ups.settled = self._settled
@@ -275,6 +276,17 @@ class Gateway:
     def urls(self, scope: Mapping[str, Any]) -> Urls:
         """Our own URLs, as whoever made this request must address them."""
         return Urls(base=self.answering.addressing.base(scope))
+
+    async def rendered(self) -> bytes:
+        """The metrics, of all workers where there are several."""
+        name, mine = await self._told_metrics({})
+        if not name:
+            return self.metrics.render()
+        others = await self.colleagues.ask_all("metrics", {}, time.time())
+        return joined({worker: text.encode() for worker, text in [(name, mine), *others]})
+
+    async def _told_metrics(self, asked: Mapping[str, Any]) -> tuple[str, str]:
+        return self.colleagues.name, self.metrics.render().decode()
 
     def finished(self, record: CallRecord) -> None:
         if record.info.probe:

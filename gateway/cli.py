@@ -51,11 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def serve(args: argparse.Namespace) -> int:
     """Serve calls until Ctrl-C or SIGTERM; live calls may finish first.
 
-    Example: gateway serve --config gateway.toml
+    With --workers N, so many processes share the port and the calls: one for each core.
+
+    Example: gateway serve --config gateway.toml --workers 4
     """
     from gateway.commands import serve as serving
 
-    return serving.serve(args.config, host=args.host, port=args.port)
+    return serving.serve(args.config, host=args.host, port=args.port, workers=args.workers)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -157,7 +159,13 @@ def _parser() -> argparse.ArgumentParser:
     port = (("--port",), {"type": int, "metavar": "N", "help": "over the configuration's; 0: any free one"})
     add(demo, *_demo_options(), as_json=True)
     add(run, config, port)
-    add(serve, config, (("--host",), {"metavar": "ADDRESS", "help": "over the configuration's"}), port)
+    add(
+        serve,
+        config,
+        (("--host",), {"metavar": "ADDRESS", "help": "over the configuration's"}),
+        port,
+        (("--workers",), {"type": int, "metavar": "N", "help": "processes, over the configuration's"}),
+    )
     add(call, config, *_call_options(), as_json=True)
     parsers.add_to(commands)
     add(check, config, as_json=True)

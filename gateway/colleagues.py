@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,11 @@ class Colleagues:
         self._server: _Quiet | None = None
         self._serving: asyncio.Task[None] | None = None
         self._clients: dict[str, httpx.AsyncClient] = {}  # by endpoint
+
+    @property
+    def name(self) -> str:
+        """Which worker this is; "" for the only one."""
+        return os.path.basename(self.endpoint).partition(".")[0]
 
     def answers(self, what: str, answer: Answer) -> None:
         """Asked for `what`, this worker answers with what `answer(body)` gives."""

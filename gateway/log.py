@@ -11,8 +11,12 @@ from typing import Any
 import structlog
 
 
-def configure(level: str = "info", *, as_json: bool | None = None) -> None:
-    """Log to standard error: lines for people on a terminal, JSON elsewhere (or as `as_json` says)."""
+def configure(level: str = "info", *, as_json: bool | None = None, worker: str = "") -> None:
+    """Log to standard error: lines for people on a terminal, JSON elsewhere (or as `as_json` says).
+
+    Args:
+        worker: which of several processes this is, said in every line.
+    """
     if as_json is None:
         as_json = not sys.stderr.isatty()
     shared: list[Any] = [
@@ -22,6 +26,8 @@ def configure(level: str = "info", *, as_json: bool | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
+    if worker:
+        shared.insert(0, lambda logger, name, event: {"worker": worker, **event})
     colors = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     if as_json:
         render: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.records import CallRecord
 
@@ -100,3 +102,25 @@ class Metrics:
             gauge = GaugeMetricFamily(name, text)
             gauge.add_metric([], read())
             yield gauge
+
+
+def joined(texts: Mapping[str, bytes]) -> bytes:
+    """What several workers render, as one: each sample says whose it is."""
+    families: dict[str, Metric] = {}
+    for worker, text in sorted(texts.items()):
+        for family in text_string_to_metric_families(text.decode()):
+            whole = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                whole.samples.append(sample._replace(labels={**sample.labels, "worker": worker}))
+    return generate_latest(_Fixed(families.values()))
+
+
+class _Fixed(CollectorRegistry):
+    """Families that are there already."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        super().__init__()
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._families

@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,10 +72,19 @@ class Reloader:
 
     Args:
         watch: reload when a file changes, where the setting does not say.
+        load: how the file is read.
     """
 
-    def __init__(self, gateway: Gateway, config: Path, *, watch: bool = False, poll_s: float = POLL_S) -> None:
-        self._gateway, self.config, self._watch, self._poll_s = gateway, config, watch, poll_s
+    def __init__(
+        self,
+        gateway: Gateway,
+        config: Path,
+        *,
+        watch: bool = False,
+        poll_s: float = POLL_S,
+        load: Callable[[Path], Settings] = load_settings,
+    ) -> None:
+        self._gateway, self.config, self._watch, self._poll_s, self._load = gateway, config, watch, poll_s, load
         self.last: Reload | None = None
         self.counters: Counter[str] = Counter()  # "taken", "refused"
         self._first = gateway.settings  # what the process itself was made from
@@ -116,7 +125,7 @@ class Reloader:
             before = self._gateway.snapshot
             read = await asyncio.to_thread(_of, self.config)
             try:
-                after, prepared = await asyncio.to_thread(_next, self.config, before)
+                after, prepared = await asyncio.to_thread(self._next, before)
             except ConfigErrors as exc:
                 self.last = self._refused(why, exc.errors)
             except ConfigError as exc:
@@ -131,6 +140,17 @@ class Reloader:
             files = await asyncio.to_thread(_state, self.config, self._gateway.settings)
             self._known = (read, *files[1:])  # written while it was read: then it is read again
             return self.last
+
+    def _next(self, before: Snapshot) -> tuple[Snapshot, tuple[str, ...]]:
+        settings = self._load(self.config)
+        lost = [
+            ConfigError(toml_path("carriers", name), f"would be off: {why}", "set it, or write enabled = false")
+            for name, why in settings.carriers_off.items()
+            if name in before.settings.carriers and why != "enabled = false"
+        ]
+        if lost:
+            raise ConfigErrors(lost)
+        return successor(before, settings)
 
     def _taken(self, why: str, after: Snapshot, prepared: tuple[str, ...]) -> Reload:
         restart, warnings = tuple(needs_restart(self._first, after.settings)), after.settings.warnings
@@ -172,18 +192,6 @@ def _of(path: Path) -> FileState:
     except OSError:
         return str(path), 0, 0
     return str(path), found.st_mtime_ns, found.st_size
-
-
-def _next(config: Path, before: Snapshot) -> tuple[Snapshot, tuple[str, ...]]:
-    settings = load_settings(config)
-    lost = [
-        ConfigError(toml_path("carriers", name), f"would be off: {why}", "set it, or write enabled = false")
-        for name, why in settings.carriers_off.items()
-        if name in before.settings.carriers and why != "enabled = false"
-    ]
-    if lost:
-        raise ConfigErrors(lost)
-    return successor(before, settings)
 
 
 def needs_restart(running: Settings, wanted: Settings) -> Iterator[str]:

@@ -45,7 +45,7 @@ def create_app(gateway: Gateway) -> Starlette:
         return JSONResponse({"status": "ready"})
 
     async def metrics(request: Request) -> Response:
-        return Response(gateway.metrics.render(), media_type=gateway.metrics.content_type)
+        return Response(await gateway.rendered(), media_type=gateway.metrics.content_type)
 
     async def not_found(request: Request, exc: Exception) -> Response:
         return JSONResponse({"detail": "Not Found"}, status_code=404)

@@ -31,6 +31,7 @@ from media.errors import ConfigError, ConfigErrors, toml_path
 from media.secret import Secret
 from media.variables import VariableRule
 
+MAX_WORKERS = 256
 PipelineRate = Literal[8000, 16000, 24000, 48000]
 Seconds = Annotated[float, Gt(0)]
 
@@ -46,6 +47,7 @@ class GatewaySettings:
     store: str = ""  # database URL of calls and records; default: SQLite in gateway.db beside this file
     keep_records_days: Annotated[int, Ge(1)] = 90  # then the records of calls are deleted
     trusted_proxies: tuple[str, ...] = ()  # addresses and ranges whose X-Forwarded-* count: "10.0.0.0/8"
+    workers: Annotated[int, Interval(ge=1, le=MAX_WORKERS)] = 1  # processes; together they take `max_calls`
     max_calls: Annotated[int, Ge(1)] = 200
     when_full: str = "busy"  # what a caller over the limit gets: "busy", "rejected", "number:+1...", "say:..."
     start_timeout_s: Seconds = 10.0  # from the socket to the carrier's start message

@@ -9,82 +9,48 @@ import importlib.resources
 import json
 import os
 import secrets
-import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-import structlog
-
-from gateway.app import Gateway, prepare
-from gateway.reload import Reloader
-from gateway.settings import Settings, load_settings
-from gateway.store_sql import SqlStore
+from gateway.app import prepare
+from gateway.settings import MAX_WORKERS, Settings, load_settings
 from media.errors import ConfigError, ConfigErrors
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
+if TYPE_CHECKING:
+    from gateway.server import Server
 
 
-def serve(config: Path, *, host: str | None = None, port: int | None = None) -> int:
+def serve(config: Path, *, host: str | None = None, port: int | None = None, workers: int | None = None) -> int:
     """`gateway serve`: until a signal. Gives the exit code."""
-    from gateway import log as logging
+    from gateway import serving
     from gateway.server import run as run_loop
 
     settings = load_settings(config)
-    logging.configure(settings.gateway.log_level, as_json=_as_json(settings))
-    return run_loop(_serve(config, settings, host=host, port=port))
+    serving.log_as(settings)
+    serving.warn(settings)
+    count = settings.gateway.workers if workers is None else workers
+    if not 1 <= count <= MAX_WORKERS:
+        raise ConfigError("--workers", f"must be 1 to {MAX_WORKERS}", "one for each core is enough")
+    if count > 1:
+        return asyncio.run(_supervise(config, settings, count, host=host, port=port))
+    return run_loop(serving.serve(config, settings, host=host, port=port, up=lambda running: _tell(settings, running)))
 
 
-def _as_json(settings: Settings) -> bool | None:
-    return {"json": True, "text": False}.get(settings.gateway.log_format)
+async def _supervise(config: Path, settings: Settings, count: int, *, host: str | None, port: int | None) -> int:
+    from gateway.supervisor import Supervisor
+
+    host = settings.gateway.host if host is None else host
+    port = settings.gateway.port if port is None else port
+    return await Supervisor(config, settings, count, host=host, port=port).run()
 
 
-async def _serve(
-    config: Path,
-    settings: Settings,
-    *,
-    host: str | None = None,
-    port: int | None = None,
-    hello: str = "",
-    watch: bool = False,
-) -> int:
-    from gateway.server import server
+def _tell(settings: Settings, running: Server) -> None:
+    from gateway.serving import tell_listening
 
-    for name, why in settings.carriers_off.items():
-        log.warning("carrier.off", carrier=name, why=why)
-    for warning in settings.warnings:
-        log.warning("settings.warning", text=warning)
-    builds = await prepare(settings)
-    gateway = Gateway(
-        settings, builds, store=SqlStore(settings.gateway.store or f"sqlite:///{default_store(settings)}")
-    )
-    gateway.reloader = Reloader(gateway, config, watch=watch)
-    if hasattr(signal, "SIGHUP"):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloader.signalled)
-    running = server(gateway, host=host, port=port)
-    task = asyncio.get_running_loop().create_task(running.serve(), name="server")
-    up = asyncio.get_running_loop().create_task(running.up.wait(), name="server-up")
-    await asyncio.wait({task, up}, return_when=asyncio.FIRST_COMPLETED)
-    up.cancel()
-    if running.started:
-        log.info(
-            "gateway.listening",
-            host=running.config.host,
-            port=running.port,
-            carriers=sorted(settings.carriers),
-            bots=sorted(settings.bots),
-            max_calls=settings.gateway.max_calls,
-        )
-        if hello:
-            print(hello.format(port=running.port), flush=True)
-    await task
-    return 0 if running.started else 1
-
-
-def default_store(settings: Settings) -> Path:
-    """Where calls and records are kept if the configuration does not say."""
-    return settings.base_dir.resolve() / "gateway.db"
+    tell_listening(settings, running.config.host, running.port)
 
 
 # ---------------------------------------------------------------- trying it out
@@ -104,7 +70,7 @@ Edit {config} (numbers, bots, carriers): it is read again when it changes. Ctrl-
 
 def run(config: Path, *, port: int | None = None) -> int:
     """`gateway run`: serve on loopback, with whatever is missing made up for the simulator."""
-    from gateway import log as logging
+    from gateway import serving
     from gateway.server import run as run_loop
 
     if not config.exists():
@@ -114,8 +80,13 @@ def run(config: Path, *, port: int | None = None) -> int:
             written = f"{config}, {config.parent / SECRET_FILE} and {config.parent / HELLO_FILE}"
         print(f"wrote {written}: yours to edit")
     lacking = make_up_secrets(config)
-    settings = _asking_nobody(load_settings(config), lacking)
-    logging.configure(settings.gateway.log_level, as_json=_as_json(settings))
+
+    def load(path: Path) -> Settings:
+        return _asking_nobody(load_settings(path), lacking)
+
+    settings = load(config)
+    serving.log_as(settings)
+    serving.warn(settings)
     lines = [
         f"Real calls of {name} need {', '.join(variables)}; until then only simulated ones come in."
         for name, variables in lacking.items()
@@ -123,7 +94,12 @@ def run(config: Path, *, port: int | None = None) -> int:
     lines += [f"{name} is off: {why}" for name, why in settings.carriers_off.items()]
     command = "gateway" if sys.prefix == sys.base_prefix else os.path.relpath(Path(sys.prefix, "bin", "gateway"))
     hello = _HELLO.format(config=config, command=command, carriers="\n".join(lines))
-    return run_loop(_serve(config, settings, host="127.0.0.1", port=port, hello=hello, watch=True))
+
+    def up(running: Server) -> None:
+        _tell(settings, running)
+        print(hello.format(port=running.port), flush=True)
+
+    return run_loop(serving.serve(config, settings, host="127.0.0.1", port=port, watch=True, load=load, up=up))
 
 
 SECRET_FILE = "gateway.secret"
