@@ -113,7 +113,17 @@ class Gateway:
             "number of the configuration that new calls get",
             lambda: float(self.snapshot.number),
         )
+        self.metrics.gauge(
+            "gateway_calls_limit", "calls that may be up, of all workers", lambda: float(self.calls.max_calls)
+        )
         self.metrics.tally("gateway_events", "event webhooks", "result", lambda: self.events.counters)
+        self.metrics.tally("gateway_hang_ups", "ends of calls at carriers", "what", lambda: self.hang_ups.counters)
+        self.metrics.tally(
+            "gateway_carrier_requests",
+            "requests to carriers' REST interfaces",
+            "carrier purpose outcome",
+            lambda: self.api.counters,
+        )
         self.metrics.gauge(
             "gateway_tick_lateness_seconds", "99th percentile of the last five seconds", self.clock.lateness_s
         )

@@ -43,7 +43,7 @@ class Metrics:
         self.ended: Counter[tuple[str, str, str]] = Counter()  # by carrier, who ended it, reason
         self.summed: Counter[str] = Counter()
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
-        self.tallies: dict[str, tuple[str, str, Callable[[], Mapping[str, int]]]] = {}
+        self.tallies: dict[str, tuple[str, tuple[str, ...], Callable[[], Mapping[Any, int]]]] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -60,9 +60,9 @@ class Metrics:
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         self.gauges[name] = (text, read)
 
-    def tally(self, name: str, text: str, label: str, read: Callable[[], Mapping[str, int]]) -> None:
-        """Counts that somebody else keeps, by the value of one label."""
-        self.tallies[name] = (text, label, read)
+    def tally(self, name: str, text: str, labels: str, read: Callable[[], Mapping[Any, int]]) -> None:
+        """Counts that somebody else keeps, by the value of a label, or by tuples of the values of several (`"a b"`)."""
+        self.tallies[name] = (text, tuple(labels.split()), read)
 
     def render(self) -> bytes:
         """The text exposition of Prometheus."""
@@ -93,10 +93,10 @@ class Metrics:
             family = CounterMetricFamily(name, text)
             family.add_metric([], self.summed[key])
             yield family
-        for name, (text, label, counts) in self.tallies.items():
-            family = CounterMetricFamily(name, text, labels=[label])
+        for name, (text, names, counts) in self.tallies.items():
+            family = CounterMetricFamily(name, text, labels=names)
             for which_one, value in sorted(counts().items()):
-                family.add_metric([which_one], value)
+                family.add_metric([which_one] if len(names) == 1 else list(which_one), value)
             yield family
         for name, (text, read) in self.gauges.items():
             gauge = GaugeMetricFamily(name, text)
