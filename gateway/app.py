@@ -59,6 +59,7 @@ class Gateway:
     """One process's worth of gateway: settings, prepared bots, and everything that outlives a call.
 
     Args:
+        store: where calls are kept; default: as the settings say, or in memory, until the process ends.
         endpoint: the Unix socket on which other workers of the same gateway ask this one; "": there are none.
     """
 
@@ -77,7 +78,7 @@ class Gateway:
         self.snapshot = snapshot_of(settings, builds)  # what new calls get; a live one keeps its own
         self.expected = Expected()
         self.reloader: Reloader | None = None  # set by whoever knows the configuration's file
-        self.store: Store = store or SqlStore(settings.gateway.store or "sqlite://")
+        self.store: Store = store or SqlStore(settings.gateway.store_url or "sqlite://")
         self.worker = Worker(f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}", endpoint)
         self.colleagues = Colleagues(self, endpoint)
         self.colleagues.answers("over", self._told_over)

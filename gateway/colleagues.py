@@ -131,13 +131,17 @@ class Colleagues:
         if not self.endpoint:
             return None
         owner = await self._gateway.store.owner(key, now)
-        return owner if owner is not None and owner.endpoint and owner.id != self._gateway.worker.id else None
+        return owner if owner is not None and self._is_other(owner) else None
 
     async def others(self, now: float) -> Sequence[Worker]:
         if not self.endpoint:
             return ()
-        mine = self._gateway.worker.id
-        return [one for one in await self._gateway.store.workers(now) if one.endpoint and one.id != mine]
+        return [one for one in await self._gateway.store.workers(now) if self._is_other(one)]
+
+    def _is_other(self, worker: Worker) -> bool:
+        """Whether it is another one of this machine: those of other machines may share the database."""
+        same_folder = os.path.dirname(worker.endpoint) == os.path.dirname(self.endpoint)
+        return same_folder and worker.id != self._gateway.worker.id
 
     async def tell(self, worker: str, what: str, body: Mapping[str, Any], now: float) -> None:
         """Tell that worker, if it is there; what fails is logged."""

@@ -37,7 +37,7 @@ def warn(settings: Settings) -> None:
 
 def store_url(settings: Settings) -> str:
     """Where calls and records are kept."""
-    return settings.gateway.store or f"sqlite:///{settings.base_dir.resolve() / 'gateway.db'}"
+    return settings.gateway.store_url or f"sqlite:///{settings.base_dir.resolve() / 'gateway.db'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,7 @@ class GatewaySettings:
     port: Annotated[int, Interval(ge=0, le=65535)] = 8080  # 0: any free one
     public_url: str = ""  # what carriers see of us: https://gw.example.com, with a path where a proxy adds one
     secret: Secret | None = None  # signs media tokens; None: made at start, so tokens end with the process
-    store: str = ""  # database URL of calls and records; default: SQLite in gateway.db beside this file
+    store: str | Secret = ""  # database URL of calls and records; default: SQLite in gateway.db beside this file
     keep_records_days: Annotated[int, Ge(1)] = 90  # then the records of calls are deleted
     trusted_proxies: tuple[str, ...] = ()  # addresses and ranges whose X-Forwarded-* count: "10.0.0.0/8"
     workers: Annotated[int, Interval(ge=1, le=MAX_WORKERS)] = 1  # processes; together they take `max_calls`
@@ -72,6 +72,11 @@ class GatewaySettings:
             networks(self.trusted_proxies)
         except ValueError as exc:
             raise ValueError(f"trusted_proxies: {exc}") from None
+
+    @property
+    def store_url(self) -> str:
+        """`store` itself; "" where it is left out. ConfigError: it is a secret that cannot be read."""
+        return self.store.reveal() if isinstance(self.store, Secret) else self.store
 
     @property
     def trusted_networks(self) -> tuple[Network, ...]:
@@ -262,8 +267,10 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
                 remedy = registry.did_you_mean(bot, tuple(_table(data, "bots", found)))
                 found.append(ConfigError(f"{toml_path('carriers', name)}.{where}", f"there is no [bots.{bot}]", remedy))
     numbers = _numbers(_tables(data, "numbers", found), _table(data, "bots", found), schedules, base_dir, found)
-    if gateway is not None and gateway.secret is not None and (problem := gateway.secret.problem()):
-        found.append(ConfigError("gateway.secret", problem, "set it, or leave gateway.secret out"))
+    for name in ("secret", "store") if gateway is not None else ():
+        value = getattr(gateway, name)
+        if isinstance(value, Secret) and (problem := value.problem()):
+            found.append(ConfigError(f"gateway.{name}", problem, f"set it, or leave gateway.{name} out"))
     if found:
         raise ConfigErrors(found)
     assert gateway is not None
