@@ -292,6 +292,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": "the body is too long"},
     422: {"model": Problem, "description": "something in the request is not as it must be"},
     502: {"model": Problem, "description": "the carrier refused or did not answer"},
+    504: {"model": Problem, "description": "the carrier has not answered; what was asked may happen all the same"},
     503: {"model": Problem, "description": "full, draining, or the store is busy"},
 }
 

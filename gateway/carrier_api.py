@@ -116,9 +116,10 @@ class CarrierApi:
                     )
         except (TimeoutError, httpx.TimeoutException):
             took = time.monotonic() - began
-            return Outcome(kind=OutcomeKind.RETRY, detail=f"no answer in {took:.1f} s")
+            return Outcome(kind=OutcomeKind.RETRY, detail=f"no answer in {took:.1f} s", in_doubt=True)
         except httpx.TransportError as exc:
-            return Outcome(kind=OutcomeKind.RETRY, detail=type(exc).__name__)
+            sent = not isinstance(exc, (httpx.ConnectError, httpx.UnsupportedProtocol))
+            return Outcome(kind=OutcomeKind.RETRY, detail=type(exc).__name__, in_doubt=sent)
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             return Outcome(kind=OutcomeKind.FAILED, detail=type(exc).__name__)
         except GatewayProblem as exc:

@@ -21,7 +21,7 @@ from gateway.routing import resolve
 from gateway.store import PROVISIONAL, CallFilter, CallKey, Page, Refused, Standing, StoredCall
 from media.errors import GatewayError
 from media.frames import KeypadEntry, OutputDTMFFrame
-from webhooks.base import DialOrder, InboundCall, OutcomeKind, Urls
+from webhooks.base import CallPhase, CallStatus, DialOrder, InboundCall, OutcomeKind, Urls
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -173,19 +173,33 @@ class CallDesk:
                 urls,
             )
         except ValueError as exc:
-            await gateway.store.release(key)
+            await gateway.store.forget(key)
             raise ControlError(422, str(exc)) from None
         if request is None:
-            await gateway.store.release(key)
+            await gateway.store.forget(key)
             raise ControlError(409, f"{order.carrier} cannot place calls, or lacks the credentials for it")
         outcome = await gateway.api.ask(request, http=http)
+        if outcome.in_doubt:  # somebody may be called all the same: the place is kept for as long as it may ring
+            problem = f"{order.carrier} has not answered: the call may come, and then is one ({outcome.detail})"
+            raise ControlError(504, problem)
         if outcome.kind is not OutcomeKind.DONE or not outcome.call_id:
-            await gateway.store.release(key)
+            await self._not_placed(key, outcome.detail)
             raise ControlError(502, f"{order.carrier} did not take the order: {outcome.detail}")
-        await gateway.store.rename(key, outcome.call_id)
+        await gateway.store.rename(key, outcome.call_id, outcome.extra)
         gateway.events.started(dataclasses.replace(call, call_id=outcome.call_id), bot)
         log.info("call.placed", call=outcome.call_id, carrier=order.carrier, bot=bot)
         return CallKey(order.carrier, outcome.call_id)
+
+    async def _not_placed(self, key: CallKey, detail: str) -> None:
+        """The record says that, and the place is free."""
+        over = CallStatus(
+            carrier=key.carrier,
+            call_id=key.call_id,
+            phase=CallPhase.FAILED,
+            key="not-placed",
+            cause=f"not-placed: {detail}",
+        )
+        await self._gateway.store.fold(over, time.time())
 
     async def drain(self) -> int:
         """All workers begin to refuse new calls and to let live ones end; gives how many are live."""

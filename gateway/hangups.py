@@ -406,8 +406,10 @@ class HangUps:
         http, key = self._api.carriers.get(call.key.carrier), call.key
         self.counters["orphans"] += 1
         log.warning("hangups.orphan", call=key.call_id, carrier=key.carrier, standing=call.standing.value)
-        if http is None or http.hang_up(call.ref) is None:
-            work = self._write_off(call)
+        if key.provisional:
+            work = self._write_off(call, "not-placed")  # the carrier knows it by no name, if at all
+        elif http is None or http.hang_up(call.ref) is None:
+            work = self._write_off(call, "socket-lost")
         elif not getattr(http.settings, "auto_hang_up", True):
             work = self._result(key, HangUp.LEFT_TO_CARRIER, "auto_hang_up is off")
         elif call.hang_up is HangUp.LEFT_TO_CARRIER:
@@ -418,10 +420,10 @@ class HangUps:
             work = self._first_attempt(call.ref, f"orphan-{call.standing.value}")
         self._spawn(work, f"hang-up {key.carrier}")
 
-    async def _write_off(self, call: StoredCall) -> None:
+    async def _write_off(self, call: StoredCall, cause: str) -> None:
         """Nothing can be asked of the carrier: where the socket is the call, it was over when the socket was."""
         key, phase = call.key, CallPhase.COMPLETED
-        over = CallStatus(carrier=key.carrier, call_id=key.call_id, phase=phase, key="orphan", cause="socket-lost")
+        over = CallStatus(carrier=key.carrier, call_id=key.call_id, phase=phase, key="orphan", cause=cause)
         await self._store.fold(over, time.time())
 
     async def _hand_over_again(self, http: CarrierHttp, call: StoredCall) -> None:

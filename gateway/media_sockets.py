@@ -9,6 +9,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -158,6 +159,10 @@ class MediaSockets:
         """The stream has started: the record is completed, and a call that had no id of its own has one now."""
         assert session.key is not None
         if session.key.call_id != info.call_id:
+            if session.key.provisional:  # one that we have placed, before the carrier's reply to the order
+                await self._surely(
+                    partial(self._gateway.store.rename, session.key, info.call_id), "renamed", session.key
+                )
             session.key = CallKey(info.carrier, info.call_id)
             try:
                 await self.take_slot(snapshot, session.key, info)

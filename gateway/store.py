@@ -284,10 +284,11 @@ class Store(Protocol):
     def refused(self, call: InboundCall, reason: str, now: float, *, bot: str = "") -> Awaitable[None]:
         """Record a call that was turned away for another reason than the caps."""
 
-    def rename(self, key: CallKey, call_id: str) -> Awaitable[bool]:
+    def rename(self, key: CallKey, call_id: str, extra: Mapping[str, str] | None = None) -> Awaitable[bool]:
         """The carrier's own id of a call that went by a provisional one; its row and slot move.
 
-        What was already reported under the new id is kept. False: there is no such call.
+        What was already reported under the new id is kept, and `extra` joins what is kept for `CallRef.extra`. False:
+        there is no call of the provisional id.
         """
 
     def connected(self, key: CallKey, worker: str, now: float) -> Awaitable[Connected | None]:

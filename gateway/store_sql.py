@@ -12,7 +12,7 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, select, text
@@ -132,8 +132,8 @@ class SqlStore:
     def refused(self, call: InboundCall, reason: str, now: float, *, bot: str = "") -> asyncio.Future[None]:
         return self.writer.ask(slots.refused, call, reason, now, bot)
 
-    def rename(self, key: CallKey, call_id: str) -> asyncio.Future[bool]:
-        return self.writer.ask(slots.rename, key, call_id)
+    def rename(self, key: CallKey, call_id: str, extra: Mapping[str, str] | None = None) -> asyncio.Future[bool]:
+        return self.writer.ask(slots.rename, key, call_id, extra or {})
 
     def connected(self, key: CallKey, worker: str, now: float) -> asyncio.Future[Connected | None]:
         return self.writer.ask(slots.connected, key, worker, now)

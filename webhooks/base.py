@@ -322,6 +322,7 @@ class Outcome:
 
     kind: OutcomeKind
     detail: str = ""  # for the log: status and the carrier's code, no values
+    in_doubt: bool = False  # there was no reply: it may have been carried out
     retry_after_s: float | None = None
     call_id: str = ""  # of a call that was placed
     phase: CallPhase | None = None  # of a call that was fetched

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sqlalchemy import Connection, bindparam, delete, func, literal_column, select, update
@@ -151,8 +151,7 @@ def admit(db: Connection, asked: Sequence[Question]) -> Sequence[Admitted | Refu
     put(db, calls, list(put_calls.values()))
     put(db, slots, list(put_slots.values()))
     for key, extra in learned.items():
-        known_extra = from_json(db.execute(select(calls.c.extra).where(calls.c.key == key)).scalar() or "")
-        db.execute(update(calls).where(calls.c.key == key).values(extra=to_json({**known_extra, **extra})))
+        _learn(db, key, extra)
     return answers
 
 
@@ -223,7 +222,20 @@ def usage(db: Connection, now: float) -> Usage:
     return Usage(reserved=reserved, live=total - reserved, by_carrier=by_carrier, by_number=by_number)
 
 
-def rename(db: Connection, key: CallKey, call_id: str) -> bool:
+def rename(db: Connection, key: CallKey, call_id: str, extra: Mapping[str, str]) -> bool:
+    renamed = _rename(db, key, call_id)
+    _learn(db, str(CallKey(key.carrier, call_id)), extra)
+    return renamed
+
+
+def _learn(db: Connection, key: str, extra: Mapping[str, str]) -> None:
+    """What is to be known when the call is spoken of later."""
+    if extra:
+        known = from_json(db.execute(select(calls.c.extra).where(calls.c.key == key)).scalar() or "")
+        db.execute(update(calls).where(calls.c.key == key).values(extra=to_json({**known, **extra})))
+
+
+def _rename(db: Connection, key: CallKey, call_id: str) -> bool:
     names = (str(key), str(CallKey(key.carrier, call_id)))
     if names[0] == names[1]:
         return exists(db, names[0])
