@@ -23,7 +23,7 @@ from gateway.records import masked
 from gateway.routing import resolve
 from gateway.settings import NumberEntry
 from gateway.snapshot import Snapshot
-from gateway.store import RESERVED_S, Admitted, CallKey, Caps, Refused, StoredCall, StoreError
+from gateway.store import PROVISIONAL, RESERVED_S, Admitted, CallKey, Caps, Refused, StoredCall, StoreError
 from media.errors import GatewayError
 from webhooks.base import (
     CarrierEvent,
@@ -170,7 +170,7 @@ class Answering:
         now = self._now()
         known = await self._store.call(CallKey(call.carrier, call.call_id)) if call.again else None
         if call.direction == "outbound":
-            placed = await self._placed(CallKey(call.carrier, call.call_id))
+            placed = await self._placed(CallKey(call.carrier, call.call_id), call.order)
             if placed is None:
                 return await self._turn_away(http, call, Refusal(reason="not-ours", instead="rejected"), now)
             bot = placed.bot
@@ -206,8 +206,11 @@ class Answering:
         offer = StreamOffer(media_url=urls.media(call.carrier, token), urls=urls, parameters=call.parameters)
         return http.offer(call, offer)
 
-    async def _placed(self, key: CallKey) -> StoredCall | None:
-        """The call that we placed: its answer may come before the reply to our order has told us its id."""
+    async def _placed(self, key: CallKey, order: str) -> StoredCall | None:
+        """The call that we placed: its answer may come before the reply to our order has told us its id, or without
+        that reply."""
+        if order:
+            await self._store.rename(CallKey(key.carrier, PROVISIONAL + order), key.call_id)
         for _ in range(PLACED_TRIES):
             stored = await self._store.call(key)
             if stored is not None and stored.bot:

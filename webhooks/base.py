@@ -147,6 +147,7 @@ class InboundCall:
     direction: str = "inbound"  # "outbound": a call that we placed was answered
     parameters: Mapping[str, str] = field(default_factory=dict)  # what the bot gets: custom parameters, SIP headers
     extra: Mapping[str, str] = field(default_factory=dict)  # what the carrier's later requests need: region, leg ids
+    order: str = ""  # `DialOrder.command_id`, if it is an answer to that order
     again: bool = False  # a call that was admitted before and lost its socket: what is empty here, its record tells
 
 

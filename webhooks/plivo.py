@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from media.errors import ConfigError
 from webhooks import plivo_signature, plivo_xml
@@ -35,7 +35,7 @@ from webhooks.base import (
 )
 from webhooks.replies import json_object, unsuccessful
 from webhooks.signature import basic_auth, checked_fields, checked_url, header_names
-from webhooks.targets import read_target
+from webhooks.targets import order_query, read_target
 
 SIGNATURES = ("x-plivo-signature-v3", "x-plivo-signature-ma-v3")  # by the number's account, by the main account
 NONCE = "x-plivo-signature-v3-nonce"
@@ -192,7 +192,7 @@ class PlivoHttp(CarrierHttp):
 
     def dial(self, order: DialOrder, urls: Urls) -> CarrierRequest | None:
         """Placed once only: Plivo knows no ids by which a repeated order would be seen."""
-        answer = urls.http("/plivo/answer") + ("?" + urlencode(order.parameters) if order.parameters else "")
+        answer = urls.http("/plivo/answer") + order_query(order.command_id, order.parameters)
         body: dict[str, Any] = {
             "from": _number(order.from_number),
             "to": _number(order.to_number),

@@ -24,7 +24,7 @@ from webhooks.base import (
     Urls,
     WebRequest,
 )
-from webhooks.targets import own_query, read_target
+from webhooks.targets import order_of, own_query, read_target
 
 STATUSES: Mapping[str, CallPhase] = {
     "queued": CallPhase.QUEUED,
@@ -78,6 +78,7 @@ def call(form: Mapping[str, str], call_id: str, request: WebRequest) -> InboundC
         to_number=form.get("To", ""),
         direction="outbound" if form.get("Direction") == "outbound" else "inbound",
         parameters={**own_query(request), **headers},
+        order=order_of(request),
         extra={name: value for name, value in extra.items() if value},
     )
 

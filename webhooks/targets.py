@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl
+from collections.abc import Mapping
+from urllib.parse import parse_qsl, urlencode
 
 from webhooks.base import WebRequest
+
+ORDER = "gw_order"  # names, in the answer URL of a call that we place, the order that it answers
 
 _NUMBER = re.compile(r"\+?[0-9*#]{2,30}")
 _BETWEEN = re.compile(r"[\s().-]")  # what only people need
@@ -29,4 +32,19 @@ def own_query(request: WebRequest) -> dict[str, str]:
     With GET the call's own fields stand there too: those of carriers that begin theirs with a capital are left out.
     """
     pairs = parse_qsl(request.query, keep_blank_values=True)
-    return {name: value for name, value in pairs if name and not (request.method == "GET" and name[0].isupper())}
+    return {
+        name: value
+        for name, value in pairs
+        if name and name != ORDER and not (request.method == "GET" and name[0].isupper())
+    }
+
+
+def order_query(order: str, parameters: Mapping[str, str]) -> str:
+    """The query behind the answer URL of a call that we place, with its "?"."""
+    named = {**parameters, ORDER: order} if order else parameters
+    return f"?{urlencode(named)}" if named else ""
+
+
+def order_of(request: WebRequest) -> str:
+    """The order that an answer webhook belongs to; "" for a call that came in."""
+    return dict(parse_qsl(request.query)).get(ORDER, "")

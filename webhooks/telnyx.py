@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlencode
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -35,7 +34,7 @@ from webhooks.base import (
     WebRequest,
 )
 from webhooks.signature import canonical_base64, checked_body, fingerprint, header_names, same
-from webhooks.targets import read_target
+from webhooks.targets import order_query, read_target
 from webhooks.telnyx_events import CallControl
 
 STREAM_RATES = (8000, 16000, 22050, 24000, 48000)
@@ -235,7 +234,7 @@ class TelnyxHttp(CarrierHttp):
             return self._control.dial(order, self._own.connection_id, urls)
         if not self._own.account_id:
             raise ValueError("carriers.telnyx.account_id is not set: the AccountSid of your TeXML webhooks")
-        answer = urls.http("/telnyx/answer") + ("?" + urlencode(order.parameters) if order.parameters else "")
+        answer = urls.http("/telnyx/answer") + order_query(order.command_id, order.parameters)
         form = [
             ("ApplicationSid", self._own.connection_id),
             ("Url", answer),

@@ -24,7 +24,7 @@ from webhooks.base import (
     Urls,
     WebRequest,
 )
-from webhooks.targets import own_query, read_target
+from webhooks.targets import order_of, own_query, read_target
 from webhooks.telnyx_events import ended_by
 from webhooks.telnyx_rest import ID, STATUSES
 
@@ -77,6 +77,7 @@ def _call(form: Mapping[str, str], call_id: str, request: WebRequest) -> Inbound
         account_id=form.get("AccountSid", ""),
         direction=_direction(form),
         parameters=parameters,
+        order=order_of(request),
         extra={name: value for name, value in extra.items() if value},
     )
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
 from webhooks.base import (
     AnsweredBy,
@@ -51,6 +51,7 @@ from webhooks.signature import (
     header_names,
     same,
 )
+from webhooks.targets import ORDER, order_of, order_query
 
 SIGNATURE = "x-twilio-signature"
 SIGNATURE_SETTINGS = "x-twilio-webhooks-signature-settings"
@@ -252,6 +253,7 @@ class TwilioHttp(CarrierHttp):
             name: value for name, value in parse_qsl(request.query, keep_blank_values=True) if not name[:1].isupper()
         }
         parameters.pop("bodySHA256", None)
+        parameters.pop(ORDER, None)
         for name, value in fields.items():
             if name.startswith("SipHeader_"):
                 parameters[name.removeprefix("SipHeader_")] = value
@@ -263,6 +265,7 @@ class TwilioHttp(CarrierHttp):
             account_id=fields.get("AccountSid", ""),
             direction="outbound" if fields.get("Direction", "").startswith("outbound") else "inbound",
             parameters=parameters,
+            order=order_of(request),
             extra={"ringing": "yes"} if fields.get("CallStatus") == "ringing" else {},
         )
         return Handled(incoming=call, events=tuple(self._answered_by(call_id, fields)))
@@ -408,9 +411,7 @@ class TwilioHttp(CarrierHttp):
         return None
 
     def dial(self, order: DialOrder, urls: Urls) -> CarrierRequest | None:
-        answer = urls.http("/twilio/answer")
-        if order.parameters:
-            answer += "?" + urlencode(order.parameters)
+        answer = urls.http("/twilio/answer") + order_query(order.command_id, order.parameters)
         status = urls.http("/twilio/status")
         form = [("To", order.to_number), ("From", order.from_number), ("Url", answer), ("Method", "POST")]
         form += [("StatusCallback", status), ("StatusCallbackMethod", "POST")]

@@ -8,7 +8,7 @@ has no webhooks: it is asked to open our socket, as a call is dialled.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import parse_qs
 
@@ -34,6 +34,7 @@ from webhooks.base import (
     Urls,
     WebRequest,
 )
+from webhooks.targets import order_of
 
 RECONNECTS = 2  # of one call's socket; then its caller hears an apology
 
@@ -168,7 +169,8 @@ class VonageHttp(CarrierHttp):
             by_get = request.method == "GET"
             region = "" if by_get else vonage_rest.regional_origin(said.get("region_url"))
             account = vonage_jwt.account_of(request) or self._own.api_key
-            return Handled(incoming=vonage_events.call(said, account_id=account, region_url=region, placed=placed))
+            call = vonage_events.call(said, account_id=account, region_url=region, placed=placed)
+            return Handled(incoming=replace(call, order=order_of(request)))
         named = query.get("call", "") if vonage_events.is_call_id(query.get("call")) else ""
         events, lost = vonage_events.events(said, named)
         if route != "after" or not named or not lost:

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 from webhooks import vonage_ncco
 from webhooks.base import CallRef, CarrierRequest, DialOrder, Outcome, OutcomeKind, Purpose, Urls
 from webhooks.replies import json_object, unsuccessful
+from webhooks.targets import order_query
 from webhooks.vonage_events import PHASES, is_call_id
 from webhooks.vonage_ncco import Ncco
 
@@ -84,7 +85,7 @@ class VoiceApi:
         body: dict[str, Any] = {
             "to": [_callee(order.to_number)],
             **({"from": {"type": "phone", "number": ours}} if ours else {"random_from_number": True}),
-            "answer_url": [urls.http("/vonage/answer?placed=1")],
+            "answer_url": [urls.http("/vonage/answer" + order_query(order.command_id, {"placed": "1"}))],
             "answer_method": "POST",
             "event_url": [urls.http("/vonage/events")],
             "event_method": "POST",
