@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gateway.commands.call import mint_for, simulated
 from gateway.commands.serve import write_sample
 from gateway.settings import Settings, load_settings
 from gateway.simulator.accounts import Account, make_up, with_accounts
 from gateway.simulator.base import CallPlan, carrier_names
 from gateway.simulator.caller import Limits, place_call
+from gateway.simulator.configured import mint_for, simulated
 from gateway.simulator.report import CallReport
 from gateway.simulator.script import Press, Say, Script, Voice, after, after_bot, while_bot_speaks
 from gateway.simulator.webcaller import CarrierServer, Way, place_call_through_webhooks

@@ -7,7 +7,7 @@ import ssl as tls
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import soxr
@@ -34,6 +34,19 @@ class Limits:
     closing_s: float = 15.0  # for the gateway to answer the end of the call
 
 
+class Live(Protocol):
+    """A caller who is there, instead of a script: a person at a microphone. Called on the loop; none of it may wait."""
+
+    def voice(self, samples: int, rate: int) -> bytes:
+        """What is said in the next `samples` samples: s16le, mono, so many or fewer."""
+
+    def hear(self, pcm: bytes, rate: int) -> None:
+        """What the carrier has played to the caller since the last time."""
+
+    def passed(self, message: Message, *, to_gateway: bool) -> None:
+        """A message on the media socket."""
+
+
 async def place_call(
     carrier: FakeCarrier,
     url: str,
@@ -45,6 +58,7 @@ async def place_call(
     addressed: str = "",
     headers: Mapping[str, str] | None = None,
     meanwhile: Callable[[float], Sequence[Message]] | None = None,
+    live: Live | None = None,
 ) -> CallReport:
     """Call the gateway and follow the script until the call is over. Whatever goes wrong is in the report.
 
@@ -57,8 +71,9 @@ async def place_call(
         addressed: the URL that the carrier was given, where proxies make `url` of it: signed, and named in Host.
         headers: of the handshake, as those proxies would add them.
         meanwhile: asked every few milliseconds, from the connection's first moment; what it gives is sent.
+        live: who speaks and listens, where the script says nothing.
     """
-    return await _Call(carrier, url, script, token, ssl, limits, addressed, headers or {}, meanwhile).run()
+    return await _Call(carrier, url, script, token, ssl, limits, addressed, headers or {}, meanwhile, live).run()
 
 
 class _Call:
@@ -73,8 +88,9 @@ class _Call:
         addressed: str,
         headers: Mapping[str, str],
         meanwhile: Callable[[float], Sequence[Message]] | None,
+        live: Live | None,
     ) -> None:
-        self._carrier, self._limits, self._ssl, self._meanwhile = carrier, limits, ssl, meanwhile
+        self._carrier, self._limits, self._ssl, self._meanwhile, self._live = carrier, limits, ssl, meanwhile, live
         self._target: dict[str, Any] = {}  # where to connect, if not to the host in the URL
         if addressed:
             there = urlsplit(url)
@@ -162,6 +178,8 @@ class _Call:
         try:
             while True:
                 data = await ws.recv()
+                if self._live is not None:
+                    self._live.passed(data, to_gateway=False)
                 try:
                     self._send(carrier.receive(data, self._now()))
                 except ProtocolViolation:
@@ -183,6 +201,8 @@ class _Call:
         try:
             while True:
                 while outbox:
+                    if self._live is not None:
+                        self._live.passed(outbox[0], to_gateway=True)
                     await ws.send(outbox.popleft())
                 if self._carrier.closes_socket:
                     self._we_closed = True
@@ -218,7 +238,10 @@ class _Call:
             if carrier.playout is not self._playout:  # the carrier has learned the rate as the call opened
                 self._playout = carrier.playout
                 self._ear = hearing.Ear(carrier.playout.rate)
-            self._ear.feed(self._playout.take())
+            heard = self._playout.take()
+            self._ear.feed(heard)
+            if self._live is not None and heard:
+                self._live.hear(heard, self._playout.rate)
             self._follow_script(now - carrier.started_at)
             self._enforce_limits(now - carrier.started_at)
             wake_at = max(self._now(), self._next(now))
@@ -249,11 +272,15 @@ class _Call:
         """Send the packets of voice that are complete: on an absolute schedule, late ones as fast as possible."""
         if self._ready_at is None or self._carrier.ended_by is not None:
             return
+        carrier_rate = self._carrier.audio_rate
         while (due := self._packet_due()) <= now:
             late = now - due
             self._late += late > LATE_S
             self._worst = max(self._worst, late)
-            pcm = self._voice_at(self._spoken, self._packet)
+            if self._live is not None:
+                pcm = self._live.voice(self._packet, carrier_rate).ljust(2 * self._packet, b"\0")
+            else:
+                pcm = self._voice_at(self._spoken, self._packet)
             self._spoken += self._packet
             self._said += pcm
             self._send(self._carrier.audio(pcm, now))
