@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import httpx
 import structlog
@@ -69,10 +70,10 @@ class CarrierApi:
         if http is None:
             return Outcome(kind=OutcomeKind.FAILED, detail="carrier is off")
         if not http.may_send_to(request.url):
-            log.error("carrier_api.host_refused", carrier=request.carrier, host=httpx.URL(request.url).host)
+            log.error("carrier_api.host_refused", carrier=request.carrier, host=_host(request.url))
             return Outcome(kind=OutcomeKind.FAILED, detail="host not allowed")
         outcome = Outcome(kind=OutcomeKind.RETRY, detail="not sent")
-        patience = self.patience
+        patience, in_doubt, under_way = self.patience, False, False
         try:
             async with asyncio.timeout(None if within_s is None else within_s * patience.scale):
                 for attempt in range(patience.attempts if request.repeatable else 1):
@@ -81,11 +82,16 @@ class CarrierApi:
                         if outcome.retry_after_s is not None:
                             wait_s = max(wait_s, min(outcome.retry_after_s, patience.longest_wait_s))
                         await asyncio.sleep(min(wait_s, patience.longest_wait_s) * patience.scale)
+                    under_way = True
                     outcome = await self._once(http, request)
+                    under_way, in_doubt = False, in_doubt or outcome.in_doubt
                     if outcome.kind is not OutcomeKind.RETRY:
                         break
         except TimeoutError:
             outcome = dataclasses.replace(outcome, detail=f"{outcome.detail}, nothing better in {within_s:g} s")
+            in_doubt |= under_way
+        if outcome.kind not in (OutcomeKind.DONE, OutcomeKind.ALREADY_OVER):
+            outcome = dataclasses.replace(outcome, in_doubt=in_doubt)  # one that was lost may have come before
         self.counters[request.carrier, request.purpose.value, outcome.kind.value] += 1
         write = log.info if outcome.kind in (OutcomeKind.DONE, OutcomeKind.ALREADY_OVER) else log.warning
         write(
@@ -144,6 +150,13 @@ def http_headers(request: CarrierRequest) -> Mapping[str, str]:
         return request.authorize(time.time())
     except Exception as exc:  # a secret that cannot be read, a key that is none
         raise GatewayProblem(f"no credentials: {type(exc).__name__}") from None
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _form(request: CarrierRequest) -> dict[str, list[str]] | None:

@@ -165,7 +165,7 @@ def outcome(request: CarrierRequest, status: int, headers: Mapping[str, str], bo
         return _done(request.purpose, reply, str(status))
     codes = _codes(reply)
     detail = "/".join([str(status), *codes])
-    if status == 422 and CALL_ENDED in codes:
+    if status == 422 and CALL_ENDED in codes and request.purpose is not Purpose.DIAL:
         return Outcome(kind=OutcomeKind.ALREADY_OVER, detail=detail, phase=CallPhase.COMPLETED)
     result = unsuccessful(status, headers, detail)
     if status == 429 and result.retry_after_s is None:
