@@ -91,7 +91,14 @@ def call(args: argparse.Namespace) -> int:
 
     The gateway's own [gateway] secret lets the call in, so both must use the same configuration.
 
+    Genesys Cloud calls with --session: connector (a bot in an Architect flow), monitor (customer and agent, nothing
+    is played), monitor-mono, probe (the test that Genesys makes when an administrator saves the integration). What
+    the flow gets back is printed: its variables, and which way out of the action it takes.
+
     Example: gateway call --carrier twilio --to +15550100 --wav hello.wav --digits 1 --out heard.wav
+    Example: gateway call --carrier genesys --to +15550100 --connector billing --input-var customerId=C-1 --digits 1#
+    Example: gateway call --carrier genesys --to +15550100 --session monitor --wav me.wav --agent-wav you.wav
+    Example: gateway call --carrier genesys --to +15550100 --act "2 pause" --act "4 resume" --act "5 limit 2"
     """
     from gateway.commands.call import call as place_one
 
@@ -166,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
         port,
         (("--workers",), {"type": int, "metavar": "N", "help": "processes, over the configuration's"}),
     )
-    add(call, config, *_call_options(), as_json=True)
+    add(call, config, *_call_options(), *parsers.GENESYS, as_json=True)
     parsers.add_to(commands)
     add(check, config, as_json=True)
     add(version, as_json=True)
@@ -209,7 +216,16 @@ def _call_options() -> list[tuple[Sequence[str], dict[str, Any]]]:
             },
         ),
         (("--max-s",), {"type": float, "default": 60.0, "metavar": "S", "help": "longest call; default 60"}),
-        (("--param",), {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "a custom parameter"}),
+        (
+            ("--param", "--input-var"),
+            {
+                "dest": "param",
+                "action": "append",
+                "default": [],
+                "metavar": "NAME=VALUE",
+                "help": "a custom parameter; of Genesys a session variable of the flow",
+            },
+        ),
         (("--codec",), {"default": "", "metavar": "NAME", "help": "PCMU, PCMA or L16, where the carrier has a choice"}),
         (("--rate",), {"type": int, "default": 0, "metavar": "HZ", "help": "of the wire, where there is a choice"}),
         (("--out",), {"type": Path, "metavar": "FILE", "help": "write what the caller heard"}),

@@ -165,6 +165,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         self._checkpoints: MutableMapping[str, int] = {}  # session id -> samples that have come; of this process
         self._voice_resamplers: dict[str, Resampler] = {}
         self._one_way = False
+        self._both_of_monitor = False  # no channel was asked for: of a session that turns out as a monitor, both
         for event in EVENTS:
             self._register_event_handler(event, sync=True)
         self.dropped_digits = 0  # keys that no telephone has
@@ -200,9 +201,8 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         own = options.options or {}
         chosen = {name: own[name] for name in _SETTINGS if own.get(name) is not None}
         chosen.setdefault("closing_s", CLOSED_WAITS_S)
-        if chosen.get("monitor"):
-            chosen = {"channel": AudioHookChannel.BOTH, **chosen}
         serializer = cls(cls.InputParams(process_internal=True, **chosen))
+        serializer._both_of_monitor = "channel" not in chosen
         serializer._organization_id = own.get("organization_id") or ""
         serializer._checkpoints = own.get("checkpoints", serializer._checkpoints)
         serializer._upgrade = {name: own[name] for name in _UPGRADE if own.get(name)}
@@ -290,13 +290,15 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
             return self._broken("open without media, or inputVariables that are not an object")
         probe = conversation_id == audiohook.PROBE_CONVERSATION
         known = understood(offers, self._rate)
+        monitor = self._p.monitor
+        if monitor is None:  # an Audio Connector offers the external channel only
+            monitor = any("internal" in offer.channels for offer in known)
+        if monitor and self._both_of_monitor:
+            self._channel = AudioHookChannel.BOTH
         media = None if probe else choose(known, CHANNELS[self._channel], self._encoding)
         if media is None and offers and not probe:
             return self._broken("no offered media that we understand")
         self._take_media(media)
-        monitor = self._p.monitor
-        if monitor is None:  # an Audio Connector offers the external channel only
-            monitor = any("internal" in offer.channels for offer in known)
         self._one_way = bool(monitor) or media is None
         self._asked_languages = parameters.get("supportedLanguages") is True
         self._conversation_id, self._participant, self._input_variables = conversation_id, participant, variables

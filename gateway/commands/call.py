@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import json
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from gateway.commands import call_genesys as genesys
 from gateway.commands.serve import use_made_up_secrets
-from gateway.settings import load_settings
-from gateway.simulator.base import CallPlan
+from gateway.settings import Settings, load_settings
+from gateway.simulator.base import CallPlan, FakeCarrier
 from gateway.simulator.caller import Limits, place_call
-from gateway.simulator.configured import mint_for, simulated
+from gateway.simulator.configured import credentials, mint_for, simulated
+from gateway.simulator.report import CallReport
 from gateway.simulator.script import HangUp, Press, Say, Script, Voice, at
 from gateway.tokens import TokenMint
 from media.errors import ConfigError
@@ -19,11 +24,11 @@ from media.wav import read_wav, write_wav
 
 async def call(args: argparse.Namespace) -> int:
     """Place the call, print its timeline, write what was heard. Gives 0 if the call was right."""
+    options, acts = genesys.options_of(args, voice), genesys.acts_of(args)
     use_made_up_secrets(args.config)
     settings = load_settings(args.config)
     if settings.gateway.secret is None:
         raise ConfigError("gateway.secret", "is not set", "the call needs a token that the running gateway accepts")
-    url = args.url or f"ws://127.0.0.1:{settings.gateway.port}"
     carrier = simulated(
         settings,
         args.carrier,
@@ -34,25 +39,54 @@ async def call(args: argparse.Namespace) -> int:
             send_codec=args.codec,
             receive_codec=args.codec,
             sample_rate=args.rate,
+            credentials=credentials(genesys.key_settings(settings, args.key)),
+            options=options,
         ),
     )
-    path = carrier.media_path(mint_for(TokenMint(settings.gateway.secret.reveal()), carrier))
-    # Handshakes are signed over the public URL, also where we go straight to the gateway.
-    public = settings.gateway.public_url if args.url is None else ""
-    report = await place_call(
-        carrier,
-        _ws(url) + path,
-        _script(args),
-        addressed=_ws(public).rstrip("/") + path if public else "",
-        limits=Limits(longest_s=args.max_s),
-    )
-    print(report.to_json() if args.json else "\n".join(report.lines()))
+    acts.fake = carrier
+    reports = [await _placed(settings, args, carrier, acts)]
+    while (following := genesys.successor(carrier)) is not None:
+        acts.fake = carrier = following
+        reports.append(await _again(lambda: _placed(settings, args, following, acts)))
+    report = reports[-1]
+    if args.json:
+        sessions = {"sessions": [one.to_dict() for one in reports]} if len(reports) > 1 else {}
+        print(json.dumps(report.to_dict() | sessions, ensure_ascii=False))
+    else:
+        print("\n\n".join("\n".join(one.lines()) for one in reports))
     if report.refused is not None:
         print(_REFUSALS.get(report.refused, ""), file=sys.stderr)
     if args.out is not None and report.heard:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_wav(args.out, report.heard, report.heard_rate)
-    return 0 if report.ok else 1
+    return 0 if all(one.ok for one in reports) else 1
+
+
+async def _placed(settings: Settings, args: argparse.Namespace, carrier: FakeCarrier, acts: genesys.Acts) -> CallReport:
+    """One session."""
+    assert settings.gateway.secret is not None
+    url = args.url or f"ws://127.0.0.1:{settings.gateway.port}"
+    path = carrier.media_path(mint_for(TokenMint(settings.gateway.secret.reveal()), carrier))
+    # Handshakes are signed over the public URL, also where we go straight to the gateway.
+    public = settings.gateway.public_url if args.url is None else ""
+    return await place_call(
+        carrier,
+        _ws(url) + path,
+        _script(args, acts.elapsed(asyncio.get_running_loop().time())),
+        addressed=_ws(public).rstrip("/") + path if public else "",
+        limits=Limits(longest_s=args.max_s),
+        meanwhile=acts,
+    )
+
+
+async def _again(place: Callable[[], Awaitable[CallReport]]) -> CallReport:
+    """Until the gateway takes it, for as long as Genesys tries."""
+    for wait_s in genesys.TRIES_S:
+        await asyncio.sleep(wait_s)
+        report = await place()
+        if report.refused is None and report.close_code is not None:
+            break
+    return report
 
 
 def _ws(url: str) -> str:
@@ -64,16 +98,19 @@ WAITS_S = 20.0  # after all that the caller says and presses, for the bot to end
 _REFUSALS = {
     401: "hint: the gateway does not know the credentials in this configuration; its log says what was wrong",
     403: "hint: the gateway's [gateway] secret is not the one in this configuration, or the clocks differ",
-    404: "hint: the carrier is off in the gateway's configuration; its log at start says why",
+    404: "hint: the carrier is off in the gateway's configuration (its log at start says why), or there is no such bot",
     503: "hint: the gateway is full or stopping",
 }
 
 
-def _script(args: argparse.Namespace) -> Script:
-    script, last = Script(), 0.0
+def _script(args: argparse.Namespace, elapsed_s: float) -> Script:
+    script, last = Script(), max((act.at_s for act in genesys.acts_of(args).acts), default=0.0)
+    if elapsed_s:  # another session of the same call: all was said and pressed in the first
+        ends_at = args.hang_up_at if args.hang_up_at is not None else last + WAITS_S
+        return script.then(at(max(1.0, ends_at - elapsed_s)), HangUp())
     if args.wav is not None:
         said = voice(args.wav)
-        script, last = script.then(at(args.say_at), Say(said)), args.say_at + said.duration_s
+        script, last = script.then(at(args.say_at), Say(said)), max(last, args.say_at + said.duration_s)
     if args.digits:
         script, last = script.then(at(args.digits_at), Press(args.digits)), max(last, args.digits_at)
     if args.hang_up_at is not None:

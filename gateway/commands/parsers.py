@@ -78,6 +78,29 @@ DIAL: Sequence[Option] = (
     (("--param",), {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "for the bot"}),
     (("--wait",), {"action": "store_true", "help": "until the call is over; exits 0 only if it was answered"}),
 )
+SESSIONS = ("connector", "monitor", "monitor-mono", "probe")
+GENESYS: Sequence[Option] = (  # of `gateway call`
+    (
+        ("--session",),
+        {"choices": SESSIONS, "metavar": "KIND", "help": f"genesys: {', '.join(SESSIONS)}; default: connector"},
+    ),
+    (("--connector",), {"metavar": "ID", "help": "genesys: the Connector ID, with its query: a bot's name"}),
+    (("--key",), {"metavar": "NAME", "help": "genesys: signs with [carriers.genesys.keys.NAME]; default: the first"}),
+    (("--language",), {"metavar": "TAG", "help": "genesys: of the participant; default: en-US"}),
+    (("--supported-languages",), {"action": "store_true", "help": "genesys: asks which languages the gateway has"}),
+    (("--custom-config",), {"metavar": "JSON", "help": "genesys: the integration's Advanced configuration"}),
+    (("--agent-wav",), {"type": Path, "metavar": "FILE", "help": "genesys: what the agent says in a monitor"}),
+    (
+        ("--act",),
+        {
+            "action": "append",
+            "default": [],
+            "metavar": '"S WHAT [VALUE]"',
+            "help": "genesys: after S seconds pause, resume, discard SECONDS, language TAG, limit MESSAGES_A_SECOND "
+            "(more get error 429; 5 is usual), error CODE, reconnect or break; may be repeated",
+        },
+    ),
+)
 DRAIN: Sequence[Option] = ((("--wait",), {"action": "store_true", "help": "until no call is left"}),)
 
 

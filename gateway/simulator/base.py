@@ -247,6 +247,10 @@ class FakeCarrier(ABC):
         """Something happened in the buffer: a mark was reached, play-out started or ran dry."""
         return _NOTHING
 
+    def facts(self) -> Mapping[str, Any]:
+        """What the report should say beside what all carriers have."""
+        return {}
+
     # ------------------------------------------------------------ for the carriers' use
 
     def note(self, now: float, what: str, detail: str = "") -> None:

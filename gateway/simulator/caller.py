@@ -424,6 +424,7 @@ class _Call:
             digits=self._pressed,
             digits_received=carrier.digits_sent,
             output_variables=carrier.output_variables,
+            facts=carrier.facts(),
             messages_in=carrier.messages_in,
             messages_out=carrier.messages_out,
             stalls=self._stalls,

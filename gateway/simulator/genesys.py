@@ -39,6 +39,7 @@ _OFFERS = {
     "monitor": [["external", "internal"], ["external"], ["internal"]],
 }
 _ENTITIES = {"barge_in", "bot_turn_response", "transcript", "agentassist"}
+_ALTERNATIVE = {"confidence": float, "languages": list}
 _REASONS = {"completed": "bot", "error": "error", "unauthorized": "error"}
 
 _FIELDS = "a server message has version, type, id, seq, clientseq and parameters (400)"
@@ -101,7 +102,8 @@ class FakeGenesys(FakeCarrier):
         self.packet_ms = 200
         self.call_id = ZEROS if self.kind == "probe" else self.plan.call_id or str(uuid.uuid4())
         self.session_id = str(uuid.uuid4())
-        self.organization_id = options.get("organization_id", "5b1f0a52-9c3e-4b7a-8d21-6f0c2e9a7b14")
+        own = self.plan.credentials.get("organization_id")  # the only one that may use the key
+        self.organization_id = options.get("organization_id") or own or "5b1f0a52-9c3e-4b7a-8d21-6f0c2e9a7b14"
         self.close_code = 1000
         self.state = "idle"  # "opening", "active", "closing", "closed"
         self.seq = self.server_seq = 0
@@ -111,6 +113,7 @@ class FakeGenesys(FakeCarrier):
         self.server_events: list[JsonObject] = []  # entities, as they came
         self.rate_limited = 0  # messages dropped with error 429
         self.pongs = 0
+        self._broke = False
         self.disconnect: JsonObject | None = None  # its parameters
         self._history = round(options.get("history_s", 0.0) * RATE)  # samples
         self._agent: bytes = options.get("agent", b"")
@@ -143,7 +146,10 @@ class FakeGenesys(FakeCarrier):
         return f"/{self.name}/media/{quote(self.connector, safe='/?&=')}"
 
     def handshake_headers(self, url: str) -> Mapping[str, str]:
-        key, secret = self.plan.credentials.get("api_key", ""), self.plan.credentials.get("client_secret", "")
+        shown = (self.plan.credentials.get(name, "") for name in ("api_key", "client_secret"))
+        key, secret = (
+            text.split()[0] if text.strip() else "" for text in shown
+        )  # while one is changed it has two lines
         headers = {
             "Audiohook-Organization-Id": self.organization_id,
             "Audiohook-Session-Id": self.session_id,
@@ -476,6 +482,25 @@ class FakeGenesys(FakeCarrier):
         self.finish("caller", now, "reconnect")
         return self._close("reconnect", now)
 
+    def move(self, now: float) -> Messages:
+        """Genesys takes a monitor to another connection, as planned: `successor` goes on."""
+        if self.kind == "connector" or self.state != "active":
+            return ()
+        self.finish("caller", now, "reconnect")
+        return self._sent(self._close("reconnect", now))
+
+    def lose_connection(self, now: float) -> Messages:
+        """The network fails: nothing more is said, nothing more is heard."""
+        self.finish("caller", now, "the connection broke")
+        self.ready, self.state, self._deadline = False, "closed", None
+        self.close_code, self.closes_socket, self._broke = 1006, True, True
+        return ()
+
+    @property
+    def goes_on(self) -> bool:
+        """The conversation has not ended with this session. A connector's has: its flow goes on without it."""
+        return self.kind == "monitor" and not self.violations and (self._broke or self.end_reason == "reconnect")
+
     def successor(self) -> FakeGenesys:
         """The session that goes on where this one ended, on another socket."""
         this = {"id": self.session_id, "clientseq": self.server_seq, "serverseq": self.seq}
@@ -497,7 +522,10 @@ class FakeGenesys(FakeCarrier):
             self.only("entity", entity, {"type": str, "data": dict}, {}, "an entity has type and data (400)")
             if entity["type"] not in _ENTITIES:
                 self.violate("the documented entities", f"type {entity['type'][:40]!r}")
+            if entity["type"] == "transcript" and self.strict:
+                self._check_transcript(entity["data"])
             self.server_events.append(entity)
+            self.note(now, "event", entity["type"])
             if entity["type"] == "barge_in":
                 self._empty("barge_in", entity["data"])
                 if self.kind == "monitor":
@@ -505,6 +533,19 @@ class FakeGenesys(FakeCarrier):
                 if self.state == "active":
                     self.clear(now)
         return ()
+
+    def _check_transcript(self, data: JsonObject) -> None:
+        rule = "a transcript has its documented fields (400)"
+        required = {"id": str, "channelId": int, "isFinal": bool, "offset": str, "duration": str, "alternatives": list}
+        self.only("transcript", data, required, {}, rule)
+        if data["channelId"] not in (0, 1):
+            self.violate(rule, f"channelId {data['channelId']}")
+        if not all(_DURATION.fullmatch(data[name]) for name in ("offset", "duration")):
+            self.violate(rule, "offset or duration is no duration")
+        for alternative in data["alternatives"]:
+            self.only("alternative", alternative, {"interpretations": list}, _ALTERNATIVE, rule)
+            for said in alternative["interpretations"]:
+                self.only("interpretation", said, {"type": str, "transcript": str}, {"tokens": list}, rule)
 
     def _take_disconnect(self, message: JsonObject, parameters: JsonObject, now: float) -> Messages:
         optional = {"info": str, "outputVariables": dict}
@@ -530,6 +571,26 @@ class FakeGenesys(FakeCarrier):
         self._keep_variables(parameters)
         self.state, self._deadline, self.closes_socket = "closed", None, True
         return ()
+
+    def facts(self) -> Mapping[str, Any]:
+        media = self.selected
+        facts: dict[str, Any] = {
+            "session": self.kind,
+            "media": f"{media['format']} {'+'.join(media['channels'])}" if media else "",
+            "position": _duration(self.samples),
+            "pongs": self.pongs,
+            "rate_limited": self.rate_limited,
+            "events": self.server_events,
+        }
+        if self.kind == "connector":
+            facts["way_out"] = self._way_out()
+        return facts
+
+    def _way_out(self) -> str:
+        """Of Architect's Call Audio Connector action."""
+        if self.disconnect is None:
+            return "Failure" if self.ended_by == "error" else "none: the caller has left"
+        return "Success" if self.disconnect["reason"] == "completed" else "Failure"
 
     def _keep_variables(self, parameters: JsonObject) -> None:
         variables = parameters.get("outputVariables", {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,7 @@ class CallReport:
     digits: int = 0  # pressed
     digits_received: str = ""  # from the bot
     output_variables: dict[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what only this carrier has
     messages_in: int = 0  # seen from the gateway
     messages_out: int = 0
     turned_away: str = ""  # what the caller got instead of a stream: "busy", "rejected", "said", "failed: ..."
@@ -139,6 +140,7 @@ class CallReport:
             "digits": self.digits,
             "digits_received": self.digits_received,
             "output_variables": self.output_variables,
+            "facts": self.facts,
             "messages_in": self.messages_in,
             "messages_out": self.messages_out,
             "turned_away": self.turned_away,
@@ -161,9 +163,13 @@ class CallReport:
         return json.dumps(self.to_dict(), ensure_ascii=False)
 
     def lines(self) -> list[str]:
-        """The timeline, then one line of figures, then what was wrong."""
+        """The timeline, one line of figures, what only this carrier has, what the call brought back, what was wrong."""
         lines = [f"{event.t:8.3f} s  {event.what:<10} {event.detail}".rstrip() for event in self.timeline]
         lines.append(", ".join(self._figures()))
+        lines += [f"{name}: {_short(value)}" for name, value in self.facts.items() if value not in ("", [])]
+        lines += [
+            f"output variable {name} = {json.dumps(v, ensure_ascii=False)}" for name, v in self.output_variables.items()
+        ]
         lines += [f"problem: {problem}" for problem in self.problems]
         return lines
 
@@ -183,6 +189,13 @@ class CallReport:
 def _explains(stall: Stall, gap: Gap) -> bool:
     end = gap.at + gap.duration_s
     return gap.duration_s <= stall.late_s + 0.005 and stall.at <= end <= stall.at + stall.late_s + ECHO_S
+
+
+def _short(value: Any) -> str:
+    """A list as its elements in lines of their own."""
+    if not isinstance(value, list):
+        return str(value)
+    return "".join(f"\n    {json.dumps(one, ensure_ascii=False)}" for one in value)
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -69,7 +69,7 @@ def said(call: VirtualCall, kind: str) -> list[dict[str, Any]]:
 
 
 def event(number: int = 0) -> Frame:
-    entity = {"type": "transcript", "data": {"n": number}}
+    entity = {"type": "agentassist", "data": {"n": number}}
     return OutputTransportMessageUrgentFrame({"version": "2", "type": "event", "parameters": {"entities": [entity]}})
 
 

@@ -413,7 +413,7 @@ class AnySession(RuleBasedStateMachine):
     @rule(what=st.sampled_from(["say", "interrupt", "pause", "resume", "set", "event", "end", "digits"]))
     def the_bot_acts(self, what: str) -> None:
         call = self.calls[0]
-        entity = {"type": "transcript", "data": {}}
+        entity = {"type": "agentassist", "data": {}}
         event = {"version": "2", "type": "event", "parameters": {"entities": [entity]}}
         acts: dict[str, Callable[[], Any]] = {
             "say": lambda: call.inject(TTSAudioRawFrame(b"\1\1" * 9000, 8000, 1)),

@@ -291,7 +291,7 @@ def test_events_and_pongs_may_come_until_closed_and_a_disconnect_may_cross_close
     ping = server.last("ping")
     server.hear(server.fake.hang_up(server.now))
     server.say("pong", clientseq=ping["seq"])
-    server.say("event", {"entities": [{"type": "transcript", "data": {}}]})
+    server.say("event", {"entities": [{"type": "agentassist", "data": {}}]})
     server.say("disconnect", {"reason": "completed"})
     server.say("closed")
     assert server.types.count("close") == 1
@@ -324,7 +324,7 @@ def test_too_many_messages_are_lost_and_answered_by_429() -> None:
 def test_text_has_a_limit_of_its_own_and_pongs_are_free() -> None:
     server = running(text_rate=1.0, text_burst=2)
     for _ in range(4):
-        server.say("event", {"entities": [{"type": "transcript", "data": {}}]})
+        server.say("event", {"entities": [{"type": "agentassist", "data": {}}]})
     assert server.fake.rate_limited == 3  # `opened` was the first
     assert len(server.fake.server_events) == 1
     server.wait(20.0)
@@ -613,7 +613,7 @@ class SessionMachine(RuleBasedStateMachine):
     )
     def bot_says(self, what: str) -> None:
         server = self.serializer
-        event = {"version": "2", "type": "event", "parameters": {"entities": [{"type": "transcript", "data": {}}]}}
+        event = {"version": "2", "type": "event", "parameters": {"entities": [{"type": "agentassist", "data": {}}]}}
         says: dict[str, Callable[[], Frame]] = {
             "interrupt": InterruptionFrame,
             "pause": lambda: OutputTransportMessageUrgentFrame({"version": "2", "type": "pause", "parameters": {}}),
