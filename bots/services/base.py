@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from bots.services.settings import ServiceSettings, is_given
@@ -53,6 +53,8 @@ class AIService(FrameProcessor):
 
     Settings: ClassVar[type[ServiceSettings]] = ServiceSettings
     update_frame: ClassVar[type[ServiceUpdateSettingsFrame]] = ServiceUpdateSettingsFrame
+    patience_s: float | None = None  # without a sign of life while something is awaited, until that is an error
+    observer: Callable[[str, float], None] | None = None  # told of each measurement: "ttfb_s", "tokens", "characters"
 
     def __init__(self, *, settings: ServiceSettings | None = None, metrics: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -202,6 +204,17 @@ class AIService(FrameProcessor):
         if done is not None:
             await done
 
+    # ------------------------------------------------------------ handing over
+
+    def relinquish(self) -> Sequence[Frame]:
+        """Another service takes this one's place: let go of what is being done; gives what the other is to do."""
+        return ()
+
+    def take_over(self, frames: Iterable[Frame]) -> None:
+        """Do what a service of this kind has left undone."""
+        for frame in frames:
+            self.queue_frame(frame)
+
     # ------------------------------------------------------------ measurements
 
     def _now(self) -> float:
@@ -265,6 +278,8 @@ class AIService(FrameProcessor):
 
     def observed(self, what: str, value: float) -> None:
         """Something was measured, whether or not anybody asked for MetricsFrames; for the call's own record."""
+        if self.observer is not None:
+            self.observer(what, value)
 
 
 async def _awaited(work: Awaitable[T]) -> T:

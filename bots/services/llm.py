@@ -108,6 +108,9 @@ class LLMService(AIService):
         self._functions: dict[str | None, _Registered] = {}
         self._running: dict[str, _Running] = {}
         self._answer: Handle | None = None
+        self._context: LLMContext | None = None  # that is being answered
+        self._said = False  # something of the answer has left
+        self._limit: asyncio.Timeout | None = None
         self._skip_tts: bool | None = None
         for event in ("on_function_calls_started", "on_completion_timeout"):
             self._register_event_handler(event)
@@ -162,18 +165,21 @@ class LLMService(AIService):
             await self.when_ready()
             self.push_frame(LLMFullResponseStartFrame())
             self.start_processing_metrics()
+            self._context, self._said = context, False
             try:
-                await self._process_context(context)
+                async with asyncio.timeout(self.patience_s) as self._limit:
+                    await self._process_context(context)
             except TimeoutError as exc:
                 self._call_event_handler("on_completion_timeout")
                 self.fail(exc, "no answer in time")
             except Exception as exc:
                 self.fail(exc)
-            self.stop_processing_metrics()
-            self.push_frame(LLMFullResponseEndFrame())
+            if self._answer is me:
+                self.stop_processing_metrics()
+                self.push_frame(LLMFullResponseEndFrame())
         finally:
             if self._answer is me:
-                self._answer = None
+                self._answer = self._context = None
                 self.resume_processing_frames()
 
     def _stop_answer(self) -> None:
@@ -182,8 +188,26 @@ class LLMService(AIService):
             answer.cancel()
             self.resume_processing_frames()
 
+    def progress(self) -> None:
+        """The vendor is at work on the answer: patience begins anew."""
+        if self.patience_s is not None and self._limit is not None and self._answer is not None:
+            self._limit.reschedule(asyncio.get_running_loop().time() + self.patience_s)
+
+    def relinquish(self) -> Sequence[Frame]:
+        """An answer of which nothing has been said is another's to give; of any other, what was said stands."""
+        context, said, answering = self._context, self._said, self._answer is not None
+        answer, self._answer, self._context = self._answer, None, None
+        if answering:
+            self.push_frame(LLMFullResponseEndFrame())
+            self.resume_processing_frames()
+        if answer is not None and answer is not asyncio.current_task():
+            answer.cancel()
+        return (LLMContextFrame(context),) if context is not None and not said else ()
+
     def push_text(self, text: str) -> None:
         """A piece of the answer."""
+        self._said = True
+        self.progress()
         frame = LLMTextFrame(text)
         frame.includes_inter_frame_spaces = True
         self.push_frame(frame)
@@ -231,6 +255,7 @@ class LLMService(AIService):
         """What an answer asks for: told to all, then begun. The results arrive as frames, later."""
         if not function_calls:
             return
+        self._said = True
         known = []
         for call in function_calls:
             registered = self._functions.get(call.function_name) or self._functions.get(None)

@@ -153,6 +153,7 @@ class OpenAILLMService(LLMService):
                 if text := delta.get("content"):
                     self.push_text(text)
                 for piece in delta.get("tool_calls") or ():
+                    self.progress()
                     calls.setdefault(piece.get("index", len(calls)), _Call()).add(piece)
         await self.run_function_calls([call.complete(context) for _, call in sorted(calls.items())])
 

@@ -18,7 +18,7 @@ from bots import services
 from media.errors import ConfigError, ConfigErrors
 from media.secret import Secret
 
-_BASES = {"base", "settings", "stt", "llm", "tts", "providers", "http"}
+_BASES = {"base", "settings", "stt", "llm", "tts", "providers", "http", "websocket"}
 
 
 class Provider(Protocol):

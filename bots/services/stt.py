@@ -7,6 +7,7 @@ import logging
 import time
 from abc import abstractmethod
 from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from bots.services.base import AIService, Frames
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_TTFS_P99 = 1.0  # seconds from the end of speech to the final transcript, where a service has not said
 MAX_WAITING_S = 60.0  # of audio kept for a service that is not connected, or is slow; then the oldest goes
+MAX_UNHEARD_S = 15.0  # of audio without a final transcript that is kept for a service that takes over
+SHORTEST_S = 0.4  # of speech that must have a transcript
 KEEPALIVE_S = 0.1  # of silence in one keep-alive
 
 
@@ -82,6 +85,10 @@ class STTService(AIService):
         self._last_transcript = 0.0
         self._ttfb_timer: Handle | None = None
         self._finalize_requested = self._finalize_confirmed = False
+        self._unheard: deque[Frame] | None = None  # what has no final transcript yet, see `keep_unheard`
+        self._unheard_s = 0.0
+        self._spoke_at: float | None = None  # when speech began that has no transcript
+        self._awaiting: Handle | None = None  # the timer of `patience_s`
         self._plain_feed = type(self).feed is not STTService.feed
         for event in ("on_connected", "on_disconnected", "on_connection_error"):
             self._register_event_handler(event)
@@ -105,6 +112,9 @@ class STTService(AIService):
             self.overflowed += dropped
         if self._wake is not None:
             self._wake.set()
+
+    def speech_stopped(self) -> None:
+        """The caller has stopped speaking: a vendor that can be asked for the rest at once is asked."""
 
     # ------------------------------------------------------------ frames
 
@@ -138,8 +148,13 @@ class STTService(AIService):
                 self.call_later(self._keepalive_interval, self._keep_alive)
         elif isinstance(frame, VADUserStoppedSpeakingFrame):
             self._speech_ended(frame)
+            self._keep(frame)
+            self.speech_stopped()
+            self._await_transcript(frame.stop_secs)
         elif isinstance(frame, VADUserStartedSpeakingFrame):
             self._forget_ttfb()
+            self._keep(frame)
+            self._spoke_at = self._now()
         return DONE
 
     def process_audio_frame(self, frame: InputAudioRawFrame, direction: FrameDirection) -> MaybeAwaitable:
@@ -147,8 +162,84 @@ class STTService(AIService):
         user = getattr(frame, "user_id", None)
         if user:
             self.user_id = user
+        if self._unheard is not None:
+            self._keep(frame)
         self.feed(frame.audio)
         return DONE
+
+    # ------------------------------------------------------------ patience, and handing over
+
+    def keep_unheard(self) -> None:
+        """From now on keep what has no final transcript yet, so that another connection or service can be given it."""
+        if self._unheard is None:
+            self._unheard = deque()
+
+    def _keep(self, frame: Frame) -> None:
+        unheard = self._unheard
+        if unheard is None:
+            return
+        unheard.append(frame)
+        if isinstance(frame, InputAudioRawFrame):
+            self._unheard_s += _seconds(frame)
+            limit_s = MAX_UNHEARD_S if self._spoke_at is not None else SegmentedSTTService.BEFORE_S
+            while self._unheard_s > limit_s:
+                oldest = unheard.popleft()
+                if isinstance(oldest, InputAudioRawFrame):
+                    self._unheard_s -= _seconds(oldest)
+
+    def unheard_audio(self) -> bytes:
+        """What was kept."""
+        return b"".join(frame.audio for frame in self._unheard or () if isinstance(frame, InputAudioRawFrame))
+
+    def _await_transcript(self, stop_s: float) -> None:
+        spoke_at = self._spoke_at
+        if self.patience_s is None or spoke_at is None or self._now() - stop_s - spoke_at < SHORTEST_S:
+            return
+        self._forget_patience()
+        self._awaiting = self.call_later(self.patience_s, self._no_transcript)
+
+    def _no_transcript(self) -> None:
+        self._awaiting = None
+        self.fail(TimeoutError("no transcript in time"))
+
+    def _forget_patience(self) -> None:
+        if self._awaiting is not None:
+            self._awaiting.cancel()
+            self._awaiting = None
+
+    def sign_of_life(self) -> None:
+        """The vendor has answered, if only that there was nothing to hear."""
+        self._forget_patience()
+
+    def relinquish(self) -> Sequence[Frame]:
+        self._forget_patience()
+        frames, self._unheard_s = tuple(self._unheard or ()), 0.0
+        if self._unheard is not None:
+            self._unheard.clear()
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        return frames if self._spoke_at is not None else ()
+
+    def take_over(self, frames: Iterable[Frame]) -> None:
+        for frame in frames:
+            self._keep(frame)
+            if isinstance(frame, InputAudioRawFrame):
+                self.feed(frame.audio)
+            elif isinstance(frame, VADUserStartedSpeakingFrame):
+                self._spoke_at = self._now()
+                self.segment_started()
+            elif isinstance(frame, VADUserStoppedSpeakingFrame):
+                self.segment_stopped()
+                self.speech_stopped()
+                if self.patience_s is not None:
+                    self._forget_patience()
+                    self._awaiting = self.call_later(self.patience_s, self._no_transcript)
+
+    def segment_started(self) -> None:
+        """A piece of speech begins."""
+
+    def segment_stopped(self) -> None:
+        """... and ends."""
 
     def _begin(self, frame: StartFrame) -> None:
         super()._begin(frame)
@@ -220,8 +311,13 @@ class STTService(AIService):
             self._ttfb_timer = None
 
     def _transcript(self, frame: TranscriptionFrame | InterimTranscriptionFrame) -> None:
+        self.sign_of_life()
         if isinstance(frame, InterimTranscriptionFrame):
             return
+        self._spoke_at = None
+        if self._unheard is not None:
+            self._unheard.clear()
+            self._unheard_s = 0.0
         if self._finalize_confirmed:
             frame.finalized, self._finalize_confirmed = True, False
         if self._stopped_at is not None:
@@ -236,6 +332,10 @@ class STTService(AIService):
         if stopped_at is not None and last > stopped_at:
             self.start_ttfb_metrics(start_time=stopped_at)
             self.stop_ttfb_metrics(end_time=last)
+
+
+def _seconds(frame: InputAudioRawFrame) -> float:
+    return len(frame.audio) / (2 * frame.sample_rate)
 
 
 class SegmentedSTTService(STTService):
@@ -263,14 +363,21 @@ class SegmentedSTTService(STTService):
 
     def process_frame(self, frame: Frame, direction: FrameDirection) -> MaybeAwaitable:
         if isinstance(frame, VADUserStartedSpeakingFrame):
-            self._speaking = True
-        elif isinstance(frame, VADUserStoppedSpeakingFrame) and self._speaking:
+            self.segment_started()
+        elif isinstance(frame, VADUserStoppedSpeakingFrame):
+            self.segment_stopped()
+        return super().process_frame(frame, direction)
+
+    def segment_started(self) -> None:
+        self._speaking = True
+
+    def segment_stopped(self) -> None:
+        if self._speaking:
             self._speaking = False
             self._segments.append(wav_header(len(self._speech), self._sample_rate) + bytes(self._speech))
             self._speech.clear()
             if self._wake is not None:
                 self._wake.set()
-        return super().process_frame(frame, direction)
 
     def _begin(self, frame: StartFrame) -> None:
         super()._begin(frame)
@@ -285,6 +392,7 @@ class SegmentedSTTService(STTService):
                 await wake.wait()
             try:
                 await self.push_each(self._finalized(self.run_stt(self._segments.popleft())))
+                self.sign_of_life()
             except Exception as exc:
                 self.fail(exc)
 

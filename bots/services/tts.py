@@ -145,6 +145,8 @@ class TTSService(AIService):
         self._to_speak: deque[Utterance] = deque()
         self._speaker: Handle | None = None
         self._advancing = False
+        self._progress_at = 0.0
+        self._watch: Handle | None = None  # a timer, while patience is asked for
         self._in_answer = False
         self._answer_has_audio = False
         for event in ("on_connected", "on_disconnected", "on_connection_error", "on_tts_request"):
@@ -277,7 +279,7 @@ class TTSService(AIService):
                 self._line.append(self._text_frame(AggregatedTextFrame, piece.text, piece.type, append_to_context))
                 self._advance()
             return
-        context_id = f"{self.name}-{next(_contexts)}"
+        context_id = f"{type(self).__name__}-{next(_contexts)}"  # letters, digits and a hyphen: what all vendors take
         utterance = Utterance(context_id, piece.text, piece.type, append_to_context is not False)
         utterance.push_after = alone and append_to_context is True and not self._in_answer
         self._answer_has_audio = True
@@ -314,6 +316,7 @@ class TTSService(AIService):
             self._call_event_handler("on_tts_request", utterance.context_id, text)
             self.start_ttfb_metrics()
             self.start_tts_usage_metrics(text)
+            self._ask_patience()
             frames: Any = self.run_tts(text, utterance.context_id)
             if isinstance(frames, AsyncGenerator):
                 frame: Frame | None
@@ -328,6 +331,54 @@ class TTSService(AIService):
         else:
             if not self.closes_contexts:
                 self.close_context(utterance.context_id)
+
+    def _ask_patience(self) -> None:
+        """From now on silence of the vendor is an error after `patience_s`."""
+        if self.patience_s is not None and self._watch is None:
+            self._progress_at = self._now()
+            self._watch = self.call_later(self.patience_s, self._check_patience)
+
+    def _check_patience(self) -> None:
+        self._watch = None
+        if not self._open or self.patience_s is None:
+            return
+        left_s = self._progress_at + self.patience_s - self._now()
+        if left_s > 0.001:
+            self._watch = self.call_later(left_s, self._check_patience)
+            return
+        self.fail(TimeoutError("no speech in time"))
+        if self._open:  # nobody has taken over
+            speaker, self._speaker = self._speaker, None
+            if speaker is not None:
+                speaker.cancel()
+            self._to_speak.clear()
+            given_up = tuple(self._open)
+            self._let(self.on_interrupted(given_up), "given up")
+            for context_id in given_up:
+                self.close_context(context_id)
+
+    def relinquish(self) -> Sequence[Frame]:
+        """What stands in the line, in order: text that was not spoken to its end is spoken again."""
+        frames: list[Frame] = []
+        for item in self._line:
+            if isinstance(item, Utterance):
+                if item.context_id in self._open or item.frames:
+                    frames.append(self._again(item))
+                    if item.started:
+                        self._made(TTSStoppedFrame(item.context_id))
+            else:
+                frames.append(item)
+        if rest := self._aggregator.text.text:
+            frames.append(self._text_frame(AggregatedTextFrame, rest, AggregationType.SENTENCE, True))
+        self._line.clear()
+        self._drop()
+        return frames
+
+    def _again(self, utterance: Utterance) -> Frame:
+        if utterance.push_after:
+            return TTSSpeakFrame(utterance.text, append_to_context=True)
+        kind, append = utterance.aggregated_by, utterance.append_to_context
+        return self._text_frame(AggregatedTextFrame, utterance.text, kind, append)
 
     # ------------------------------------------------------------ what a provider brings
 
@@ -351,6 +402,7 @@ class TTSService(AIService):
         if utterance is None or not pcm:
             return
         self.stop_ttfb_metrics()
+        self._progress_at = self._now()
         rate = utterance.sample_rate = sample_rate or self._sample_rate
         words = utterance.words
         while words and words[0][1] <= utterance.spoken_s + len(pcm) / (2 * rate):
@@ -381,6 +433,7 @@ class TTSService(AIService):
         utterance = self._open.pop(context_id, None)
         if utterance is None:
             return
+        self._progress_at = self._now()
         while utterance.words:
             self._append_word(utterance, utterance.words.popleft()[0])
         if self._push_text and not utterance.has_words and utterance.audio_bytes:
