@@ -24,6 +24,7 @@ from media.codec_check import CodecCheck
 from media.concealment import Concealment
 from media.errors import GatewayError, RemoteProtocolError, UnusableStreamError
 from media.events import DONE, BaseObject, Handle
+from media.exchange import Answer, Exchange
 from media.frames import (
     AnswerLaterFrame,
     AudioDiscardedFrame,
@@ -54,6 +55,11 @@ from media.frames import (
     StopTaskFrame,
     TaskFrame,
     TaskSystemFrame,
+    TTSStartedFrame,
+    UserStartedSpeakingFrame,
+    UserStoppedSpeakingFrame,
+    VADUserStartedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
 )
 from media.output import OutputStage
 from media.pipeline import Pipeline
@@ -120,6 +126,8 @@ class CallCore:
         self._lead_ms = serializer.lead_ms if lead_ms is None else lead_ms
         self._in_rate = 8000
         self._concealment = Concealment(self.counters)
+        self.exchange = Exchange(self._on_answered)
+        self._watch_exchange()
         self._codec_check: CodecCheck | None = None  # in the first second
         self.opened = now
         self._started = now
@@ -154,6 +162,24 @@ class CallCore:
             RoundTripFrame: self._on_round_trip,
             CallBrokenFrame: self._on_broken,
         }
+
+    def _watch_exchange(self) -> None:
+        """What the record says of turns and answers comes from edges that the output stage sees anyway."""
+        exchange, output, now = self.exchange, self.output, self.now
+        output.spoke = lambda begins: (exchange.bot_started if begins else exchange.bot_stopped)(now())
+        output.watch(
+            {
+                VADUserStartedSpeakingFrame: lambda frame: exchange.voice(now()),
+                VADUserStoppedSpeakingFrame: lambda frame: exchange.silence(now(), frame.stop_secs),
+                UserStartedSpeakingFrame: lambda frame: exchange.turn_started(now()),
+                UserStoppedSpeakingFrame: lambda frame: exchange.turn_stopped(now()),
+                TTSStartedFrame: lambda frame: exchange.answering(now()),
+            }
+        )
+
+    def _on_answered(self, turn: int, answer: Answer) -> None:
+        parts = {f"{part}_ms": round(seconds * 1000) for part, seconds in answer.parts.items()}
+        log.info("turn.answered", turn=turn, wait_ms=round(answer.wait_s * 1000), **parts)
 
     # ------------------------------------------------------------ what comes in
 
@@ -359,6 +385,7 @@ class CallCore:
     def interrupting(self, frame: InterruptionFrame) -> None:
         """An interruption was pushed somewhere: it takes effect here before it travels."""
         self.counters["interruptions"] += 1
+        self.exchange.interruption(self.now())
         self.output.interrupt(frame)
         if not self.outbox.may_send_audio(self.now()):
             self.output.hold()
@@ -458,7 +485,7 @@ class CallCore:
     def record(self, now: float) -> CallRecord:
         """What is known of this call."""
         ledger = self.output.ledger
-        counters = dict(self.counters)
+        counters = dict(self.counters) | self.exchange.counters(now)
         if ledger is not None:
             rate = max(1, ledger.sample_rate)
             counters["generated_ms"] = ledger.generated * 1000 // rate
@@ -474,6 +501,7 @@ class CallCore:
             reason=self.reason,
             duration_s=round(now - self.opened, 3),
             counters=counters,
+            answers=tuple(self.exchange.answers),
             variables=dict(self.variables.outgoing),
         )
 
@@ -583,6 +611,7 @@ class CallCore:
         self.info = frame.call.completed_by(self._claims) if self._claims is not None else frame.call
         self.variables = Variables(self.info.parameters)
         self._started = now
+        self.exchange.begin(now)
         self._listen_to_codec()
         self._move(CallEvent.STARTED, "", now)
         structlog.contextvars.bind_contextvars(call=self.info.call_id, carrier=self.info.carrier)
@@ -646,6 +675,7 @@ class CallCore:
     def _on_sink(self, frame: Frame) -> None:
         """What has come through the whole pipeline."""
         if isinstance(frame, StartFrame):
+            self.counters["bot_start_ms"] = round((self.now() - self._started) * 1000)
             held, self._held = self._held or (), None
             for early in held:
                 self.input.push_frame(early)

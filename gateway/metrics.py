@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
-from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import (
+    CollectorRegistry,
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -21,6 +28,8 @@ _SUMMED = (
     ("gateway_floor_went_on", "times such a bot went on, because no turn followed", "floor_went_on"),
     ("gateway_floor_interrupted", "times such a sound became a turn", "floor_interrupted"),
     ("gateway_floor_echo", "times a bot's own echo was recognised", "floor_echo"),
+    ("gateway_turns", "turns: what a caller says, and the bot's answer", "turns"),
+    ("gateway_turns_interrupted", "turns that ended because the caller cut the bot off", "turns_interrupted"),
     ("gateway_digits", "keys pressed by callers", "digits"),
     ("gateway_underruns", "times a bot's speech ran dry in mid-utterance", "underruns"),
     ("gateway_late_dropped", "packets dropped because a carrier read too slowly", "late_dropped"),
@@ -28,6 +37,30 @@ _SUMMED = (
     ("gateway_drain_limits", "calls whose last words took longer than the limit", "drain_limit"),
     ("gateway_discarded_milliseconds", "caller audio that carriers dropped", "discarded_ms"),
 )
+
+# Seconds that people notice: below half of one nobody does, above two they ask whether anybody is there.
+_WAITS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+
+
+class Histogram:
+    """How often a time was within each bound, by one label."""
+
+    def __init__(self, name: str, text: str, label: str, bounds: tuple[float, ...] = _WAITS) -> None:
+        self._name, self._text, self._label, self._bounds = name, text, label, bounds
+        self._counts: dict[str, list[int]] = {}
+        self._sums: dict[str, float] = {}
+
+    def add(self, which: str, seconds: float) -> None:
+        counts = self._counts.setdefault(which, [0] * (len(self._bounds) + 1))
+        counts[bisect_left(self._bounds, seconds)] += 1
+        self._sums[which] = self._sums.get(which, 0.0) + seconds
+
+    def family(self) -> HistogramMetricFamily:
+        found = HistogramMetricFamily(self._name, self._text, labels=[self._label])
+        ends = [*map(str, self._bounds), "+Inf"]
+        for which, counts in sorted(self._counts.items()):
+            found.add_metric([which], list(zip(ends, accumulate(counts), strict=True)), self._sums[which])
+        return found
 
 
 class Metrics:
@@ -42,6 +75,14 @@ class Metrics:
         self.refused: Counter[tuple[str, str]] = Counter()  # by carrier and reason
         self.ended: Counter[tuple[str, str, str]] = Counter()  # by carrier, who ended it, reason
         self.summed: Counter[str] = Counter()
+        self.waits = Histogram(
+            "gateway_answer_seconds",
+            "from a caller's last sound to the bot's first: all of it, and its parts",
+            "part",
+        )
+        self.first_words = Histogram(
+            "gateway_first_word_seconds", "from a call's beginning to the bot's first sound", "carrier"
+        )
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         self.tallies: dict[str, tuple[str, tuple[str, ...], Callable[[], Mapping[Any, int]]]] = {}
         self._registry = CollectorRegistry()
@@ -52,6 +93,12 @@ class Metrics:
         self.ended[record.info.carrier, record.ended_by, record.reason] += 1
         for _, _, key in _SUMMED:
             self.summed[key] += record.counters.get(key, 0)
+        for answer in record.answers:
+            self.waits.add("all", answer.wait_s)
+            for part, seconds in answer.parts.items():
+                self.waits.add(part, seconds)
+        if "first_word_ms" in record.counters:
+            self.first_words.add(record.info.carrier, record.counters["first_word_ms"] / 1000)
 
     def webhook(self, carrier: str, route: str, result: str) -> None:
         """Count one webhook: "answered", or why it was not."""
@@ -93,6 +140,8 @@ class Metrics:
             family = CounterMetricFamily(name, text)
             family.add_metric([], self.summed[key])
             yield family
+        yield self.waits.family()
+        yield self.first_words.family()
         for name, (text, names, counts) in self.tallies.items():
             family = CounterMetricFamily(name, text, labels=names)
             for which_one, value in sorted(counts().items()):

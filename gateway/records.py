@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import structlog
 
 from media.call import CallInfo
+from media.exchange import Answer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.records")
 
@@ -24,6 +25,7 @@ class CallRecord:
     duration_s: float
     counters: dict[str, int] = field(default_factory=dict)
     variables: dict[str, Any] = field(default_factory=dict)
+    answers: tuple[Answer, ...] = ()  # how long the caller waited for each; for histograms
 
 
 class RecordSink(Protocol):

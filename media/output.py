@@ -135,6 +135,8 @@ class OutputStage(FrameProcessor):
         self._unproven = False  # sent, and the carrier has not said since that it was played
         self._releasing = False
         self._unflushed = False  # audio was pushed since the last flush
+        self.spoke: Callable[[bool], None] | None = None  # told when the bot begins (True) and has ceased to speak
+        self._sees: Mapping[type[Frame], Callable[[Any], None]] = {}
         self.is_held = False  # the carrier takes no audio now
         self.is_waiting = False  # the floor is not the bot's now, but may be again
         self._keep_ms = 0.0  # how much of what has left can be brought back
@@ -177,6 +179,20 @@ class OutputStage(FrameProcessor):
             found = self.push_frame if issubclass(cls, Frame) and cls.is_system else self._in_order  # type: ignore[assignment]
         self._handlers = {**self._handlers, cls: found}
         return found
+
+    def watch(self, sees: Mapping[type[Frame], Callable[[Any], None]]) -> None:
+        """Call `sees[class](frame)` as a frame arrives, before it is dealt with: in place of earlier watchers."""
+        for cls in sees.keys() - self._sees.keys():
+            handle = self._handlers.get(cls) or self._handler_of(cls)
+            self._handlers = {**self._handlers, cls: self._seen(cls, handle)}
+        self._sees = sees
+
+    def _seen(self, cls: type[Frame], handle: Callable[[Any], None]) -> Callable[[Any], None]:
+        def seen(frame: Any) -> None:
+            self._sees[cls](frame)
+            handle(frame)
+
+        return seen
 
     def _on_start(self, frame: StartFrame) -> None:
         self._tune()
@@ -488,6 +504,8 @@ class OutputStage(FrameProcessor):
             if not self._speaking:
                 self._speaking, self._next_speaking = True, now
                 self._begin_reply()
+                if self.spoke is not None:
+                    self.spoke(True)
                 self.broadcast_frame(BotStartedSpeakingFrame)
         elif item is _SPEECH_ENDS:
             self._mark()
@@ -585,6 +603,8 @@ class OutputStage(FrameProcessor):
         self._cancel_stop()
         if self._speaking:
             self._speaking = False
+            if self.spoke is not None:
+                self.spoke(False)
             self.broadcast_frame(BotStoppedSpeakingFrame)
 
     # ------------------------------------------------------------ rates
