@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bots.observing import Observing
+from bots.rtvi.observer import RTVIObserverParams
+from bots.rtvi.processor import RTVIProcessor
 from bots.runner import PipelineRunner
 from bots.ticking import TaskRuntime
 from bots.watching import Heartbeats, IdleWatch
@@ -119,7 +121,7 @@ class PipelineTask(BaseObject):
         idle_timeout_secs: float | None = 300.0,
         observers: Iterable[BaseObserver] | None = None,
         rtvi_processor: FrameProcessor | None = None,
-        rtvi_observer_params: Any = None,
+        rtvi_observer_params: RTVIObserverParams | None = None,
         task_manager: Any = None,
     ) -> None:
         super().__init__()
@@ -129,10 +131,13 @@ class PipelineTask(BaseObject):
         self.enable_tracing = enable_tracing
         self.enable_turn_tracking = enable_turn_tracking
         self.rtvi_observer_params = rtvi_observer_params
-        self._rtvi = rtvi_processor if enable_rtvi else None
+        self._rtvi: Any = rtvi_processor if enable_rtvi else None
+        self._may_have_rtvi = enable_rtvi
         # The given pipeline is spliced in: it may be bound again by another task after a StopFrame.
-        self._pipeline = Pipeline([self._rtvi, pipeline] if self._rtvi is not None else [pipeline])
+        self._pipeline = Pipeline([pipeline])
         self._given = pipeline
+        if self._rtvi is not None:
+            self._put_first(self._rtvi)
         self._runtime = TaskRuntime(task_manager)
         self._base.drives = self._runtime
         self._task_manager = task_manager
@@ -185,11 +190,25 @@ class PipelineTask(BaseObject):
         return self._runtime
 
     @property
-    def rtvi(self) -> FrameProcessor:
-        """The RTVI processor; RuntimeError if there is none."""
+    def rtvi(self) -> Any:
+        """The RTVIProcessor, or what was given as rtvi_processor; RuntimeError if there is none.
+
+        One is made for whoever asks before `run`, and for a transport whose other side speaks RTVI; a phone never does.
+        """
+        if self._rtvi is None and self._may_have_rtvi and not self._running:
+            self._put_first(RTVIProcessor(name="RTVI"))
         if self._rtvi is None:
-            raise RuntimeError(f"{self} has no RTVI processor: give it one as rtvi_processor")
+            raise RuntimeError(f"{self} has no RTVI processor: enable_rtvi is off, or it was asked for after the start")
         return self._rtvi
+
+    def _put_first(self, rtvi: Any) -> None:
+        """What happens is told as soon as a client says that it is ready; until then nobody watches for it."""
+        self._rtvi = rtvi
+        if isinstance(rtvi, RTVIProcessor):
+            rtvi.observer_params = self.rtvi_observer_params or rtvi.observer_params or RTVIObserverParams()
+            rtvi.attach = self.add_observer
+            rtvi.ready_by_itself = True
+        self._pipeline = Pipeline([rtvi, self._given])
 
     @property
     def turn_tracking_observer(self) -> BaseObserver | None:
@@ -229,6 +248,8 @@ class PipelineTask(BaseObject):
 
     async def _start(self) -> None:
         self._clock.start()
+        if self._rtvi is None and self._may_have_rtvi and _speaks_rtvi(self._given):
+            self._put_first(RTVIProcessor(name="RTVI"))
         pipeline, observing = self._pipeline, self._observing
         setup = FrameProcessorSetup(
             clock=self._clock, task_manager=self._task_manager, observer=observing, runtime=self._runtime
@@ -320,6 +341,8 @@ class PipelineTask(BaseObject):
             runtime.stop_ticking()
             runtime.drop_spare()
             self._held = self._idle = self._heartbeats = None
+            if isinstance(self._rtvi, RTVIProcessor):
+                self._rtvi.attach = None
             self._top = self._bottom = _OVER  # nothing refers to this task any more: it goes without the collector
 
     async def _close_observers(self, observing: Observing) -> None:
@@ -568,6 +591,11 @@ class PipelineTask(BaseObject):
         if event_name in _FINISHED.values():
             warnings.warn(f"{event_name} is old: use on_pipeline_finished", DeprecationWarning, stacklevel=3)
         super().add_event_handler(event_name, handler)
+
+
+def _speaks_rtvi(processor: FrameProcessor) -> bool:
+    """Whether one of these is a transport whose other side speaks RTVI."""
+    return getattr(processor, "speaks_rtvi", False) or any(_speaks_rtvi(each) for each in processor.processors)
 
 
 # What takes its own event for each terminal frame, beside on_pipeline_finished: older programs.

@@ -103,6 +103,12 @@ class TransportInput(CallInput):
         self._passes_on = params.audio_in_passthrough
         self._take: Callable[[InputAudioRawFrame], Any] = _drop
 
+    @property
+    def speaks_rtvi(self) -> bool:
+        """Whether the other side is a client that waits for RTVI's messages; no carrier is."""
+        params = getattr(getattr(self._owner.params, "serializer", None), "_params", None)
+        return not getattr(params, "ignore_rtvi_messages", True)
+
     def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         if direction is FrameDirection.UPSTREAM:
             self.push_frame(frame, direction)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bots.rtvi import RTVIObserverParams, RTVIProcessor
 from bots.runtime import PipelineParams, PipelineTask
 from media.frames import (
     CancelFrame,
@@ -821,15 +822,14 @@ def test_a_finished_task_goes_without_the_collector(last: type[Frame]) -> None:
 # ---------------------------------------------------------------- what comes with later versions
 
 
-def test_rtvi_is_there_if_it_was_given() -> None:
-    with pytest.raises(RuntimeError, match="rtvi_processor"):
-        _ = PipelineTask(Pipeline([])).rtvi
+def test_rtvi_is_there_for_whoever_asks_unless_it_was_turned_off() -> None:
+    assert isinstance(PipelineTask(Pipeline([])).rtvi, RTVIProcessor)
     rtvi, first = Pass(), Pass()
-    task = PipelineTask(Pipeline([first]), rtvi_processor=rtvi, rtvi_observer_params=object())
+    task = PipelineTask(Pipeline([first]), rtvi_processor=rtvi, rtvi_observer_params=RTVIObserverParams())
     assert task.rtvi is rtvi
     drive(task, end)
     assert labels(rtvi.seen) == labels(first.seen) == ["StartFrame", "EndFrame"]
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="enable_rtvi"):
         _ = PipelineTask(Pipeline([]), rtvi_processor=Pass(), enable_rtvi=False).rtvi
 
 
