@@ -117,11 +117,10 @@ def test_a_message_in_a_processor() -> None:
     class CustomFrameProcessor(FrameProcessor):
         async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
             await super().process_frame(frame, direction)
-            if isinstance(frame, RTVIClientMessageFrame):  # noqa: SIM102 - as the page writes it
-                if frame.type == "set-language":
-                    language = frame.data.get("language", "en-US")
-                    await self.push_frame(STTUpdateSettingsFrame(language=language))
-                    return
+            if isinstance(frame, RTVIClientMessageFrame) and frame.type == "set-language":
+                language = frame.data.get("language", "en-US")
+                await self.push_frame(STTUpdateSettingsFrame(language=language))
+                return
             await self.push_frame(frame, direction)
 
     async def client(said: Said) -> None:
