@@ -61,6 +61,10 @@ def create_app(gateway: Gateway) -> Starlette:
         finally:
             await gateway.stop()
 
+    def webhooks(path: str) -> list[Route]:
+        """A URL that was pasted with a slash at its end is the same: a redirect would lead past the proxy."""
+        return [Route(each, gateway.answering.webhook, methods=["GET", "POST"]) for each in (path, path + "/")]
+
     def refused(reason: str) -> None:
         gateway.metrics.refused["unknown", reason] += 1
 
@@ -82,11 +86,11 @@ def create_app(gateway: Gateway) -> Starlette:
             Route("/metrics", metrics),
             *unannounced,
             Mount("/api", create_api(gateway.desk, lambda: gateway.settings, gateway.urls)),
-            Route("/{carrier}/{route}", gateway.answering.webhook, methods=["GET", "POST"]),
+            *webhooks("/{carrier}/{route}"),
             WebSocketRoute("/{carrier}/media", media),
             WebSocketRoute("/{carrier}/media/{token:path}", media),
             Route("/{carrier}/media/{token:path}", not_a_socket),
-            Route("/{carrier}/{route}/{secret}", gateway.answering.webhook, methods=["GET", "POST"]),
+            *webhooks("/{carrier}/{route}/{secret}"),
         ],
         exception_handlers={404: not_found},
         lifespan=lifespan,

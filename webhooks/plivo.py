@@ -96,10 +96,12 @@ class PlivoHttp(CarrierHttp):
         nonce = self._nonce(request, checked)
         try:
             form = plivo_signature.parameters(request.body.decode()) if request.method == "POST" else ()
-            text = plivo_signature.canonical(request.method, request.url, form)
+            texts = [
+                plivo_signature.canonical(request.method, url, form) for url in plivo_signature.spellings(request.url)
+            ]
         except ValueError:  # what is not UTF-8 has no one reading
             raise NotAuthentic(self.carrier, "unreadable", checked, status=400) from None
-        if not self._matches(request, text, nonce):
+        if not any(self._matches(request, text, nonce) for text in texts):
             raise NotAuthentic(self.carrier, "bad-signature", {**checked, "fields": checked_fields(form)})
         return Once(key=nonce, for_s=REMEMBER_S)
 

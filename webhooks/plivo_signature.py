@@ -45,6 +45,15 @@ def canonical(method: str, url: str, form: Pairs = ()) -> str:
     return f"{base}?{joined}.{fields}" if joined else f"{base}?{fields}"
 
 
+def spellings(url: str) -> tuple[str, str]:
+    """`url`, and as it is with or without the port that goes without saying: Host headers leave it out."""
+    parts = urlsplit(url)
+    port = {"https": ":443", "http": ":80"}.get(parts.scheme, "")
+    host = parts.netloc
+    other = host.removesuffix(port) if host.endswith(port) else host + port if ":" not in host else host
+    return url, url.replace(f"://{host}", f"://{other}", 1)
+
+
 def sign(token: str, text: str, nonce: str) -> str:
     digest = hmac.new(token.encode(), f"{text}.{nonce}".encode(), hashlib.sha256).digest()
     return base64.b64encode(digest).decode("ascii")

@@ -172,7 +172,7 @@ class Desk:
             path = path[len(prefix) :]
         carrier, _, rest = path.removeprefix("/").partition("/")
         route = rest.partition("/")[0]
-        if carrier not in self._snapshot().carriers or not path.startswith("/") or rest.endswith("/"):
+        if carrier not in self._snapshot().carriers or not path.startswith("/") or (is_socket and rest.endswith("/")):
             return "", ""
         return (carrier, route) if (route == "media") == is_socket and (is_socket or route in WEBHOOKS) else ("", "")
 

@@ -78,6 +78,7 @@ async def running(
     more: str = "",
     bots: Mapping[str, Build] | None = None,
     port: int = 0,
+    account: str = "",
 ) -> AsyncIterator[Running]:
     """A gateway that listens.
 
@@ -86,21 +87,22 @@ async def running(
         gateway: lines of the [gateway] table.
         more: further tables.
         bots: by name; the first one answers every number.
+        account: further lines of each carrier's table.
     """
     bots = bots or {"echo": echo}
     accounts = {name: make_up(name, folder) for name in carriers}
     webs = [account.web for account in accounts.values() if account.web is not None]
     async with CarrierServer(webs) as rest:
-        for account in accounts.values():
-            if account.web is not None:
-                account.api_base = rest.base(account.carrier)
+        for each in accounts.values():
+            if each.web is not None:
+                each.api_base = rest.base(each.carrier)
         secret = folder / "gateway.secret"
         if not secret.exists():
             secret.write_text(os.urandom(24).hex())
         config = folder / "gateway.toml"
         tables = [
             f'[gateway]\nsecret = {{ file = "gateway.secret" }}\n{gateway}\n',
-            *(account.toml for account in accounts.values()),
+            *(f"{each.toml}{account}\n" for each in accounts.values()),
             *(f'[bots.{name}]\nuse = "echo"\n' for name in bots),
             f'[numbers.default]\nbot = "{next(iter(bots))}"\n',
             more,

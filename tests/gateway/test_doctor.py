@@ -146,7 +146,9 @@ CASES: Mapping[str, Case] = {
         failures={"not-a-gateway"},
         says="proxy/1",
     ),
-    "trailing slash": Case(edit=moved(lambda path: path.rstrip("/") + "/"), failures={"trailing-slash", "not-routed"}),
+    "trailing slash": Case(
+        edit=moved(lambda path: path.rstrip("/") + "/"), failures={"trailing-slash", "not-routed", REFUSED}
+    ),
     "slash taken": Case(edit=moved(lambda path: path.rstrip("/")), warnings={"trailing-slash"}),
     "path decoded": Case(edit=moved(lambda path: path.replace("%2F", "/")), warnings={"path-encoding"}),
     "path encoded": Case(edit=moved(lambda path: path.replace("~", "%7E")), warnings={"path-encoding"}),

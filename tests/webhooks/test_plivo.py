@@ -274,6 +274,28 @@ def test_every_change_of_what_was_signed_is_refused(data: st.DataObject) -> None
             http.authenticate("answer", request)
 
 
+@pytest.mark.parametrize(
+    ("signed_over", "arrives_at", "good"),
+    [
+        ("https://gw.example.com:443/a", "https://gw.example.com/a", True),
+        ("https://gw.example.com/a", "https://gw.example.com:443/a", True),
+        ("http://gw.example.com:80/a?b=1", "http://gw.example.com/a?b=1", True),
+        ("https://[2001:db8::1]:443/a", "https://[2001:db8::1]:443/a", True),
+        ("https://gw.example.com:8443/a", "https://gw.example.com/a", False),
+        ("https://gw.example.com:80/a", "https://gw.example.com/a", False),
+        ("http://gw.example.com:443/a", "http://gw.example.com/a", False),
+    ],
+)
+def test_a_port_that_goes_without_saying(signed_over: str, arrives_at: str, good: bool) -> None:
+    signature = plivo_signature.sign(TOKEN, plivo_signature.canonical("POST", signed_over, list(FIELDS.items())), NONCE)
+    assert judged("POST", signed_over, dict(FIELDS), signature, NONCE)
+    request = webhook(url=arrives_at, signature=signature)
+    if good:
+        assert plivo().authenticate("answer", request)
+    else:
+        assert refusal_of(plivo(), request).reason == "bad-signature"
+
+
 @pytest.mark.parametrize("body", [b"From=\xff", b"From=%FF", b"%C3=1"])
 def test_fields_that_are_no_text_have_no_reading(body: bytes) -> None:
     refused = refusal_of(plivo(), webhook(fields=body, signature=POST_SIGNATURE))
