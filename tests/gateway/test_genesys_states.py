@@ -1,7 +1,7 @@
 """The AudioHook server's state table, row by row: what each event comes to in each state of a session.
 
-Rows are what the client says or the bot does; columns are how far the session is. OPENING is a state of no length
-here: `opened` leaves with the message that asks for it, so what that column demands is demanded of the same moment.
+Rows are what the client says or the bot does; columns are how far the session is. OPENING has a test of its own:
+`opened` is made at once, so that column is the moment in which it still waits for its socket, and the bot for it.
 """
 
 from __future__ import annotations
@@ -242,6 +242,68 @@ def test_the_state_table(state: str, name: str, does: Does, cell: Cell) -> None:
         assert last["parameters"]["reason"] == "error"
     if cell == IGNORED and name not in ("paused", "resumed"):
         assert table.session is session_before
+
+
+class Opening(Table):
+    """A session whose `opened` has not left yet, and whose bot is not built."""
+
+    def __init__(self) -> None:
+        self.probe, self.before, self.blocked = Probe(), 0, True
+        Client.__init__(self, lambda call: [self.probe])
+        self.open()
+        assert self.said == []
+        assert self.core.pipeline is None
+
+    def wake(self) -> None:
+        if not self.blocked:
+            super().wake()
+
+    def goes_on(self) -> None:
+        self.blocked = False
+        self.wait(0.1)
+
+
+def disconnected(answers: tuple[str, ...] = ()) -> Cell:
+    return Cell(("opened", *answers, "disconnect"), state=CallState.ENDING)
+
+
+WHILE_OPENING: dict[str, Cell] = {
+    "ping": Cell(("opened", "pong")),
+    "binary": Cell(("opened",), ("InputAudioRawFrame",)),
+    "update": Cell(("opened", "updated"), ("CallUpdatedFrame",)),
+    "dtmf": Cell(("opened",), ("InputDTMFFrame",)),
+    "paused": Cell(("opened",), ("CallPausedFrame",), CallState.PAUSED),
+    "resumed": Cell(("opened",), ("CallResumedFrame",)),
+    "discarded": Cell(("opened",), ("AudioDiscardedFrame",)),
+    "close": Cell(("opened", "closed"), state=CallState.CLOSED),
+    "bad envelope": disconnected(),
+    "bad seq": disconnected(),
+    "bad id": disconnected(),
+    "serverseq ahead": disconnected(),
+    "not JSON": disconnected(),
+    "no object": disconnected(),
+    "no parameters": disconnected(),
+    "bot says hang up": disconnected(),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_column_of_opening(name: str) -> None:
+    table, cell = Opening(), WHILE_OPENING.get(name, Cell(("opened",)))
+    ROWS[name][0](table)
+    assert table.told == [], "nothing reaches a bot that is not built"
+    table.goes_on()
+    assert tuple(table.answered) == cell.answers
+    assert tuple(table.told) == cell.told, "what came meanwhile was kept for it"
+    assert table.core.state is (cell.state or CallState.LIVE)
+
+
+def test_a_socket_that_closes_while_opening_leaves_no_bot() -> None:
+    table = Opening()
+    table.core.disconnected(1006, table.t)
+    table.goes_on()
+    assert table.over
+    assert table.core.pipeline is None
 
 
 @pytest.mark.parametrize("state", COLUMNS)
