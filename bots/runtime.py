@@ -45,6 +45,7 @@ from media.frames import (
 from media.observers import BaseObserver
 from media.pipeline import Pipeline
 from media.processor import DOWNSTREAM, UPSTREAM, FrameDirection, FrameProcessor, FrameProcessorSetup
+from media.turn_observers import TurnTrackingObserver
 
 __all__ = ["PipelineParams", "PipelineRunner", "PipelineTask", "TaskClock", "TaskRuntime"]
 
@@ -160,6 +161,7 @@ class PipelineTask(BaseObject):
         self._top = _Actions(self._acts_at_top)
         self._bottom = _Actions(self._acts_at_bottom)
         self._observing: Observing | None = None
+        self._turn_tracking: TurnTrackingObserver | None = None
         for observer in (*(observers or ()), *self.params.observers):
             self.add_observer(observer)
         self._heartbeats: Heartbeats | None = None
@@ -211,8 +213,12 @@ class PipelineTask(BaseObject):
         self._pipeline = Pipeline([rtvi, self._given])
 
     @property
-    def turn_tracking_observer(self) -> BaseObserver | None:
-        return None
+    def turn_tracking_observer(self) -> TurnTrackingObserver | None:
+        """Made for whoever asks, before `run`: a task that nobody asks pays nothing. None with it turned off."""
+        if self._turn_tracking is None and self.enable_turn_tracking and not self._running:
+            self._turn_tracking = TurnTrackingObserver()
+            self.add_observer(self._turn_tracking)
+        return self._turn_tracking
 
     @property
     def turn_trace_observer(self) -> BaseObserver | None:
