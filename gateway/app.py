@@ -17,6 +17,7 @@ import structlog
 
 from bots.base import Build
 from gateway import registry
+from gateway.alive import Lives
 from gateway.answering import Answering
 from gateway.calls import CallRegistry
 from gateway.carrier_api import CarrierApi, Patience
@@ -85,7 +86,8 @@ class Gateway:
         self.colleagues.answers("displaced", self._told_displaced)
         self.colleagues.answers("metrics", self._told_metrics)
         self.api = CarrierApi(self.snapshot.carriers, patience=patience)
-        self.hang_ups = HangUps(self.store, self.api, self.worker, rhythm=rhythm)
+        locks = Lives(self.store.path if isinstance(self.store, SqlStore) else "")
+        self.hang_ups = HangUps(self.store, self.api, self.worker, rhythm=rhythm, locks=locks)
         self.hang_ups.settled = self._settled
         self.hang_ups.lives = self._lives
         self.events = Notifier(settings.events, self.store)

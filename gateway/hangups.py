@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from gateway.alive import Lives
 from gateway.carrier_api import CarrierApi
 from gateway.housekeeping import keep_lease
 from gateway.store import (
@@ -61,8 +62,17 @@ class Rhythm:
 class HangUps:
     """Ends calls at the carriers. One for the process."""
 
-    def __init__(self, store: Store, api: CarrierApi, worker: Worker, *, rhythm: Rhythm | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        api: CarrierApi,
+        worker: Worker,
+        *,
+        rhythm: Rhythm | None = None,
+        locks: Lives | None = None,
+    ) -> None:
         self._store, self._api, self.worker = store, api, worker
+        self._locks = locks or Lives("")
         self.rhythm = rhythm or Rhythm()
         self.counters: Counter[str] = Counter()
         self.on_away: Callable[[], Awaitable[None]] = _nothing  # the lease had run out: take the live calls back
@@ -81,12 +91,24 @@ class HangUps:
     # ------------------------------------------------------------ life
 
     async def open(self) -> None:
+        self._locks.begin(self.worker.id)
         await self._renew()
+        await self._bury()
         self._spawn(keep_lease(self._renew, self.on_away, self._scaled(self.rhythm.lease_s) / 3), "lease")
         self._spawn(self._look(), "hang-ups")
 
     async def _renew(self) -> bool:
         return await self._store.renew(self.worker, time.time(), lease_s=self._scaled(self.rhythm.lease_s))
+
+    async def _bury(self) -> None:
+        """What workers had that have fallen on this machine is there to be taken up, before their leases run out."""
+        try:
+            with self._locks.gone() as fallen:
+                for worker in fallen:
+                    log.warning("hangups.worker_fell", worker=worker)
+                    await self._store.retire(worker, time.time())
+        except StoreError as exc:
+            log.error("hangups.store_failed", what="bury", problem=str(exc))  # their leases run out
 
     async def close(self, limit_s: float = 15.0) -> None:
         """Bring the hang-ups of this process to their end; what then is left stays due, in the store."""
@@ -105,6 +127,8 @@ class HangUps:
             await self._store.retire(self.worker.id, time.time())
         except StoreError as exc:
             log.error("hangups.store_failed", what="retire", problem=str(exc))  # its lease runs out
+            return  # and its lock is free when the process ends
+        self._locks.end(self.worker.id)
 
     def _attempts(self) -> set[asyncio.Task[Any]]:
         return {task for task in self._tasks if task.get_name().startswith("hang-up ")}

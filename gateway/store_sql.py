@@ -80,7 +80,7 @@ class SqlStore:
         if dialect not in _ENGINES:
             raise StoreError(f"the store can be {' or '.join(_ENGINES)}, not {dialect}")
         in_memory = dialect == "sqlite" and parsed.database in (None, "", ":memory:")
-        self._path = "" if in_memory or dialect != "sqlite" else str(parsed.database)
+        self.path = "" if in_memory or dialect != "sqlite" else str(parsed.database)  # of the database's file
         self.counts: Counter[str] = Counter()  # "events_dropped", "events_given_up"
         self._max_events = max_events
         self._waiting = (-_RECOUNT_S, 0)  # when the waiting events were counted (monotonic), how many
@@ -99,12 +99,12 @@ class SqlStore:
     # ------------------------------------------------------------ life
 
     async def open(self) -> None:
-        if self._path:
+        if self.path:
             # Numbers of callers are in it: nobody else's business, nor are the files that SQLite puts beside it.
             try:
-                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
             except OSError as exc:
-                raise StoreError(f"{self._path}: {exc.strerror}") from None
+                raise StoreError(f"{self.path}: {exc.strerror}") from None
         await self.writer.open(_prepare)
         if self.reader is not self.writer:
             await self.reader.open()

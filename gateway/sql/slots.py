@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from sqlalchemy import Connection, bindparam, delete, func, literal_column, select, update
+from sqlalchemy import Connection, bindparam, case, delete, func, literal_column, select, update
 
 from gateway.sql.records import FINAL, claim, exists, key_of, read_call, stored
 from gateway.sql.tables import (
@@ -47,10 +47,10 @@ _FINAL = tuple(phase.value for phase in FINAL)
 _BLANK = (None, "", 0, "none")
 _UNDECIDED = (HangUp.NONE.value, HangUp.PENDING.value)
 _NEW = (False, False, 0.0)  # of a call without a row: see `_known`
-# A slot that is gone before its call: what the call was, and what it is then.
+# A slot that is gone before its call: what the call was, what it is then, and why, unless somebody knows better.
 _ABANDONED = (
-    ((Standing.EXPECTED.value, Standing.DIALLING.value), Standing.NEVER_CAME.value),
-    ((Standing.LIVE.value,), Standing.LOST.value),
+    ((Standing.EXPECTED.value, Standing.DIALLING.value), Standing.NEVER_CAME.value, ""),
+    ((Standing.LIVE.value,), Standing.LOST.value, "process-died"),
 )
 
 _THE_SLOT = slots.c.key == bindparam("k")
@@ -78,8 +78,10 @@ _SLOTS_OF = select(slots.c.key).where(slots.c.worker == bindparam("w"))
 _FREE = delete(slots).where(among(slots.c.key))
 _FORGET = delete(calls).where(calls.c.key == bindparam("k"))
 _FORSAKE = [
-    update(calls).where(among(calls.c.key), UNFINISHED, calls.c.standing.in_(before)).values(standing=after)
-    for before, after in _ABANDONED
+    update(calls)
+    .where(among(calls.c.key), UNFINISHED, calls.c.standing.in_(before))
+    .values(standing=after, reason=case((calls.c.reason == "", reason), else_=calls.c.reason))
+    for before, after, reason in _ABANDONED
 ]
 # The carrier has already said that these are over.
 _CLOSE = (
@@ -101,7 +103,7 @@ _OWNER = select(workers.c.id, workers.c.endpoint).where(_THE_SLOT, slots.c.worke
 _ORPHANS = (
     select(calls)
     .where(UNFINISHED, ~HANG_UP_PENDING, calls.c.claimed_until <= bindparam("now"))
-    .where(calls.c.standing.in_([after for _, after in _ABANDONED]))
+    .where(calls.c.standing.in_([after for _, after, _ in _ABANDONED]))
     .order_by(calls.c.created)
     .limit(bindparam("most"))
 )

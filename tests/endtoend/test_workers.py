@@ -151,6 +151,8 @@ def test_a_worker_that_falls_is_started_again(running: Running) -> None:
         await running.until(lambda: len(running.pids) == 3)
         (ended,) = running.lines("worker.ended")
         assert ended["code"] == -signal.SIGKILL
+        # What it had is taken up at once, not when its lease has run out.
+        await running.until(lambda: bool(running.lines("hangups.worker_fell")))
 
     asyncio.run(main())
     running.process.send_signal(signal.SIGINT)

@@ -497,6 +497,7 @@ async def test_the_calls_of_a_dead_worker_are_found(store: SqlStore) -> None:
     now = await renewed(store, B, NOW, LEASE_S + 2)  # while A is silent
     (orphan,) = await store.orphans("b", now)
     assert (orphan.key, orphan.standing, orphan.worker) == (key_of(inbound(1)), Standing.LOST, "a")
+    assert (orphan.reason, orphan.ended_by) == ("process-died", "")
     assert (await store.usage(now)).live == 1
     # Claimed: nobody else is sent after it, until the claim runs out.
     assert await store.orphans("b", now + 1) == []
@@ -506,7 +507,8 @@ async def test_the_calls_of_a_dead_worker_are_found(store: SqlStore) -> None:
     assert await store.connected(key_of(inbound(1)), "a", now + 61) is None
     assert await admitted(store, inbound(1), now=now + 61)
     assert await store.connected(key_of(inbound(1)), "a", now + 61) is not None
-    assert (await read(store, inbound(1))).standing is Standing.LIVE
+    found = await read(store, inbound(1))
+    assert (found.standing, found.reason) == (Standing.LIVE, "")
 
 
 @stored
