@@ -170,6 +170,24 @@ class Draining(BaseModel):
     live: Annotated[int, Field(description="calls that are still up")]
 
 
+class Rule(BaseModel):
+    key: str
+    matched: bool
+    why: str
+
+
+class Routed(BaseModel):
+    bot: str | None
+    rule: str | None
+    why: str
+    considered: list[Rule]
+
+
+class Health(BaseModel):
+    now: dict[str, int | float | bool]
+    points: list[dict[str, float]]
+
+
 # ---------------------------------------------------------------- who may
 
 
@@ -388,6 +406,19 @@ def create_api(desk: CallDesk, settings: Callable[[], Settings], urls: Callable[
     async def configuration() -> Configuration:
         """The configuration that new calls get, and what came of the last reload."""
         return Configuration.model_validate(desk.configuration())
+
+    @api.get("/route", dependencies=[read], tags=["gateway"])
+    async def route(
+        number: Annotated[str, Query(min_length=1, max_length=128)],
+        carrier: Annotated[str, Query(min_length=1, max_length=32)],
+    ) -> Routed:
+        """Which bot would answer a call to that number now, and why: every rule in the order in which it counts."""
+        return Routed.model_validate(desk.route(carrier, number))
+
+    @api.get("/health", dependencies=[read], tags=["gateway"])
+    async def health() -> Health:
+        """How the process is now, and a point every ten seconds of its last hour."""
+        return Health.model_validate(desk.health())
 
     @api.post(
         "/reload",

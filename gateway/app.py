@@ -26,6 +26,7 @@ from gateway.colleagues import Colleagues
 from gateway.control import CallDesk
 from gateway.doctor.desk import Desk
 from gateway.hangups import HangUps, Rhythm
+from gateway.history import History
 from gateway.housekeeping import prune
 from gateway.media_sockets import MediaSockets, Refused
 from gateway.metrics import Metrics, joined
@@ -108,7 +109,8 @@ class Gateway:
         self.answering.diagnose = self.doctor.answer_to
         self._background: set[asyncio.Task[Any]] = set()
         self.stopping = asyncio.Event()
-        self._house: asyncio.Task[None] | None = None
+        self._house: list[asyncio.Task[None]] = []
+        self.history = History(self)
         self.hang_ups.on_away = self._take_calls_back
         self.metrics.gauge("gateway_calls_live", "calls that are up", lambda: float(len(self.calls)))
         self.metrics.gauge(
@@ -167,7 +169,11 @@ class Gateway:
         keep_s = self.settings.gateway.keep_records_days * 86_400.0
         if self.reloader is not None:
             self.reloader.open()
-        self._house = asyncio.get_running_loop().create_task(prune(self.store, keep_s), name="housekeeping")
+        loop = asyncio.get_running_loop()
+        self._house = [
+            loop.create_task(prune(self.store, keep_s), name="housekeeping"),
+            loop.create_task(self.history.keep(), name="history"),
+        ]
 
     async def drain(self) -> None:
         """Refuse new calls; live ones say their last words."""
@@ -181,9 +187,10 @@ class Gateway:
             await self.reloader.close()
         await self.clock.stop()
         self.stopping.set()
-        if self._house is not None:
-            self._house.cancel()
-            await asyncio.wait([self._house])
+        for task in self._house:
+            task.cancel()
+        if self._house:
+            await asyncio.wait(self._house)
         if self._background:
             await asyncio.wait(set(self._background), timeout=5.0)
         await self.vad.close()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from gateway.answering import clipped
-from gateway.routing import resolve
+from gateway.routing import explain, resolve
 from gateway.store import PROVISIONAL, CallFilter, CallKey, Page, Refused, Standing, StoredCall
 from media.errors import GatewayError
 from media.frames import KeypadEntry, OutputDTMFFrame
@@ -226,6 +226,21 @@ class CallDesk:
         if reloader is None:
             raise ControlError(409, "this gateway has no file to read again")
         return dataclasses.asdict(await reloader.reload("api"))
+
+    def route(self, carrier: str, number: str) -> Mapping[str, Any]:
+        """Which bot answers, and why."""
+        considered, route = explain(self._gateway.settings, carrier, number)
+        return {
+            "bot": route.bot_name if route is not None else None,
+            "rule": route.key if route is not None else None,
+            "why": route.explanation if route is not None else f"no bot answers {number}: no rule takes it",
+            "considered": [dataclasses.asdict(one) for one in considered],
+        }
+
+    def health(self) -> Mapping[str, Any]:
+        """How this process is, and was in the last hour."""
+        history = self._gateway.history
+        return {"now": history.now(), "points": list(history.points)}
 
     def configuration(self) -> Mapping[str, Any]:
         """What new calls get, and what came of the last reload."""

@@ -217,7 +217,8 @@ class MediaSockets:
         settings = snapshot.settings.carriers[carrier]
         options = _wire_options(settings, claims, stream)
         serializer = registry.serializer_class(carrier).for_call(options)
-        control = CallControl(gateway.hang_ups, snapshot.carriers[carrier], gateway.api, gateway.urls(scope))
+        http = None if claims.trial else snapshot.carriers[carrier]
+        control = CallControl(gateway.hang_ups, http, gateway.api, gateway.urls(scope))
         session = CallSession(receive, send, gateway.clock)
         session.key, session.snapshot = CallKey(carrier, claims.call_id), snapshot
         known = claims.call()

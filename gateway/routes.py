@@ -14,6 +14,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 
 from gateway.any_carrier import AnyCarrier
 from gateway.api import create_api
+from gateway.console.pages import console_routes
 from gateway.doctor.desk import Door
 from gateway.public_url import StripPrefix
 
@@ -86,6 +87,7 @@ def create_app(gateway: Gateway) -> Starlette:
             Route("/metrics", metrics),
             *unannounced,
             Mount("/api", create_api(gateway.desk, lambda: gateway.settings, gateway.urls)),
+            *(console_routes(gateway) if gateway.settings.has_console else ()),
             *webhooks("/{carrier}/{route}"),
             WebSocketRoute("/{carrier}/media", media),
             WebSocketRoute("/{carrier}/media/{token:path}", media),

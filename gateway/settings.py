@@ -23,7 +23,7 @@ from annotated_types import Ge, Gt, Interval, MinLen
 
 from gateway import registry
 from gateway.event_settings import EventSettings
-from gateway.public_url import Network, is_loopback_url, networks
+from gateway.public_url import Network, is_loopback_host, is_loopback_url, networks
 from gateway.schedules import Schedule
 from gateway.settings_bots import Draft, drafted
 from gateway.settings_build import Table, build, kind_of, secrets_in
@@ -59,6 +59,7 @@ class GatewaySettings:
     max_message_bytes: Annotated[int, Interval(ge=4096, le=16_777_216)] = 262_144
     outbox_messages: Annotated[int, Ge(50)] = 1000  # waiting for a carrier that reads too slowly
     reload_on_change: bool | None = None  # read this file again when it changes; None: with `gateway run`
+    console: bool | None = None  # the page at /console; unset: while this machine alone can reach and ask the gateway
     generic_ws: bool = False  # /ws, which takes any carrier's socket without a token
     log_format: Literal["auto", "text", "json"] = "auto"  # auto: text on a terminal
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -200,6 +201,12 @@ class Settings:
     @property
     def trusts_loopback(self) -> bool:
         """Whether requests that look like this machine's own need no token.
+    @property
+    def has_console(self) -> bool:
+        if self.gateway.console is not None:
+            return self.gateway.console
+        return self.trusts_loopback and is_loopback_host(self.gateway.host)
+
 
         Behind a proxy that passes on neither Host nor X-Forwarded-* everybody looks like that.
         """

@@ -47,6 +47,7 @@ class Claims(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True):
     codec: str = ""  # what the answer document asked us to send: "PCMU", "PCMA", "L16"
     sample_rate: int = 0
     direction: str = "inbound"
+    trial: bool = False  # no carrier knows of the call: it ends with its socket, and nobody is asked about it
 
     def call(self) -> CallInfo:
         """The call as far as the token knows it."""

@@ -41,6 +41,7 @@ def mint_for(mint: TokenMint, carrier: FakeCarrier) -> str:
         codec=plan.send_codec,
         sample_rate=plan.sample_rate,
         direction=plan.direction,
+        trial=True,
     )
 
 

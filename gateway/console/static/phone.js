@@ -1,0 +1,250 @@
+// The dev phone: microphone and keys to /console/phone, and what comes back.
+
+import { Waves } from "./charts.js";
+
+const LOG_LINES = 2000;
+
+const $ = (id) => document.getElementById(id);
+
+export class Phone {
+  constructor(access) {
+    this.access = access;
+    this.waves = new Waves($("waves"));
+    this.muted = false;
+    this.lines = { timeline: [], wire: [] };
+    for (const key of "123456789*0#") {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = key;
+      button.disabled = true;
+      button.setAttribute("aria-label", { "*": "star", "#": "hash" }[key] || key);
+      button.addEventListener("click", () => this.press(key));
+      $("keypad").append(button);
+    }
+    $("dial").addEventListener("submit", (event) => { event.preventDefault(); this.call(); });
+    $("hang-up").addEventListener("click", () => this.say({ hangup: true }));
+    $("mute").addEventListener("click", () => {
+      this.muted = !this.muted;
+      $("mute").setAttribute("aria-pressed", this.muted);
+    });
+    $("source").addEventListener("change", () => { $("wav-label").hidden = $("source").value !== "wav"; });
+    $("noise").addEventListener("input", () => { $("noise-value").textContent = noiseWords($("noise").value); });
+    $("loss").addEventListener("input", () => { $("loss-value").textContent = `${$("loss").value} %`; });
+    $("wire-search").addEventListener("input", () => this.search());
+    $("save-wav").addEventListener("click", () => save("heard.wav", wav(this.heard, this.rate), "audio/wav"));
+    $("save-json").addEventListener("click", () =>
+      save("timeline.json", JSON.stringify({ ...this.lines, over: this.ending }, null, 1), "application/json"));
+    document.addEventListener("keydown", (event) => {
+      const typing = /INPUT|SELECT|TEXTAREA/.test(document.activeElement?.tagName || "");
+      if (this.socket && !typing && /^[0-9*#]$/.test(event.key)) this.press(event.key);
+    });
+  }
+
+  state(text, bad = false) {
+    $("call-state").textContent = text;
+    $("call-state").classList.toggle("bad", bad);
+  }
+
+  async call() {
+    this.state("Calling ...");
+    $("call").disabled = true;
+    try {
+      // In the click, so that the browser lets it make a sound.
+      this.audio = new AudioContext();
+      await this.audio.audioWorklet.addModule("sound.js");
+      await this.open(await this.source());
+    } catch (problem) {
+      this.state(problemWords(problem), true);
+      this.close();
+    }
+  }
+
+  async source() {
+    const kind = $("source").value;
+    if (kind === "microphone") {
+      if (!navigator.mediaDevices) throw new Error("This page needs https, or this machine, for the microphone.");
+      const constraints = { echoCancellation: true, noiseSuppression: false, autoGainControl: true };
+      this.stream = await navigator.mediaDevices.getUserMedia({ audio: constraints });
+      return this.audio.createMediaStreamSource(this.stream);
+    }
+    if (kind === "wav") {
+      const [file] = $("wav").files;
+      if (!file) throw new Error("Choose a file first.");
+      const node = this.audio.createBufferSource();
+      node.buffer = await this.audio.decodeAudioData(await file.arrayBuffer());
+      return node;
+    }
+    const node = this.audio.createConstantSource();
+    node.offset.value = 0;
+    return node;
+  }
+
+  open(source) {
+    const url = new URL("phone", location.href);
+    url.protocol = url.protocol.replace("http", "ws");
+    this.clear();
+    const socket = (this.socket = new WebSocket(url));
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => {
+      this.say({
+        carrier: $("carrier").value, to: $("to").value.trim(), from: $("from").value.trim(),
+        rate: this.audio.sampleRate, token: this.access.token,
+      });
+    };
+    socket.onmessage = ({ data }) => (typeof data === "string" ? this.told(JSON.parse(data), source) : this.hear(data));
+    socket.onclose = () => {
+      if (!this.ending) this.state("The connection to the gateway broke.", true);
+      this.close();
+    };
+  }
+
+  clear() {
+    this.waves.clear();
+    this.heard = [];
+    this.ending = null;
+    this.lines = { timeline: [], wire: [] };
+    $("timeline").replaceChildren();
+    $("wire").replaceChildren();
+    $("counts").replaceChildren();
+    this.drawing = setInterval(() => this.waves.draw(), 100);
+  }
+
+  talking(source) {
+    const microphone = new AudioWorkletNode(this.audio, "microphone", { numberOfOutputs: 0 });
+    source.connect(microphone);
+    if (source.start) source.start();
+    const rate = this.audio.sampleRate;
+    microphone.port.onmessage = ({ data }) => {
+      const samples = new Int16Array(data);
+      if (this.muted) samples.fill(0);
+      const noise = ($("noise").value / 100) ** 2 * 8000;
+      if (noise) for (let i = 0; i < samples.length; i++) samples[i] += (Math.random() * 2 - 1) * noise;
+      const lost = Math.random() * 100 < $("loss").value;
+      if (lost) samples.fill(0);
+      this.waves.add("caller", samples, rate);
+      if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(samples.buffer);
+    };
+  }
+
+  told(message, source) {
+    if (message.opened) {
+      this.rate = message.opened.rate;
+      this.earpiece = new AudioWorkletNode(this.audio, "earpiece",
+        { numberOfInputs: 0, outputChannelCount: [1], processorOptions: { rate: this.rate } });
+      this.earpiece.connect(this.audio.destination);
+      this.talking(source);
+      this.state(`Connected: ${message.opened.call_id}`);
+      for (const button of this.buttons()) button.disabled = false;
+    } else if (message.event) {
+      const { t, what, detail } = message.event;
+      this.line("timeline", t, `${what}${detail ? ` ${detail}` : ""}`);
+      if (what !== "mark") this.waves.mark(t, what);
+    } else if (message.wire) {
+      const { t, to, text, audio, bytes } = message.wire;
+      this.line("wire", t, text || `audio: ${audio} messages, ${bytes} bytes`, to ? "to" : "from");
+    } else if (message.counts) {
+      figures($("counts"), message.counts);
+    } else if (message.over) {
+      this.ending = message.over;
+      const { ended_by: by, end_reason: reason, problem, problems = [], refused } = message.over;
+      const wrong = problem || problems.join("; ") || (refused ? `refused with ${refused}` : "");
+      this.state(wrong || `Over: ended by the ${by}${reason ? ` (${reason})` : ""}.`, Boolean(wrong));
+    }
+  }
+
+  hear(data) {
+    const samples = new Int16Array(data);
+    this.waves.add("bot", samples, this.rate);
+    this.heard.push(samples);
+    this.earpiece?.port.postMessage(data.slice(0), []);
+  }
+
+  press(key) {
+    this.say({ digit: key });
+  }
+
+  say(message) {
+    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
+  }
+
+  buttons() {
+    return [$("hang-up"), $("mute"), ...$("keypad").children];
+  }
+
+  line(log, t, text, way = "") {
+    this.lines[log].push({ t, text, way });
+    const list = $(log), item = document.createElement("li");
+    const following = list.scrollHeight - list.scrollTop - list.clientHeight < 30;
+    for (const part of [`${t.toFixed(3)} s`, (way === "to" ? "→ " : way === "from" ? "← " : "") + text]) {
+      const span = document.createElement("span");
+      span.textContent = part;
+      item.append(span);
+    }
+    if (way) item.className = way;
+    if (log === "wire") item.hidden = !found(text);
+    list.append(item);
+    while (list.children.length > LOG_LINES) list.firstChild.remove();
+    if (following) list.scrollTop = list.scrollHeight;
+  }
+
+  search() {
+    for (const item of $("wire").children) item.hidden = !found(item.lastChild.textContent);
+  }
+
+  close() {
+    clearInterval(this.drawing);
+    this.waves.draw();
+    this.stream?.getTracks().forEach((track) => track.stop());
+    this.audio?.close();
+    this.socket?.close();
+    this.stream = this.audio = this.socket = this.earpiece = null;
+    $("call").disabled = false;
+    for (const button of this.buttons()) button.disabled = true;
+    $("save-wav").disabled = !this.heard?.length;
+    $("save-json").disabled = !this.lines.timeline.length;
+  }
+}
+
+function found(text) {
+  return text.toLowerCase().includes($("wire-search").value.toLowerCase());
+}
+
+function noiseWords(value) {
+  return value === "0" ? "none" : `${Math.round(20 * Math.log10(((value / 100) ** 2 * 8000) / 32768))} dBFS`;
+}
+
+function problemWords(problem) {
+  if (problem.name === "NotAllowedError") return "The browser does not give the microphone: allow it for this page.";
+  if (problem.name === "NotFoundError") return "There is no microphone: choose a WAV file, or listen only.";
+  return problem.message || String(problem);
+}
+
+export function figures(list, values) {
+  list.replaceChildren();
+  for (const [name, value] of Object.entries(values)) {
+    const row = document.createElement("div"), term = document.createElement("dt"), what = document.createElement("dd");
+    term.textContent = name.replaceAll("_", " ");
+    what.textContent = value === null || value === "" ? "–" : String(value);
+    row.append(term, what);
+    list.append(row);
+  }
+}
+
+function wav(pieces, rate) {
+  const bytes = pieces.reduce((sum, piece) => sum + piece.byteLength, 0);
+  const head = new DataView(new ArrayBuffer(44));
+  const text = (at, word) => [...word].forEach((letter, i) => head.setUint8(at + i, letter.charCodeAt(0)));
+  text(0, "RIFF"); head.setUint32(4, 36 + bytes, true); text(8, "WAVEfmt ");
+  head.setUint32(16, 16, true); head.setUint16(20, 1, true); head.setUint16(22, 1, true);
+  head.setUint32(24, rate, true); head.setUint32(28, 2 * rate, true);
+  head.setUint16(32, 2, true); head.setUint16(34, 16, true); text(36, "data"); head.setUint32(40, bytes, true);
+  return new Blob([head, ...pieces]);
+}
+
+function save(name, content, type) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}

@@ -1,0 +1,243 @@
+"""The page at /console: what it is made of, who may see it, and the phone in it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from gateway.console import pages
+from gateway.history import KEPT, History
+from gateway.settings import parse_settings
+from tests.endtoend.actors import echo, ending, saying
+from tests.endtoend.served import until
+from tests.gateway.rig import Running, running
+
+STATIC = Path(pages.__file__).parent / "static"
+RATE = 48000
+
+
+def test_it_is_light_and_whole() -> None:
+    assert pages.weight() < 60_000  # as it travels; 200 kB are the limit
+    assert {path.name for path in STATIC.iterdir()} == set(pages.FILES)
+    page = (STATIC / "index.html").read_text()
+    assert set(re.findall(r'(?:href|src)="([\w.]+)"', page)) <= set(pages.FILES)
+    for name in pages.FILES:
+        text = (STATIC / name).read_text()
+        assert not re.search(r"https?://(?!www\.w3\.org)", text), f"{name} asks somebody else"
+        assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|\beval\(", text), (
+            f"{name} makes pages of text"
+        )
+
+
+def test_whatever_the_scripts_name_is_on_the_page() -> None:
+    ids = set(re.findall(r'id="([\w-]+)"', (STATIC / "index.html").read_text()))
+    for name in ("console.js", "phone.js"):
+        assert set(re.findall(r'\$\("([\w-]+)"\)', (STATIC / name).read_text())) <= ids
+
+
+@pytest.mark.parametrize(
+    ("tables", "has"),
+    [
+        ({}, True),
+        ({"gateway": {"host": "0.0.0.0"}}, False),
+        ({"gateway": {"public_url": "https://gw.example.com"}}, False),
+        ({"gateway": {"console": False}}, False),
+        ({"gateway": {"console": True, "public_url": "https://gw.example.com"}}, True),
+    ],
+)
+def test_it_is_there_where_nobody_else_can_ask(tables: dict[str, Any], has: bool) -> None:
+    settings = parse_settings({"bots": {"echo": {"use": "echo"}}, "numbers": {"default": {"bot": "echo"}}, **tables})
+    assert settings.has_console is has
+
+
+def test_it_is_served_with_a_strict_policy_and_not_twice(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as it, httpx.AsyncClient(base_url=it.url, trust_env=False) as http:
+            assert (await http.get("/console")).headers["location"].endswith("/console/")
+            first = await http.get("/console/")
+            assert first.status_code == 200
+            assert "default-src 'none'" in first.headers["content-security-policy"]
+            assert "unsafe" not in first.headers["content-security-policy"]
+            again = await http.get("/console/", headers={"if-none-match": first.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
+            for name in pages.FILES:
+                assert (await http.get(f"/console/{name}")).status_code == 200
+            for name in ("nothing.js", "..%2fphone.py", "%2e%2e%2fpages.py"):
+                assert (await http.get(f"/console/{name}")).status_code == 404
+
+    asyncio.run(main())
+
+
+def test_it_is_not_there_where_it_is_off(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            running(tmp_path, gateway="console = false") as it,
+            httpx.AsyncClient(base_url=it.url, trust_env=False) as http,
+        ):
+            assert (await http.get("/console/")).status_code == 404
+
+    asyncio.run(main())
+
+
+# ---------------------------------------------------------------- the phone
+
+
+def phone(it: Running, **headers: str) -> Any:
+    return connect(f"ws://127.0.0.1:{it.port}/console/phone", proxy=None, additional_headers=headers)
+
+
+def asked(carrier: str, **more: Any) -> str:
+    return json.dumps({"carrier": carrier, "to": "+14155550100", "from": "+14155550101", "rate": RATE, **more})
+
+
+async def talk(socket: ClientConnection) -> None:
+    """A microphone: 20 ms at a time, a saw of 100 Hz."""
+    piece = b"".join((n % 480 * 40 - 9600).to_bytes(2, "little", signed=True) for n in range(960))
+    while True:
+        await socket.send(piece)
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo", "exotel", "vonage", "genesys"])
+def test_a_microphone_calls_and_hears(carrier: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path, carriers=(carrier,), bots={"echo": echo}) as it, phone(it) as socket:
+            await socket.send(asked(carrier))
+            talking = asyncio.create_task(talk(socket))
+            heard, told, loud = 0, [], 0
+            try:
+                async for message in socket:
+                    if isinstance(message, bytes):
+                        heard += len(message)
+                        loud = max(loud, *(abs(n) for n in memoryview(message).cast("h")), 0)
+                        if loud > 3000 and heard > 4000:
+                            await socket.send('{"hangup": true}')
+                    else:
+                        told.append(json.loads(message))
+            except ConnectionClosed:
+                pass
+            talking.cancel()
+            await asyncio.wait({talking})
+        kinds = {next(iter(one)) for one in told}
+        assert {"opened", "event", "wire", "over"} <= kinds
+        assert loud > 3000  # the caller's own voice, on its way through gateway and carrier
+        over = told[-1]["over"]
+        assert (over["ended_by"], over["problems"]) == ("caller", [])
+        assert any(one.get("event", {}).get("what") == "ended" for one in told)
+
+    asyncio.run(main())
+
+
+def test_keys_and_a_bot_that_hangs_up(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path, bots={"hello": saying(1.0, then=ending())}) as it, phone(it) as socket:
+            web = it.web("twilio")
+            await socket.send(asked("twilio"))
+            told = []
+            async for message in socket:
+                if isinstance(message, str):
+                    told.append(json.loads(message))
+                    if "opened" in told[-1]:
+                        for rubbish in ("", "[]", "{", '{"digit": "x"}', '{"digit": 5}', '{"digit": "5"}'):
+                            await socket.send(rubbish)
+                        await socket.send(b"odd")
+        events = [one["event"]["what"] + one["event"]["detail"] for one in told if "event" in one]
+        assert events.count("digit5") == 1
+        assert told[-1]["over"]["ended_by"] == "bot"
+        assert not web.seen  # the carrier knows nothing of it, and is asked nothing
+
+    asyncio.run(main())
+
+
+def test_a_browser_that_is_gone_leaves_no_call(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path, bots={"echo": echo}) as it:
+            async with phone(it) as socket:
+                await socket.send(asked("twilio"))
+                while "opened" not in str(await socket.recv()):
+                    pass
+            await until(lambda: not len(it.gateway.calls), 20)
+
+    asyncio.run(main())
+
+
+TOKEN = '[api.tokens.reader]\nsecret = {{ file = "{}" }}\nscopes = ["read"]\n'
+
+
+@pytest.mark.parametrize(
+    ("first", "why"),
+    [
+        ("{", "the first message says"),
+        ("{}", "the first message says"),
+        (asked("acme"), "is not on"),
+        (asked("twilio", rate=1), "the first message says"),
+    ],
+)
+def test_a_phone_that_does_not_say_whom_to_call(first: str, why: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as it, phone(it) as socket:
+            await socket.send(first)
+            assert why in json.loads(await socket.recv())["over"]["problem"]
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
+
+    asyncio.run(main())
+
+
+def test_who_may_not_call(tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("only to read, and long enough for one")
+
+    async def refused(it: Running, first: str, **headers: str) -> str:
+        async with phone(it, **headers) as socket:
+            await socket.send(first)
+            return str(json.loads(await socket.recv())["over"]["problem"])
+
+    async def main() -> None:
+        async with running(tmp_path, gateway="console = true", more=TOKEN.format(secret)) as it:
+            assert "token" in await refused(it, asked("twilio"))
+            assert "token" in await refused(it, asked("twilio", token="made up"))
+            assert "'dial'" in await refused(it, asked("twilio", token=secret.read_text()))
+        async with running(tmp_path) as it:  # another site's page, in a browser on this machine
+            assert "token" in await refused(it, asked("twilio"), origin="https://elsewhere.example")
+
+    asyncio.run(main())
+
+
+# ---------------------------------------------------------------- what it asks of the API
+
+
+def test_the_route_and_the_last_hour(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as it, it.client() as api:
+            said = (await api.get("/route", params={"number": "+1", "carrier": "twilio"})).json()
+            assert (said["bot"], said["rule"]) == ("echo", "default")
+            assert [one["matched"] for one in said["considered"]] == [True]
+            health = (await api.get("/health")).json()
+            assert health["now"]["live_calls"] == 0
+            assert len(health["points"]) >= 1
+
+    asyncio.run(main())
+
+
+def test_an_hour_is_kept_and_counts_are_told_per_minute(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as it:
+            history = History(it.gateway)
+            for n in range(KEPT + 5):
+                it.gateway.metrics.started["twilio"] += n == KEPT
+                history.sample(1000.0 + 10 * n, 0.5 * n)
+            assert len(history.points) == KEPT
+            assert history.points[-5]["begun"] == 6
+            assert history.points[-1]["begun"] == 0
+            assert history.points[-1]["cpu"] == pytest.approx(5)
+
+    asyncio.run(main())
