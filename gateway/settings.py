@@ -199,14 +199,14 @@ class Settings:
         return bot
 
     @property
-    def trusts_loopback(self) -> bool:
-        """Whether requests that look like this machine's own need no token.
-    @property
     def has_console(self) -> bool:
         if self.gateway.console is not None:
             return self.gateway.console
         return self.trusts_loopback and is_loopback_host(self.gateway.host)
 
+    @property
+    def trusts_loopback(self) -> bool:
+        """Whether requests that look like this machine's own need no token.
 
         Behind a proxy that passes on neither Host nor X-Forwarded-* everybody looks like that.
         """
