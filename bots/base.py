@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from media.call import CallInfo, Variables
 from media.frames import Frame, KeypadEntry
 from media.processor import FrameProcessor
+from media.recording import Tracks
 
 
 class CallPort(Protocol):
@@ -30,6 +31,40 @@ class CallPort(Protocol):
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> TimerHandle: ...
+    def count(self, name: str, amount: int) -> None: ...
+    def start_recording(self, tracks: Tracks, folder: str, longest_s: float | None) -> Recording: ...
+
+
+class Recording(Protocol):
+    """A recording of a call. It ends with the call at the latest; what was written is in the file at any time."""
+
+    @property
+    def path(self) -> Path:
+        """The WAV file."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """How much there is."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Stopped, by whomever; also by a limit, or because the disk does not take it."""
+        ...
+
+    def pause(self) -> None:
+        """Until `resume` there is silence in it."""
+        ...
+
+    def resume(self) -> None: ...
+    def stop(self) -> None:
+        """That was all. May be called again."""
+        ...
+
+    def delete(self) -> None:
+        """Stop, and leave no file."""
+        ...
 
 
 class TimerHandle(Protocol):
@@ -86,6 +121,22 @@ class Call:
     def end(self, reason: str = "completed") -> None:
         """End the call when what is queued was heard."""
         self._port.end(reason)
+
+    def record(self, *, tracks: Tracks = "both", folder: str = "", longest_s: float | None = None) -> Recording:
+        """Record the call from now on into a WAV file: the caller left, what he hears right, silence kept.
+
+        Args:
+            tracks: "caller" or "bot": that one alone, in mono.
+            folder: where the file goes, from gateway.toml; "": that of [recording].
+            longest_s: at most that of [recording], which also limits the size.
+
+        Raises GatewayError: nothing is heard of this call yet, or no more, or it cannot be recorded here.
+        """
+        return self._port.start_recording(tracks, folder, longest_s)
+
+    def count(self, name: str, amount: int = 1) -> None:
+        """Add to a counter of the call's record. The name says what is counted, never a caller's words."""
+        self._port.count(name, amount)
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> TimerHandle:
         """Call `callback` on the call's own clock, `delay_s` from now; dropped when the call ends."""

@@ -31,6 +31,7 @@ from gateway.housekeeping import prune
 from gateway.media_sockets import MediaSockets, Refused
 from gateway.metrics import Metrics, joined
 from gateway.notify import Notifier
+from gateway.recording import Recordings
 from gateway.records import CallRecord, LogSink, RecordSink
 from gateway.reload import Reloader
 from gateway.routes import create_app
@@ -95,6 +96,7 @@ class Gateway:
         self.clock = Clock()
         model = settings.base_dir / settings.vad.model if settings.vad.model else None
         self.vad = VoiceEngine(model, settings.vad.analyzer)
+        self.recordings = Recordings(settings.recording, settings.base_dir)
         self.calls = CallRegistry(settings.gateway.max_calls)
         self.metrics = Metrics()
         secret = settings.gateway.secret
@@ -167,6 +169,7 @@ class Gateway:
         await self.events.open()
         self.clock.start()
         keep_s = self.settings.gateway.keep_records_days * 86_400.0
+        self.recordings.open()
         if self.reloader is not None:
             self.reloader.open()
         loop = asyncio.get_running_loop()
@@ -194,6 +197,7 @@ class Gateway:
         if self._background:
             await asyncio.wait(set(self._background), timeout=5.0)
         await self.vad.close()
+        await self.recordings.close()
         await self.colleagues.close()
         await self.hang_ups.close()
         await self.events.close()

@@ -13,9 +13,11 @@ from typing import Any
 
 import structlog
 
-from bots.base import Call, Output
+from bots.base import Call, Output, Recording
+from bots.rtvi.calls import with_rtvi
 from gateway.outbox import Outbox
 from gateway.ports import BotRoute, CallLimits, Control, Shell
+from gateway.recording import CallRecording, Recordings
 from gateway.records import CallRecord
 from gateway.states import OVER, TRANSITIONS, CallEvent, CallState, who_ended
 from gateway.timers import Timer, Timers
@@ -64,6 +66,7 @@ from media.frames import (
 from media.output import OutputStage
 from media.pipeline import Pipeline
 from media.processor import FrameDirection, FrameProcessor, Lanes
+from media.recording import Tracks
 from media.vad import VoiceService
 from media.variables import Variables
 from serializers.base import Ending, FrameSerializer, Message
@@ -108,6 +111,7 @@ class CallCore:
         self.limits = limits or CallLimits()
         self.is_displaced = False
         self.vad: VoiceService | None = None  # hears for the pipeline, off the loop; set before the call starts
+        self.recordings: Recordings | None = None  # of the process; set before the call starts
         self.control = control  # may be set until the call has started
         self.bot = ""
         self.state = CallState.OPENING
@@ -128,6 +132,9 @@ class CallCore:
         self._concealment = Concealment(self.counters)
         self.exchange = Exchange(self._on_answered)
         self._watch_exchange()
+        self._recording: list[CallRecording] = []  # that are being written
+        self._recorded: list[CallRecording] = []  # all there were
+        self._records = False  # from the beginning, by the configuration
         self._codec_check: CodecCheck | None = None  # in the first second
         self.opened = now
         self._started = now
@@ -240,6 +247,8 @@ class CallCore:
         state = self.state
         if state is CallState.LIVE or state is CallState.DRAINING or state is CallState.PAUSED:
             self.output.tick(now)
+            if self._recording:
+                self._tick_recordings(now)
             if self._left is not None:  # the carrier has ended the call, and waits for our word
                 if self._farewell is not None and not self.outbox.has_unsaid:
                     self._left()
@@ -358,9 +367,33 @@ class CallCore:
         else:
             self._end(CallEvent.ERROR, "error", self.now())
 
+    def start_recording(self, tracks: Tracks = "both", folder: str = "", longest_s: float | None = None) -> Recording:
+        """Record from now on. Raises GatewayError."""
+        ledger = self.output.ledger
+        if self.recordings is None:
+            raise GatewayError("this call cannot be recorded: the gateway that has it keeps no recordings")
+        if ledger is None or self.state in OVER or self.state is CallState.ENDING:
+            raise GatewayError("there is nothing to record: the call has not begun, or is over")
+        recording = self.recordings.begin(
+            self.info, ledger, self.now(), tracks=tracks, folder=folder, longest_s=longest_s
+        )
+        self._recording.append(recording)
+        self._recorded.append(recording)
+        return recording
+
+    def _tick_recordings(self, now: float) -> None:
+        for recording in self._recording:
+            if not recording.is_over:
+                recording.tick(now)
+        self._recording = [recording for recording in self._recording if not recording.is_over]
+
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         """`callback` at the first tick after `delay_s`; its exceptions end the call, not the process."""
         return self._timers.at(self.shell.now() + delay_s, callback)
+
+    def count(self, name: str, amount: int) -> None:
+        """What a bot wants to have counted in the call's record."""
+        self.counters[name] += amount
 
     def _timer_failed(self, exc: Exception) -> None:
         self.fail(f"a timer failed: {exc!r}", exc)
@@ -438,6 +471,8 @@ class CallCore:
             self.counters["audio_to_monitor"] += 1
             return
         self.outbox.audio(pcm, self.send_rate)
+        for recording in self._recording:
+            recording.tape.sent(pcm)
 
     def send(self, frame: Frame) -> None:
         self.outbox.send(frame, self.now())
@@ -493,6 +528,10 @@ class CallCore:
             counters["heard_ms"] = ledger.heard(now) * 1000 // rate
         if self.output.paced is not None:
             counters["underruns"] = self.output.paced.underruns
+        variables = dict(self.variables.outgoing)
+        if kept := [recording for recording in self._recorded if not recording.is_deleted]:
+            counters["recorded_ms"] = round(sum(recording.seconds for recording in kept) * 1000)
+            variables["recording"] = ", ".join(recording.path.name for recording in kept)
         return CallRecord(
             info=self.info,
             bot=self.bot,
@@ -502,7 +541,7 @@ class CallCore:
             duration_s=round(now - self.opened, 3),
             counters=counters,
             answers=tuple(self.exchange.answers),
-            variables=dict(self.variables.outgoing),
+            variables=variables,
         )
 
     # ------------------------------------------------------------ frames off the wire
@@ -544,6 +583,8 @@ class CallCore:
 
     def _on_audio(self, frame: InputAudioRawFrame, now: float) -> None:
         if self.state is CallState.LIVE or self.state is CallState.DRAINING:
+            for recording in self._recording:
+                recording.tape.caller(frame.audio, frame.sample_rate, frame.num_channels, now)
             self._push(frame)
 
     def _on_digit(self, frame: InputDTMFFrame, now: float) -> None:
@@ -624,6 +665,7 @@ class CallCore:
                 self._end(CallEvent.ERROR, "no-bot", self.now())
                 return
             self.bot, self._on_error = route.bot, route.on_error
+            self._records = route.record
             self.variables.expect(route.output_variables)
             self._start_when_answered(route)
         log.info("call.started", bot=self.bot, receive=_format(self.info.receive), send=_format(self.info.send))
@@ -646,7 +688,8 @@ class CallCore:
         self._call = Call(self.info, self.variables, self)
         began = self.now()
         try:
-            middle = list(route.build(self._call))
+            build = with_rtvi(route.build) if self.serializer.speaks_rtvi else route.build
+            middle = list(build(self._call))
             place = next((at for at, each in enumerate(middle) if isinstance(each, Output)), len(middle))
             pipeline = Pipeline([self.input, *middle[:place], self.output, *middle[place + 1 :]])
             set_up = pipeline.bind(self, on_source=self._on_source, on_sink=self._on_sink)
@@ -675,12 +718,20 @@ class CallCore:
     def _on_sink(self, frame: Frame) -> None:
         """What has come through the whole pipeline."""
         if isinstance(frame, StartFrame):
+            if self._records and not self._recorded:
+                self._record_all()
             self.counters["bot_start_ms"] = round((self.now() - self._started) * 1000)
             held, self._held = self._held or (), None
             for early in held:
                 self.input.push_frame(early)
         elif isinstance(frame, TaskFrame | TaskSystemFrame) and self.pipeline is not None:
             self.pipeline.push(frame, FrameDirection.UPSTREAM)  # pushed the wrong way: it is meant for the top
+
+    def _record_all(self) -> None:
+        try:
+            self.start_recording()
+        except GatewayError as exc:
+            log.error("call.not_recorded", call=self.info.call_id, problem=str(exc))
 
     def _on_source(self, frame: Frame) -> None:
         """What has come up to the top of the pipeline: requests and errors."""
@@ -837,6 +888,8 @@ class CallCore:
             # Whatever still runs for this call stops now; nothing can be heard any more.
             self.pipeline.push(CancelFrame(self.reason))
         self._timers.clear()
+        for recording in self._recording:
+            recording.stop()
 
     @property
     def never_started(self) -> bool:

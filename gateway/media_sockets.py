@@ -254,6 +254,7 @@ class MediaSockets:
             now=gateway.clock.now(),
         )
         session.core.vad = gateway.vad
+        session.core.recordings = gateway.recordings
         control.transferred = lambda target: gateway.events.transferred(session.core.info, target, session.core.bot)
         control.let_go = lambda: session.core.let_go()
         structlog.contextvars.clear_contextvars()

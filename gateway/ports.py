@@ -33,6 +33,7 @@ class BotRoute:
     build: Build
     sample_rate: int | None = None
     on_error: str = "end"  # or "transfer:<target>"
+    record: bool = False  # from its beginning to its end
     output_variables: Mapping[str, VariableRule] = field(default_factory=dict)  # what its calls may bring back
 
 

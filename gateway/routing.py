@@ -35,6 +35,11 @@ class Route:
         return self.entry.on_error if self.entry is not None else None
 
     @property
+    def record(self) -> bool | None:
+        """The number's own, over the bot's."""
+        return self.entry.record if self.entry is not None else None
+
+    @property
     def output_variables(self) -> Mapping[str, VariableRule]:
         """The number's own, beside the bot's."""
         return self.entry.output_variables if self.entry is not None else _NONE

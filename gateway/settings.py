@@ -3,7 +3,8 @@
 `load_settings` gives one snapshot or all that is wrong with the file at once, each mistake with its TOML path and
 what to do about it. Nothing in a snapshot changes afterwards, and no secret is in it: a Secret says where to look.
 
-The tables: [gateway], [api], [events] (gateway/event_settings.py), [vad], [carriers.<name>] (keys: webhooks/<name>.py),
+The tables: [gateway], [api], [events] (gateway/event_settings.py), [vad], [recording] (gateway/recording.py),
+[carriers.<name>] (keys: webhooks/<name>.py),
 [bots.<name>] (`use`, the keys of BotEntry that every bot has, and the keys of the settings class in bots/<use>.py),
 [numbers."<number>"].
 """
@@ -24,6 +25,7 @@ from annotated_types import Ge, Gt, Interval, MinLen
 from gateway import registry
 from gateway.event_settings import EventSettings
 from gateway.public_url import Network, is_loopback_host, is_loopback_url, networks
+from gateway.recording import RecordingSettings
 from gateway.schedules import Schedule
 from gateway.settings_bots import Draft, drafted
 from gateway.settings_build import Table, build, kind_of, secrets_in
@@ -117,6 +119,7 @@ class BotEntry:
     options: Any = None  # the rest of the table as the `settings` dataclass of that module's BOT
     sample_rate: PipelineRate | None = None  # Hz inside the pipeline; None: the wire's, the cheapest and the best
     on_error: str = "end"  # or "transfer:<target>"
+    record: bool = False  # its calls are recorded, as [recording] says
     output_variables: Mapping[str, VariableRule] = field(default_factory=dict)  # what its calls may bring back
 
     def __post_init__(self) -> None:
@@ -140,6 +143,7 @@ class NumberEntry:
     share: Mapping[str, Annotated[float, Interval(gt=0, le=100)]] = field(default_factory=dict)  # bot -> % of the calls
     language: str = ""  # the bots' [bots.<name>.languages.<language>], over the rest of their tables
     on_error: str | None = None  # over the bot's own
+    record: bool | None = None  # over the bot's own
     max_calls: Annotated[int, Ge(1)] | None = None  # at once, to this number
     output_variables: Mapping[str, VariableRule] = field(default_factory=dict)  # beside the bot's; over one of its name
 
@@ -182,6 +186,7 @@ class Settings:
     api: ApiSettings = field(default_factory=ApiSettings)
     events: EventSettings = field(default_factory=EventSettings)
     vad: VADSettings = VADSettings()
+    recording: RecordingSettings = field(default_factory=RecordingSettings)
     carriers: Mapping[str, Any] = field(default_factory=dict)  # those that are on: name -> its settings class
     carriers_off: Mapping[str, str] = field(default_factory=dict)  # name -> why
     carriers_lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> variables it is off without
@@ -243,7 +248,7 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
     """`load_settings` for a file that was already read."""
     base_dir = Path(base_dir)
     found: list[ConfigError] = []
-    sections = ("gateway", "api", "events", "vad", "carriers", "bots", "numbers", "schedules")
+    sections = ("gateway", "api", "events", "vad", "recording", "carriers", "bots", "numbers", "schedules")
     for name in data:
         if name not in sections:
             found.append(ConfigError(name, "is not a table of gateway.toml", registry.did_you_mean(name, sections)))
@@ -259,6 +264,7 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
         except ConfigError as exc:
             found.append(exc.within("events"))
     vad = build(VADSettings, _table(data, "vad", found), "vad", base_dir, found)
+    recording = build(RecordingSettings, _table(data, "recording", found), "recording", base_dir, found)
     if vad is not None and vad.model and not (base_dir / vad.model).is_file():
         found.append(ConfigError("vad.model", f"there is no file {vad.model}", "an ONNX file of Silero's, version 5"))
     carriers, off, lacking = _carriers(_tables(data, "carriers", found), base_dir, strict, found)
@@ -281,11 +287,13 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
     if found:
         raise ConfigErrors(found)
     assert gateway is not None
+    assert recording is not None
     return Settings(
         gateway=gateway,
         api=api,
         events=events,
         vad=vad,
+        recording=recording,
         carriers=MappingProxyType(carriers),
         carriers_off=MappingProxyType(off),
         carriers_lacking=MappingProxyType(lacking),

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from gateway import registry
 from gateway.event_settings import EventSettings
+from gateway.recording import RecordingSettings
 from gateway.schedules import Schedule
 from gateway.settings import ApiSettings, BotEntry, GatewaySettings, NumberEntry, VADSettings
 from gateway.settings_table import GIVEN, said_of
@@ -33,6 +34,7 @@ def schema() -> Schema:
         "api": _table(ApiSettings, definitions, "api"),
         "events": _table(EventSettings, definitions, "events"),
         "vad": _table(VADSettings, definitions, "vad"),
+        "recording": _table(RecordingSettings, definitions, "recording"),
         "carriers": {"type": "object", "properties": carriers, "additionalProperties": False},
         "bots": {"type": "object", "additionalProperties": {"anyOf": [*bots, _program(definitions), _heir()]}},
         "numbers": {"type": "object", "additionalProperties": _number(definitions)},

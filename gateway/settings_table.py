@@ -26,6 +26,7 @@ from annotated_types import Ge, Gt, Interval, Le, Lt, MultipleOf
 
 from gateway import registry
 from gateway.event_settings import EventSettings
+from gateway.recording import RecordingSettings
 from gateway.schedules import Schedule
 from gateway.settings import ApiSettings, ApiToken, BotEntry, GatewaySettings, NumberEntry, VADSettings
 from media.secret import Secret
@@ -46,6 +47,7 @@ def settings_class(name: str) -> type[Any]:
         "api.tokens": ApiToken,
         "events": EventSettings,
         "vad": VADSettings,
+        "recording": RecordingSettings,
         "carriers": CarrierSettings,
         "bots": BotEntry,
         "numbers": NumberEntry,

@@ -51,9 +51,10 @@ class Snapshot:
         if build is None or entry is None:
             return None
         if found is None or not found.chooses(bot):
-            return BotRoute(bot, build, entry.sample_rate, entry.on_error, entry.output_variables)
+            return BotRoute(bot, build, entry.sample_rate, entry.on_error, entry.record, entry.output_variables)
         outputs = {**entry.output_variables, **found.output_variables}
-        return BotRoute(bot, build, entry.sample_rate, found.on_error or entry.on_error, outputs)
+        record = entry.record if found.record is None else found.record
+        return BotRoute(bot, build, entry.sample_rate, found.on_error or entry.on_error, record, outputs)
 
 
 def snapshot_of(settings: Settings, builds: Mapping[str, Build], *, number: int = 1) -> Snapshot:

@@ -219,6 +219,21 @@ class PlayoutLedger:
         """Nothing is on the way or waiting."""
         return self.heard(now) >= self._kept
 
+    def pieces(self, first: int, last: int) -> list[tuple[int, float]]:
+        """When the samples kept from `first` to `last` are played: (position, time) where each stretch begins."""
+        found: list[tuple[int, float]] = []
+        for run in reversed(self._runs):
+            if run.first < last:
+                at = max(first, run.first)
+                found.append((at, run.start + (at - run.first) * self._seconds_per_sample))
+                if run.first <= first:
+                    break
+        found.reverse()
+        if found and found[0][0] > first:  # the run in which it begins is forgotten
+            at, start = found[0]
+            found[0] = first, start - (at - first) * self._seconds_per_sample
+        return found
+
     def heard_by(self) -> float:
         """When all that was sent will have been heard, if nothing more is sent."""
         return self._time_of(self._kept) if self._runs else self._end

@@ -166,7 +166,14 @@ class WavWriter:
     dies leaves a valid file that lacks at most its last second.
     """
 
-    def __init__(self, path: str | os.PathLike[str], sample_rate: int, channels: int = 1) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        sample_rate: int,
+        channels: int = 1,
+        *,
+        opener: Callable[[str, int], int] | None = None,
+    ) -> None:
         if sample_rate < 1 or channels < 1:
             raise ValueError(f"no WAV file has {channels} channels at {sample_rate} Hz")
         self.sample_rate, self.channels = sample_rate, channels
@@ -174,7 +181,7 @@ class WavWriter:
         self._frame = 2 * channels
         self._second = sample_rate * self._frame
         self._sealed = 0  # bytes that the header speaks of
-        self._file = open(path, "wb")  # noqa: SIM115 - closed by close()
+        self._file = open(path, "wb", opener=opener)  # noqa: SIM115 - closed by close()
         self._file.write(wav_header(0, sample_rate, channels))
         self._file.flush()
 
@@ -189,17 +196,18 @@ class WavWriter:
         self._file.write(pcm)
         self.data_size += len(pcm)
         if self.data_size - self._sealed >= self._second:
-            self._seal()
+            self.seal()
 
     def close(self) -> None:
         """Finish the file; may be called again."""
         if not self._file.closed:
             try:
-                self._seal()
+                self.seal()
             finally:
                 self._file.close()
 
-    def _seal(self) -> None:
+    def seal(self) -> None:
+        """Hand what was written to the system, then correct the header."""
         # The data first: a header must never promise what is not there.
         self._file.flush()
         self._file.seek(0)
