@@ -1,15 +1,16 @@
 """Many Audio Connector sessions at once, on one core: how late pongs and packets are, and what a session costs.
 
-    python benchmarks/genesys.py [--sessions N] [--seconds S] [--echo] [--json]
+    python benchmarks/genesys.py [--sessions N] [--seconds S] [--json]
 
 The gateway runs in a process of its own, held to one core; this process is Genesys, on another core where there is
 one. In each session the caller sends a packet of 200 ms five times a second while the bot speaks without a pause, and
-Genesys pings every second (five times as often as the real one, for the sake of the percentiles). With --echo the bot
-speaks only what it hears: both are measured, but then a packet's time is the caller's.
+Genesys pings every second (five times as often as the real one, for the sake of the percentiles).
 
 * opened: from the open's leaving to its arrival, while the others go on;
 * pong: from the ping's leaving to the pong's arrival;
-* packet: its arrival, after the time at which it was due if the stream's earliest packet was in time;
+* packet: how much later it came than when Genesys should have had it, which is the usual lead (600 ms) before its
+  first sample is played; what came earlier, because the pacing has seen stalls, is not late;
+* lead: how much of the bot's voice Genesys had in hand when a packet came, at least: at 0 the caller hears a gap;
 * CPU: of the gateway's process in the measured time, by session and second.
 
 What this process is late itself counts against the gateway. It takes a minute at most.
@@ -35,17 +36,18 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from bots.base import Build, Call
-from bots.echo import Echo
 from gateway.simulator import genesys
 from gateway.simulator.base import CallPlan, Messages
 from gateway.simulator.genesys import FakeGenesys
 from media.frames import Frame, StartFrame, TTSAudioRawFrame, TTSStartedFrame
 from media.processor import FrameDirection, FrameProcessor
+from serializers.genesys import GenesysAudioHookSerializer
 from tests.endtoend import actors
 from tests.endtoend.apart import Apart, rss
 from tests.endtoend.served import run
 
 PACKET_S = 0.2
+LEAD_S = GenesysAudioHookSerializer.lead_ms / 1000
 RAMP_S = 8.0  # in which the sessions begin
 SETTLE_S = 2.0
 
@@ -76,15 +78,11 @@ def speaks(call: Call) -> Sequence[FrameProcessor]:
     return (Speaks(),)
 
 
-def echoes(call: Call) -> Sequence[FrameProcessor]:
-    return (Echo(),)
-
-
 def bots() -> Mapping[str, Build]:
     # This runs in the gateway's process, before anything else does.
     with contextlib.suppress(AttributeError, OSError):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    return {"speaks": speaks, "echoes": echoes}
+    return {"speaks": speaks}
 
 
 def tell() -> tuple[float, int]:
@@ -102,7 +100,10 @@ class Session(FakeGenesys):
         super().__init__(plan, strict=False, record=False)
         self.measures = False
         self.pong_s: list[float] = []
-        self.came: list[float] = []  # when each binary message arrived
+        self.late_s: list[float] = []  # of each binary message
+        self.had_s: list[float] = []  # what was not played yet when it came
+        self._played_from = 0.0
+        self._samples = 0
         self.opened_s = 0.0
 
     def _take_opened(self, message: Any, parameters: Any, now: float) -> Messages:
@@ -116,14 +117,14 @@ class Session(FakeGenesys):
         return replies
 
     def _take_audio(self, data: bytes, now: float) -> Messages:
+        if not self._samples:
+            self._played_from = now
+        had = self._played_from + self._samples / genesys.RATE - now
+        self._samples += len(data)
         if self.measures:
-            self.came.append(now)
+            self.had_s.append(had)
+            self.late_s.append(max(0.0, LEAD_S - had))
         return super()._take_audio(data, now)
-
-    def late_s(self) -> list[float]:
-        """How much later than the earliest of the stream each packet came, every one due PACKET_S after the other."""
-        shifted = [at - number * PACKET_S for number, at in enumerate(self.came)]
-        return [shift - min(shifted) for shift in shifted]
 
 
 async def carried(session: Session, url: str, start_at: float, end_at: float) -> None:
@@ -207,12 +208,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=200, metavar="N", help="default 200")
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="measured; default 30, at most 40")
-    parser.add_argument("--echo", action="store_true", help="the bot speaks what it hears")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     args = parser.parse_args()
     seconds = min(args.seconds, 40.0)
     genesys.PING_S = 1.0
-    plan = CallPlan(options={"connector": "echoes" if args.echo else "speaks"})
+    plan = CallPlan(options={"connector": "speaks"})
     sessions = [Session(plan) for _ in range(args.sessions)]
     load = os.getloadavg()[0]
     with Apart(bots, tell=tell, max_calls=args.sessions + 10) as gateway:
@@ -220,7 +220,7 @@ def main() -> int:
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         cpu, memory, worst = run(all_of_them(gateway, sessions, seconds), limit_s=90)
     pongs = [late for one in sessions for late in one.pong_s]
-    packets = [late for one in sessions for late in one.late_s()]
+    packets = [late for one in sessions for late in one.late_s]
     found = {
         "sessions": args.sessions,
         "seconds": seconds,
@@ -234,6 +234,8 @@ def main() -> int:
         "pong_ms": percentiles(pongs),
         "packets": len(packets),
         "packet_late_ms": percentiles(packets),
+        "least_lead_ms": round(1000 * min((had for one in sessions for had in one.had_s), default=0.0), 1),
+        "gaps": sum(had < 0 for one in sessions for had in one.had_s),
         "rate_limited": sum(one.rate_limited for one in sessions),
         "not_right": sum(bool(one.violations) or one.state != "closed" for one in sessions),
     }

@@ -315,7 +315,7 @@ def _warnings(
         yield "gateway.secret is not set: media tokens are only valid in this process, and end with it"
     if gateway.generic_ws:
         yield "gateway.generic_ws is on: whoever reaches /ws reaches a bot, with no token"
-    if not numbers:
+    if not numbers and not any(own.named_bots() for own in carriers.values()):
         yield "there is no [numbers] table: no call will be answered"
 
 

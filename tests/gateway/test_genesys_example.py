@@ -52,6 +52,7 @@ class Flow:
     @classmethod
     async def start(cls, folder: Path, bot: str, variables: Mapping[str, str] = {}, **options: Any) -> Flow:
         settings = load_settings(folder / "gateway.toml", strict=True)
+        assert settings.warnings == ()
         entry, tongue = settings.bots[bot], Tongue()
         prepared: Any = registry.bot(entry.use).prepare(entry.options, PrepareContext(folder, (8000,), tongue.speak))
         build = await prepared
