@@ -57,7 +57,10 @@ def _tell(settings: Settings, running: Server) -> None:
 
 _HELLO = """
 The gateway listens on http://127.0.0.1:{{port}} (loopback only) with {config}.
-In another terminal, call it through a simulated carrier:
+
+Talk to it in a browser:  http://127.0.0.1:{{port}}/console/
+
+Or, in another terminal, through a simulated carrier:
 
     {command} call --carrier twilio --to +15550100 --wav hello.wav --out heard.wav    # echo: you hear yourself
     {command} call --carrier plivo --to +15550101 --digits 2 --out heard.wav          # a menu: opening hours

@@ -20,7 +20,7 @@ async function ask(path, options = {}) {
     throw new Error("a token is needed");
   }
   const body = await reply.json();
-  if (!reply.ok && reply.status !== 422) throw new Error(body.detail || reply.statusText);
+  if (!reply.ok && !("taken" in body)) throw new Error(body.detail || reply.statusText); // a refused reload says why
   return body;
 }
 
@@ -67,7 +67,7 @@ async function lines() {
   const { carriers, numbers: keys } = await ask("api/configuration");
   options($("carrier"), carriers);
   options($("route-carrier"), carriers);
-  const dialled = keys.filter((key) => /^\+?\d/.test(key)).map((key) => key.replace("*", "00"));
+  const dialled = keys.filter((key) => /^\+?\d/.test(key)).map((key) => key.replace("*", "00").replaceAll(" ", ""));
   $("numbers-known").replaceChildren(...dialled.map((key) => Object.assign(document.createElement("option"), { value: key })));
   if (!$("to").value) $("to").value = dialled[0] || "+15550100";
   known = true;
@@ -144,7 +144,8 @@ async function past(more = false) {
   const { calls, next } = await ask(`api/calls?${asked}`);
   const made = calls.map((one) => {
     const bad = one.hang_up === "failed" || one.reason === "error";
-    const when = button(new Date(one.created * 1000).toLocaleString(), "Show all of this call", () => detail(one));
+    const at = new Date(one.created * 1000).toLocaleString();
+    const when = button(at, `${at}: show all of this call`, () => detail(one));
     const line = row([when, one.carrier, one.from_number, one.to_number, one.bot, duration(one.duration_s),
       one.ended_by || one.standing, one.reason, one.hang_up]);
     line.classList.toggle("bad", bad);
