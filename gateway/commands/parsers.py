@@ -124,8 +124,55 @@ ROUTE: Sequence[Option] = (
 )
 
 
+LOADTEST: Sequence[Option] = (
+    (("url",), {"metavar": "URL", "help": "of the gateway, past any proxy: ws://127.0.0.1:8080"}),
+    (
+        ("--config",),
+        {
+            "type": Path,
+            "default": Path("gateway.toml"),
+            "metavar": "FILE",
+            "help": "the running gateway's: its secrets let the calls in; default: gateway.toml",
+        },
+    ),
+    (("--calls",), {"type": int, "default": 10, "metavar": "N", "help": "up at the same time; default 10"}),
+    (("--seconds",), {"type": float, "default": 20.0, "metavar": "S", "help": "with all of them up; default 20"}),
+    (
+        ("--ramp",),
+        {"type": float, "default": 0.0, "metavar": "S", "help": "until all are up; default: 20 calls a second"},
+    ),
+    (
+        ("--call-s",),
+        {
+            "type": float,
+            "default": 0.0,
+            "metavar": "S",
+            "help": "length of a call, then another comes; default: no end",
+        },
+    ),
+    (
+        ("--carrier",),
+        {"action": "append", "default": [], "metavar": "NAMES", "help": "twilio,plivo,...: in turn; default: twilio"},
+    ),
+    (("--to",), {"default": "+15550100", "metavar": "NUMBER", "help": "the number called: it selects the bot"}),
+    (
+        ("--through",),
+        {
+            "choices": ("socket", "webhook"),
+            "default": "socket",
+            "help": "webhook: with the carrier's webhooks; default: socket",
+        },
+    ),
+    (("--scenarios",), {"type": Path, "metavar": "FILE", "help": "a TOML file with what the callers do; see above"}),
+    (("--processes",), {"type": int, "default": 1, "metavar": "N", "help": "generators; one carries some 500 calls"}),
+    (("--server-pid",), {"type": int, "metavar": "PID", "help": "default: who listens on the port, on this machine"}),
+    (("--html",), {"type": Path, "metavar": "FILE", "help": "write a report with plots that needs nothing beside it"}),
+    ASKING[3],
+)
+
+
 def add_to(commands: Any) -> None:
-    """`calls`, `dial`, `drain`, `doctor`, `route` and `schema`."""
+    """`calls`, `dial`, `drain`, `doctor`, `route`, `loadtest` and `schema`."""
     calls = commands.add_parser("calls", help="Look at calls, end them, hand them over.", description=_CALLS)
     verbs = calls.add_subparsers(metavar="WHAT", required=True)
     for name, (text, options) in CALLS.items():
@@ -134,6 +181,7 @@ def add_to(commands: Any) -> None:
     _add(commands, "drain", _DRAIN, (*DRAIN, *ASKING), "gateway.commands.calls", verb="drain")
     _add(commands, "doctor", _DOCTOR, DOCTOR, "gateway.commands.doctor")
     _add(commands, "route", _ROUTE, ROUTE, "gateway.commands.route")
+    _add(commands, "loadtest", _LOADTEST, LOADTEST, "gateway.commands.loadtest")
     _add(commands, "schema", _SCHEMA, (), "gateway.commands.schema")
 
 
@@ -157,6 +205,33 @@ _ROUTE = """Say which bot answers a number, and why: every rule in the order in 
 Exit code 1: no bot answers.
 
 Example: gateway route +15550100 --carrier twilio --at 2026-12-24T18:00
+"""
+_LOADTEST = """Call a running gateway with many simulated callers at once, and report what they heard.
+
+Example: gateway loadtest ws://127.0.0.1:8080 --calls 100 --seconds 60 --html load.html
+
+Calls come on a fixed schedule, whether or not the gateway keeps up with it. Each caller says a marker, a tone, every
+two seconds: a bot that echoes (try --to +15550100 with `gateway run`) tells how late it is heard back. One call in 20
+is checked to the last field of each message, as the carrier would. A gateway that hangs up by REST would ask the real
+carrier about calls that it does not know: give a test gateway auto_hang_up = false.
+
+What else callers do stands in a file of --scenarios, mixed by their weights:
+
+[[scenario]]
+name = "impatient"
+weight = 2             # beside others
+to = "+15550102"       # over --to
+carriers = ["plivo"]   # over --carrier
+seconds = 12           # then the next caller takes the place
+digits = "12#"
+digits_at_s = 3
+barge_in_at_s = 5      # when the bot speaks after that, cut in and time its silence
+barge_in_by = "1"      # by this key; "tone": by voice
+says = "silence"       # or "markers"
+end = "caller"         # who ends it, and how: caller, bot, drop, half-open, refused, never-start
+
+Exit code 1: a call went wrong, or had a gap. 3: the generator was the bottleneck, and there is no report. Ctrl-C ends
+the test with a report of what there is; a second one, without.
 """
 _SCHEMA = """Print the JSON Schema of gateway.toml, for editors.
 

@@ -24,7 +24,7 @@ import importlib
 import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
 
@@ -128,6 +128,7 @@ class FakeCarrier(ABC):
         self.digits_sent = ""  # digits that the gateway sent to the caller, where the carrier has a message for them
         self.output_variables: dict[str, Any] = {}  # what the call brought back, where the carrier takes it
         self.records = record
+        self.on_sound: Callable[[bytes, float], None] | None = None  # gets each piece of audio as it arrives
 
     def set_play_rate(self, rate: int) -> None:
         """The gateway's audio arrives at `rate` Hz. Before the first audio."""
@@ -265,6 +266,8 @@ class FakeCarrier(ABC):
         if not self.audio_messages_out:
             self.note(now, "audio", "first message")
         self.audio_messages_out += 1
+        if self.on_sound is not None:
+            self.on_sound(pcm, now)
         try:
             self.playout.append(pcm, now)
         except PlayoutOverflow as exc:

@@ -1,0 +1,164 @@
+"""How a call of a load test comes to its socket: by a token of our own, or by the carrier's webhook."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+from gateway.load.plan import Arrival, LoadPlan
+from gateway.load.tally import Tally
+from gateway.settings import Settings
+from gateway.simulator.base import CallPlan, FakeCarrier, fake_carrier
+from gateway.simulator.configured import credentials, mint_for
+from gateway.simulator.web import FakeWeb, Reply, Stage, WebCall, Webhook, fake_web
+from gateway.tokens import TokenMint
+
+
+class Turned(Exception):
+    """There is no socket for this call. `refused`: the gateway said no; else something went wrong."""
+
+    def __init__(self, reason: str, *, refused: bool) -> None:
+        super().__init__(reason)
+        self.reason, self.refused = reason, refused
+
+
+@dataclass(slots=True)
+class Entry:
+    """What a line needs to connect."""
+
+    carrier: FakeCarrier
+    url: str
+    headers: Mapping[str, str]
+    web: FakeWeb | None = None
+    call: WebCall | None = None
+
+
+class Doorway:
+    """Lets the calls of one generator in."""
+
+    def __init__(self, plan: LoadPlan, settings: Settings) -> None:
+        assert settings.gateway.secret is not None
+        self._plan, self._settings = plan, settings
+        self._mint = TokenMint(settings.gateway.secret.reveal())
+        self._public = settings.gateway.public_url.rstrip("/")
+        self._base = plan.url.rstrip("/")
+        self._http = httpx.AsyncClient(
+            trust_env=False, timeout=10.0, limits=httpx.Limits(max_connections=200, max_keepalive_connections=50)
+        )
+        self._webs: dict[str, FakeWeb] = {}
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def enter(self, arrival: Arrival, strict: bool, tally: Tally) -> Entry:
+        """Raises Turned."""
+        name, scenario = arrival.carrier, arrival.scenario
+        plan = CallPlan(
+            from_number=f"+1415555{arrival.number % 10_000:04d}",
+            to_number=scenario.to or self._plan.to,
+            credentials=credentials(self._settings.carriers.get(name)),
+        )
+        if self._plan.through == "webhook" and scenario.end != "refused" and name != "genesys":
+            return await self._ring(name, plan, strict, tally)
+        own = self._settings.carriers.get(name)
+        codec = getattr(own, "send_codec", "") or ""
+        rate = getattr(own, "sample_rate", None) or 0
+        plan = CallPlan(
+            from_number=plan.from_number,
+            to_number=plan.to_number,
+            credentials=plan.credentials,
+            send_codec=codec,
+            receive_codec=codec,
+            sample_rate=rate,
+        )
+        fake = _cheap(fake_carrier(name)(plan, strict=strict, record=False))
+        token = "no-token" if scenario.end == "refused" else mint_for(self._mint, fake)
+        path = fake.media_path(token)
+        return Entry(fake, self._base + path, fake.handshake_headers((_ws(self._public) or self._base) + path))
+
+    # ------------------------------------------------------------ by webhook
+
+    async def _ring(self, name: str, plan: CallPlan, strict: bool, tally: Tally) -> Entry:
+        web = self._web(name)
+        call = web.place(plan, time.time())
+        async with asyncio.timeout(30.0):
+            while call.webhooks and call.stage is not Stage.CONNECTING:
+                await self._deliver(web, call, call.webhooks.popleft(), tally)
+        if call.stage is not Stage.CONNECTING:
+            web.calls.pop(call.call_id, None)
+            violations = [str(violation) for violation in web.violations]
+            web.violations.clear()
+            if violations:
+                raise Turned(violations[0], refused=False)
+            refused = call.over and not call.end.startswith("failed")
+            raise Turned(f"webhook: {call.end or call.stage.value}", refused=refused)
+        fake = _cheap(web.media(call, strict=strict, record=False))
+        where = self._reach(call.media_url)
+        return Entry(fake, where, fake.handshake_headers(call.media_url), web, call)
+
+    async def leave(self, entry: Entry, refused: bool, tally: Tally) -> None:
+        """The socket is closed: the carrier reports what came of the call."""
+        web, call = entry.web, entry.call
+        assert web is not None
+        assert call is not None
+        now = time.time()
+        if refused:
+            web.media_refused(call, 503, now)
+        else:
+            web.media_opened(call, entry.carrier, now)
+            web.media_closed(call, now)
+        while call.webhooks:
+            await self._deliver(web, call, call.webhooks.popleft(), tally)
+        web.calls.pop(call.call_id, None)
+
+    async def _deliver(self, web: FakeWeb, call: WebCall, webhook: Webhook, tally: Tally) -> None:
+        signed = web.signed(webhook, time.time())
+        began = time.monotonic()
+        reply: Reply | None = None
+        try:
+            response = await self._http.request(
+                signed.method,
+                self._reach(signed.url),
+                headers={**signed.headers, "host": urlsplit(signed.url).netloc},
+                content=signed.body or None,
+            )
+            names = {key.lower(): value for key, value in response.headers.items()}
+            reply = Reply(status=response.status_code, headers=names, body=response.content)
+            tally.webhook.add(time.monotonic() - began)
+        except httpx.HTTPError as exc:
+            tally.failed[f"webhook: {type(exc).__name__}"] += 1
+        web.take_reply(call, webhook, reply, time.time())
+
+    def _web(self, name: str) -> FakeWeb:
+        web = self._webs.get(name)
+        if web is None:
+            base = self._public or _http(self._base)
+            own = credentials(self._settings.carriers.get(name))
+            web = self._webs[name] = fake_web(name)(f"{base}/{name}/answer", credentials=own)
+        return web
+
+    def _reach(self, url: str) -> str:
+        """`url` as it is connected to: past whatever makes the public URL of it."""
+        if self._public and url.startswith((self._public, _ws(self._public))):
+            base = self._public if url.startswith("http") else _ws(self._public)
+            return (_http(self._base) if url.startswith("http") else self._base) + url[len(base) :]
+        return url
+
+
+def _cheap(fake: FakeCarrier) -> FakeCarrier:
+    """Sound is decoded, for the ear, but not kept."""
+    fake.records = True
+    return fake
+
+
+def _ws(url: str) -> str:
+    return url.replace("http", "ws", 1) if url.startswith("http") else url
+
+
+def _http(url: str) -> str:
+    return url.replace("ws", "http", 1) if url.startswith("ws") else url

@@ -1,0 +1,91 @@
+"""What a simulated caller of a load test notices of the bot's audio, at the cost of a few additions a packet.
+
+The caller speaks a marker: a burst of tone every two seconds. A bot that echoes gives it back, and the moment in which
+its first loud sample is heard tells the latency; no other sample is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from functools import cache
+
+from gateway.load.tally import Tally
+from gateway.simulator.base import FakeCarrier
+from media.codecs import audioop
+
+MARKER_S, PERIOD_S = 0.2, 2.0
+_TONE_HZ, _PEAK = 1000.0, 8000
+LOUD = 2000  # a sample above is sound
+QUIET_S = 0.1  # without sound for so long: the next one is a new sound
+PAUSE_S = 0.3  # no packet for so long: the bot had nothing to say
+
+
+@cache
+def marker(rate: int) -> bytes:
+    """One period of what the caller says: s16le."""
+    burst = int(MARKER_S * rate)
+    samples = (round(_PEAK * math.sin(2 * math.pi * _TONE_HZ * n / rate)) for n in range(burst))
+    return array("h", samples).tobytes() + bytes(2 * (int(PERIOD_S * rate) - burst))
+
+
+class Ear:
+    """One caller's ear."""
+
+    __slots__ = (
+        "_arrived",
+        "_base",
+        "_carrier",
+        "_offset",
+        "_received",
+        "_said",
+        "_tally",
+        "first_sound_at",
+        "last_packet_at",
+        "last_sound_at",
+    )
+
+    def __init__(self, carrier: FakeCarrier, tally: Tally) -> None:
+        self._carrier, self._tally = carrier, tally
+        self._arrived = self._received = 0.0  # of the stretch: seconds of audio
+        self._base = self._offset = 0.0
+        self._said: float | None = None  # when the caller began the last marker that has not come back
+        self.last_packet_at = -math.inf
+        self.first_sound_at: float | None = None
+        self.last_sound_at = -math.inf
+
+    def said_marker(self, at: float) -> None:
+        self._said = at
+
+    def take(self, pcm: bytes, now: float) -> None:
+        """Audio has arrived, and is not in the play-out buffer yet."""
+        playout, tally = self._carrier.playout, self._tally
+        waiting, length = playout.buffered_s, (len(pcm) >> 1) / playout.rate
+        tally.packets += 1
+        # Against the schedule: how much later than its audio's own place in the stretch this packet came.
+        if now - self.last_packet_at > PAUSE_S + waiting:
+            self._received, self._base, self._offset = 0.0, now, now
+        else:
+            offset = now - self._received
+            if offset < self._base:
+                self._base = offset
+            tally.lateness.add(offset - self._base)
+            tally.jitter.add(abs(offset - self._offset))
+            self._offset = offset
+        self._received += length
+        self.last_packet_at = now
+        if audioop.max(pcm, 2) > LOUD:
+            self._sound(pcm, now + waiting, length)
+
+    def _sound(self, pcm: bytes, heard_at: float, length: float) -> None:
+        before, self.last_sound_at = self.last_sound_at, heard_at + length
+        if heard_at - before < QUIET_S:
+            return
+        samples = array("h", pcm)
+        first = next(index for index, sample in enumerate(samples) if abs(sample) > LOUD)
+        at = heard_at + first / self._carrier.playout.rate
+        if self.first_sound_at is None:
+            self.first_sound_at = at
+        if self._said is not None and at >= self._said:
+            self._tally.echo.add(at - self._said)
+            self._said = None

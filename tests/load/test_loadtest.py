@@ -1,0 +1,200 @@
+"""`gateway loadtest` against a gateway in a process of its own: counts and the report's form, no speed."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import cli
+from gateway.load.crew import Moment, Run
+from gateway.load.page import load_page
+from gateway.load.plan import LoadPlan
+from gateway.load.procfs import Usage, listener, usage
+from gateway.load.report import lines, report_of, to_dict
+from gateway.load.tally import Tally
+
+BOTTLENECK = 3  # a busy machine may be that: it is no fault of what is tested here
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit and process.poll() is None:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise AssertionError(f"the gateway did not start: {process.poll()}")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A gateway's URL, and its configuration."""
+    folder, port = tmp_path_factory.mktemp("served"), free_port()
+    (folder / "secret").write_text("0123456789abcdef0123456789abcdef")
+    config = folder / "gateway.toml"
+    config.write_text(
+        f'[gateway]\nport = {port}\nsecret = {{ file = "secret" }}\nlog_level = "error"\n'
+        '[carriers.twilio]\nauth_token = { file = "secret" }\nauto_hang_up = false\n'
+        "[carriers.exotel]\n"
+        '[numbers.default]\nbot = "echo"\n[bots.echo]\nuse = "echo"\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway.cli", "serve", "--config", str(config)],
+        stdout=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        wait_for(port, process)
+        yield f"ws://127.0.0.1:{port}", str(config)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def loadtest(capsys: pytest.CaptureFixture[str], served: tuple[str, str], *more: str) -> tuple[int, dict[str, Any]]:
+    url, config = served
+    code = cli.main(["loadtest", url, "--config", config, "--json", *more])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_five_calls_for_two_seconds(
+    served: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "made" / "load.html"
+    options = ("--calls", "5", "--seconds", "3", "--carrier", "twilio,exotel", "--html", str(page))
+    code, found = loadtest(capsys, served, *options)
+    assert code in (0, 1, BOTTLENECK)
+    assert found["calls"]["placed"] == found["calls"]["connected"] == found["calls"]["done"] == 5
+    assert found["calls"]["by_carrier"] == {"twilio": 3, "exotel": 2}
+    assert found["calls"]["checked_strictly"] == 1
+    assert found["calls"]["failed"] == found["calls"]["refused"] == {}
+    assert found["ms"]["echo"]["count"] >= 5
+    assert found["heard"]["packets"] > 100
+    assert (code == BOTTLENECK) == (not found["valid"])
+    assert "<svg" in page.read_text()
+    assert "http://" not in page.read_text()  # it stands alone
+
+
+SCENARIOS = """
+[[scenario]]
+name = "talk"
+seconds = 1.5
+digits = "12#"
+digits_at_s = 0.3
+[[scenario]]
+name = "drop"
+seconds = 0.5
+end = "drop"
+[[scenario]]
+name = "refused"
+seconds = 1
+end = "refused"
+[[scenario]]
+name = "half-open"
+seconds = 1
+end = "half-open"
+[[scenario]]
+name = "never-start"
+seconds = 1
+end = "never-start"
+"""
+
+
+def test_a_mixture_by_webhook(served: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "mixture.toml"
+    path.write_text(SCENARIOS)
+    options = ("--calls", "5", "--seconds", "2", "--through", "webhook", "--scenarios", str(path))
+    _, found = loadtest(capsys, served, *options)
+    calls = found["calls"]
+    assert set(calls["by_scenario"]) == {"talk", "drop", "refused", "half-open", "never-start"}
+    assert calls["failed"] == calls["refused"] == {}
+    assert calls["done"] == calls["placed"] >= 8
+    assert found["ms"]["webhook"]["count"] >= calls["placed"] - calls["by_scenario"]["refused"]
+
+
+def test_a_gateway_that_is_not_there(capsys: pytest.CaptureFixture[str], served: tuple[str, str]) -> None:
+    nowhere = (f"ws://127.0.0.1:{free_port()}", served[1])
+    code, found = loadtest(capsys, nowhere, "--calls", "2", "--seconds", "0.5")
+    assert code in (1, BOTTLENECK)
+    assert sum(found["calls"]["failed"].values()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["ftp://x"], "no URL of a gateway"),
+        (["ws://x", "--carrier", "acme"], "there is no 'acme'"),
+        (["ws://x", "--calls", "0"], "must be more than 0"),
+        (["ws://x", "--scenarios", "/nowhere.toml"], "cannot be read"),
+    ],
+)
+def test_wrong_usage(words: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["loadtest", *words]) == 2
+    assert problem in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- the report, of made-up figures
+
+
+def made_up(*, own_late_s: float = 0.001, own_cpu: float = 0.05) -> Run:
+    plan = LoadPlan(url="ws://127.0.0.1:1", config="", calls=100, ramp_s=2.0, seconds=10.0)
+    run = Run(plan, before=Usage(1.0, 100_000_000))
+    for t in range(13):
+        tally = Tally(cpu_s=own_cpu * t, live=100)
+        run.moments.append(Moment(float(t), 100, tally, Usage(1.0 + 0.1 * t, 105_000_000)))
+    run.tally = Tally(placed=100, connected=100, done=100, most_live=100)
+    for _ in range(100):
+        run.tally.own_lateness.add(own_late_s)
+        run.tally.echo.add(0.025)
+    return run
+
+
+def test_the_servers_cost_is_that_of_the_steady_time() -> None:
+    report = report_of(made_up())
+    assert report.server_ms == pytest.approx(1.0)
+    assert report.memory_mb == pytest.approx(0.05)
+    assert report.generator_ms == pytest.approx(0.5)
+    assert report.bottleneck == ""
+    text = "\n".join(lines(report))
+    assert "1.00 ms CPU per call-second" in text
+    assert "100 placed, 100 as they should be" in text
+    assert json.loads(json.dumps(to_dict(report)))["server"]["mb_per_call"] == 0.05
+    assert len(re.findall("<svg", load_page(report))) >= 2
+
+
+@pytest.mark.parametrize(("late_s", "cpu", "why"), [(0.05, 0.05, "was late"), (0.001, 0.95, "% of its core")])
+def test_a_generator_that_was_the_bottleneck_says_so(late_s: float, cpu: float, why: str) -> None:
+    report = report_of(made_up(own_late_s=late_s, own_cpu=cpu))
+    assert why in report.bottleneck
+    assert to_dict(report)["valid"] is False
+    assert "Not to be believed" in load_page(report)
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="no /proc")
+def test_the_process_behind_a_port_is_found() -> None:
+    import os
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert listener(server.getsockname()[1]) == os.getpid()
+    found = usage(os.getpid())
+    assert found is not None
+    assert found.rss > 1_000_000
+    assert usage(2**22 + 1) is None
