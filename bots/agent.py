@@ -7,31 +7,45 @@ and espeak-ng speaks.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from bots.base import Bot, Build, Call, Output, PrepareContext
+from bots.base import Bot, Build, Call, Output, PrepareContext, TimerHandle
 from bots.context.context import LLMContext
 from bots.context.pair import LLMContextAggregatorPair
 from bots.context.tools import FunctionSchema, ToolsSchema
 from bots.context.user import LLMUserAggregatorParams
 from bots.prompts import Prompt, PromptMaker, PromptSetting, say
-from bots.services.llm import FunctionCallParams, LLMService
+from bots.services.base import AIService
+from bots.services.llm import FunctionCallParams
 from bots.services.providers import Chosen, choose
+from bots.services.rendering import rendered
+from bots.services.switcher import LLMSwitcher, RestingFailover, ServiceSwitcher
 from media.dtmf_aggregator import DTMFAggregator
-from media.errors import ConfigError, ConfigErrors
+from media.errors import ConfigError, ConfigErrors, ServiceError
 from media.floor import Floor, FloorParams
 from media.frames import (
+    ErrorFrame,
     Frame,
+    FunctionCallCancelFrame,
+    FunctionCallInProgressFrame,
+    FunctionCallResultFrame,
     FunctionCallResultProperties,
+    InterruptionFrame,
+    LLMAssistantPushAggregationFrame,
+    LLMFullResponseEndFrame,
     StartFrame,
+    TTSAudioRawFrame,
     TTSSpeakFrame,
     TTSTextFrame,
+    UserStartedSpeakingFrame,
+    UserStoppedSpeakingFrame,
 )
 from media.processor import FrameDirection, FrameProcessor
+from media.resample import resample_all
 from media.silero import SileroVADAnalyzer
 from media.turns.start import TranscriptionUserTurnStartStrategy, VADUserTurnStartStrategy
 from media.turns.stop import SpeechTimeoutUserTurnStopStrategy
@@ -42,13 +56,17 @@ from media.vad_processor import VADProcessor
 log = logging.getLogger(__name__)
 
 
+Service = Mapping[str, Any] | tuple[Mapping[str, Any], ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSettings:
     """[bots.<name>] with use = "agent"."""
 
-    stt: Mapping[str, Any] = field(default_factory=lambda: {"use": "pocketsphinx"})
-    llm: Mapping[str, Any] = field(default_factory=lambda: {"use": "rules"})
-    tts: Mapping[str, Any] = field(default_factory=lambda: {"use": "espeak"})
+    # One table each, or several: the first is at work, the next takes over when it fails.
+    stt: Service = field(default_factory=lambda: {"use": "pocketsphinx"})
+    llm: Service = field(default_factory=lambda: {"use": "rules"})
+    tts: Service = field(default_factory=lambda: {"use": "espeak"})
     greeting: PromptSetting | None = None  # said at once; made when the configuration loads
     prompt: str = ""  # the model's instruction
     voice: str = ""  # of the greeting, where it is text
@@ -59,6 +77,13 @@ class AgentSettings:
     goodbye: str = "Goodbye."
     min_volume: float = 0.6  # of speech, 0 to 1: 0.6 is about -50 dBFS
     dtmf: bool = True  # keys reach the model as "DTMF: 12#"
+    patience_s: Annotated[float, Gt(0)] = 1.2  # for a sign of life, until the next service takes over
+    timeout_s: Annotated[float, Gt(0)] = 8.0  # the same where no other service is left to take over
+    hold_s: Annotated[float, Ge(0)] = 1.7  # without a word from the bot, until `hold` is said; 0: never
+    hold: PromptSetting = "One moment, please."
+    sorry: PromptSetting = "I am sorry, I did not get that. Could you say it again?"  # when all services have failed
+    sorry_tries: Annotated[int, Ge(0)] = 2  # ... so often in a row, and then the call ends with
+    give_up: PromptSetting = "I am sorry, I cannot help you at the moment. Please call again later. Goodbye."
 
 
 # ---------------------------------------------------------------- what every agent can do
@@ -92,7 +117,7 @@ TOOLS = (END, TRANSFER, DIGITS, VARIABLE)
 class CallTools:
     """The functions behind them, for one call. What ends or leaves the call waits until all was said."""
 
-    def __init__(self, call: Call, llm: LLMService) -> None:
+    def __init__(self, call: Call, llm: LLMSwitcher) -> None:
         self._call = call
         for schema, handler in zip(TOOLS, (self.end, self.transfer, self.digits, self.variable), strict=True):
             llm.register_function(schema.name, handler)
@@ -128,19 +153,125 @@ class CallTools:
         then()
 
 
-class Greeting(FrameProcessor):
-    """Says the greeting as the call starts, and what is said when nobody answers."""
+@dataclass(frozen=True, slots=True)
+class Phrases:
+    """What is said without any service: made when the configuration loads. None is not said, or not by this way."""
 
-    def __init__(self, call: Call, prompt: Prompt | None, text: str) -> None:
+    greeting: Prompt | None = None
+    hold: Prompt | None = None
+    sorry: Prompt | None = None
+    give_up: Prompt | None = None
+
+
+class Announcer(FrameProcessor):
+    """Says what needs no service: the greeting, and what a caller hears in place of silence.
+
+    It stands behind the voice, so it sees whether the bot has said a word since the caller stopped speaking.
+    """
+
+    def __init__(self, call: Call, settings: AgentSettings, phrases: Phrases, greeting: str) -> None:
         super().__init__()
-        self._call, self._prompt, self._text = call, prompt, text
+        self._call, self._settings, self._phrases, self._greeting = call, settings, phrases, greeting
+        self._hold: TimerHandle | None = None
+        self._functions = 0  # at work
+        self._apologies = 0  # in a row
+        self._given_up = False
 
     def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         self.push_frame(frame, direction)
-        if isinstance(frame, StartFrame) and self._prompt is not None:
-            say(self, (self._prompt,), self._call.info.send.sample_rate)
-            if self._text:
-                self.push_frame(TTSTextFrame(self._text, "sentence"))
+        act = _HEARD.get(type(frame))
+        if act is not None and direction is FrameDirection.DOWNSTREAM:
+            act(self)
+
+    def _on_start(self) -> None:
+        prompt = self._phrases.greeting
+        if prompt is not None:
+            self._say(prompt)
+            if self._greeting:
+                self.push_frame(TTSTextFrame(self._greeting, "sentence"))
+                self.push_frame(LLMAssistantPushAggregationFrame())  # the next answer is another message
+        elif self._greeting:  # it could not be made ahead
+            self._call.call_later(0, lambda: self._call.inject(TTSSpeakFrame(self._greeting)))
+
+    def _say(self, prompt: Prompt) -> None:
+        say(self, (prompt,), self._call.info.send.sample_rate)
+
+    # ------------------------------------------------------------ when it takes long
+
+    def _on_turn(self) -> None:
+        self._on_word()
+        if self._settings.hold_s and self._phrases.hold is not None:
+            self._hold = self._call.call_later(self._settings.hold_s, self._say_hold)
+
+    def _on_word(self) -> None:
+        """The bot speaks, or the caller does."""
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
+
+    def _on_speech(self) -> None:
+        self._apologies = 0
+        self._on_word()
+
+    def _on_answer(self) -> None:
+        if not self._functions:  # an answer that has no words
+            self._on_word()
+
+    def _on_function(self) -> None:
+        self._functions += 1
+
+    def _on_result(self) -> None:
+        self._functions = max(0, self._functions - 1)
+
+    def _say_hold(self) -> None:
+        self._hold = None
+        self._call.count("held")
+        if self._phrases.hold is not None and not self._given_up:
+            self._say(self._phrases.hold)
+
+    # ------------------------------------------------------------ when all has failed
+
+    def apologise(self) -> None:
+        """No service is left that could do what has to be done."""
+        self._on_word()
+        if self._given_up:
+            return
+        self._apologies += 1
+        self._call.count("apologies")
+        if self._apologies <= self._settings.sorry_tries:
+            if self._phrases.sorry is not None:
+                self._say(self._phrases.sorry)
+            return
+        self._given_up = True
+        if self._phrases.give_up is not None:
+            self._say(self._phrases.give_up)
+        self._call.end("service-failed")
+
+
+_HEARD: Mapping[type[Frame], Callable[[Announcer], None]] = {
+    StartFrame: Announcer._on_start,
+    UserStoppedSpeakingFrame: Announcer._on_turn,
+    UserStartedSpeakingFrame: Announcer._on_word,
+    InterruptionFrame: Announcer._on_word,
+    TTSAudioRawFrame: Announcer._on_speech,
+    FunctionCallInProgressFrame: Announcer._on_function,
+    FunctionCallResultFrame: Announcer._on_result,
+    FunctionCallCancelFrame: Announcer._on_result,
+    LLMFullResponseEndFrame: Announcer._on_answer,
+}
+
+
+def _prompt(sounds: Mapping[int, bytes]) -> Prompt:
+    """What was made at some rates, at any."""
+    best = max(sounds)
+    return Prompt(lambda rate: sounds[rate] if rate in sounds else resample_all(sounds[best], best, rate))
+
+
+def _is_file(setting: str) -> bool:
+    return setting.lower().endswith(".wav")
+
+
+Found = Sequence[tuple[str, Chosen]]  # with the TOML path
 
 
 class AgentBot:
@@ -150,41 +281,141 @@ class AgentBot:
 
     async def prepare(self, settings: AgentSettings, context: PrepareContext) -> Build:
         errors: list[ConfigError] = []
-        chosen: dict[str, Chosen] = {}
-        for kind in ("stt", "llm", "tts"):
-            try:
-                chosen[kind] = choose(kind.upper(), getattr(settings, kind), context.base_dir)
-            except ConfigError as exc:
-                errors.append(exc.within(kind))
-        maker = PromptMaker(context, settings.voice)
-        greeting = maker.make("greeting", settings.greeting) if settings.greeting is not None else None
-        errors += maker.errors
+        chosen: dict[str, list[tuple[str, Chosen]]] = {"stt": [], "llm": [], "tts": []}
+        for kind, found in chosen.items():
+            for path, table in _tables(kind, getattr(settings, kind)):
+                try:
+                    found.append((path, choose(kind.upper(), table, context.base_dir)))
+                except ConfigError as exc:
+                    errors.append(exc.within(path))
         if errors:
             raise ConfigErrors(errors)
-        stt, llm, tts = chosen["stt"], chosen["llm"], chosen["tts"]
-        needs = _needs(stt, llm)
-        for kind, service, need in (("stt", stt, needs), ("llm", llm, {}), ("tts", tts, {})):
-            try:
-                await service.prepare(**need)
-            except ConfigError as exc:
-                raise exc.within(kind) from None
-        text = settings.greeting if isinstance(settings.greeting, str) else ""
+        needs = _needs(chosen["stt"], chosen["llm"])
+        for found in chosen.values():
+            for path, service in found:
+                try:
+                    await service.prepare(**needs.get(id(service), {}))
+                except ConfigError as exc:
+                    errors.append(exc.within(path))
+        if errors:
+            raise ConfigErrors(errors)
+        phrases = await _phrases(settings, context, [service for _, service in chosen["tts"]])
+        text = settings.greeting if isinstance(settings.greeting, str) and not _is_file(settings.greeting) else ""
 
         def build(call: Call) -> Sequence[FrameProcessor]:
-            return _agent(call, settings, greeting, text, stt.make(**needs), llm.make(), tts.make())
+            made = {
+                kind: [(service.use, service.make(**needs.get(id(service), {}))) for _, service in found]
+                for kind, found in chosen.items()
+            }
+            return _agent(call, settings, phrases, text, made)
 
         return build
 
 
-def _needs(stt: Chosen, llm: Chosen) -> dict[str, Any]:
-    """A recogniser that knows phrases only is told those of the dialogue."""
-    phrases = getattr(llm.settings, "phrases", ())
-    return {"phrases": tuple(phrases)} if hasattr(stt.settings, "phrases") else {}
+def _tables(kind: str, setting: Service) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Each service's table with its TOML path."""
+    if isinstance(setting, Mapping):
+        return ((kind, setting),)
+    if not setting:
+        raise ConfigError(kind, "names no service", f'write {kind} = {{ use = "..." }}')
+    return [(f"{kind}[{at}]", table) for at, table in enumerate(setting)]
+
+
+async def _phrases(settings: AgentSettings, context: PrepareContext, voices: Sequence[Chosen]) -> Phrases:
+    """In the first voice that can be had now; where none can, in the prompts' own; where there is none, unsaid.
+
+    Only what is wrong with a file, or with the greeting where nothing at all could ever say it, is an error.
+    """
+    maker = PromptMaker(context, settings.voice)
+    said: dict[str, Prompt | None] = {}
+    for name in ("greeting", "hold", "sorry", "give_up"):
+        setting = getattr(settings, name)
+        if not setting:
+            said[name] = None
+        elif isinstance(setting, str) and not _is_file(setting):
+            said[name] = await _spoken(name, setting, context, settings.voice, voices)
+        else:
+            said[name] = maker.make(name, setting)
+    if maker.errors:
+        raise ConfigErrors(maker.errors)
+    return Phrases(**said)
+
+
+async def _spoken(name: str, text: str, context: PrepareContext, voice: str, voices: Sequence[Chosen]) -> Prompt | None:
+    for service in voices:
+        if service.use == "espeak":
+            break  # the prompts' own
+        key = f"{service.use} {service.settings!r}"
+        try:
+            sounds = await rendered(key, service.make(), text, context.sample_rates)
+        except (ServiceError, TimeoutError) as exc:
+            log.warning("agent.phrase name=%s voice=%s: not made ahead: %s", name, service.use, exc)
+        else:
+            return _prompt(sounds)
+    maker = PromptMaker(context, voice)
+    prompt = maker.make(name, text)
+    if not maker.errors:
+        return prompt
+    if context.speak is not None or voices[0].use == "espeak":
+        raise ConfigErrors(maker.errors)
+    log.warning("agent.phrase name=%s: nothing can speak it ahead", name)
+    return None
+
+
+def _needs(recognisers: Found, models: Found) -> dict[int, dict[str, Any]]:
+    """A recogniser that knows phrases only is told those of the dialogues."""
+    phrases = tuple(phrase for _, llm in models for phrase in getattr(llm.settings, "phrases", ()))
+    return {id(stt): {"phrases": phrases} for _, stt in recognisers if hasattr(stt.settings, "phrases")}
+
+
+class Watched:
+    """The services of one kind in one call: one at work, the others behind it; what happens goes into the record."""
+
+    def __init__(self, call: Call, kind: str, made: Sequence[tuple[str, AIService]], settings: AgentSettings) -> None:
+        self._call, self._kind = call, kind
+        self._names = {service: name for name, service in made}
+        self._slowest_ms = 0
+        for service in self._names:
+            service.observer = self._observed
+            several = len(made) > 1 or kind == "stt"
+            service.patience_s = settings.patience_s if several else settings.timeout_s
+        switcher: Any = LLMSwitcher if kind == "llm" else ServiceSwitcher
+        self.switcher = switcher([service for _, service in made], RestingFailover)
+        self.switcher.on_failure = self._failed
+        self.switcher.add_event_handler("on_service_switched", self._switched)
+
+    def _observed(self, what: str, value: float) -> None:
+        kind, count = self._kind, self._call.count
+        if what == "ttfb_s":
+            took_ms = round(value * 1000)
+            count(f"{kind}_answers")
+            count(f"{kind}_ttfb_ms", took_ms)
+            if took_ms > self._slowest_ms:
+                count(f"{kind}_slowest_ms", took_ms - self._slowest_ms)
+                self._slowest_ms = took_ms
+        else:
+            count(f"{kind}_{what}", round(value))
+
+    def _failed(self, service: Any, error: ErrorFrame) -> None:
+        self._call.count(f"{self._kind}_failures")
+        self._call.count(f"{self._kind}_failed_{self._names[service]}")
+
+    def _switched(self, switcher: Any, service: Any) -> None:
+        self._call.count(f"{self._kind}_failovers")
 
 
 def _agent(
-    call: Call, settings: AgentSettings, greeting: Prompt | None, text: str, stt: Any, llm: Any, tts: Any
+    call: Call,
+    settings: AgentSettings,
+    phrases: Phrases,
+    greeting: str,
+    made: Mapping[str, Sequence[tuple[str, AIService]]],
 ) -> Sequence[FrameProcessor]:
+    announcer = Announcer(call, settings, phrases, greeting)
+    services = {kind: Watched(call, kind, each, settings).switcher for kind, each in made.items()}
+    for switcher in services.values():
+        switcher.strategy.add_event_handler("on_exhausted", lambda strategy, error: announcer.apologise())
+    stt, llm, tts = services["stt"], services["llm"], services["tts"]
     messages = [{"role": "system", "content": settings.prompt}] if settings.prompt else []
     context = LLMContext(messages, ToolsSchema(TOOLS))
     # The floor holds the bot back as soon as the caller makes a sound; words make a turn of it.
@@ -207,7 +438,7 @@ def _agent(
         user,
         llm,
         tts,
-        Greeting(call, greeting, text),
+        announcer,
         Output(),
         assistant,
     )

@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+FUNCTION_FAILED = "function_failed"  # in the metadata of an ErrorFrame: it is not the service that failed
+
 # What an `async def` of a provider may give: frames, or None where there is nothing to push yet.
 Frames = AsyncGenerator[Frame | None, None]
 

@@ -16,12 +16,13 @@ from typing import Any, ClassVar
 from bots.context.context import LLMContext
 from bots.context.summary import summarise
 from bots.context.tools import FunctionSchema, ToolsSchema, schema_of
-from bots.services.base import AIService
+from bots.services.base import FUNCTION_FAILED, AIService
 from bots.services.settings import LLMSettings, ServiceSettings, is_given
 from media.events import DONE, Handle, MaybeAwaitable
 from media.flow import DOWNSTREAM
 from media.frames import (
     CancelFrame,
+    ErrorFrame,
     Frame,
     FunctionCallCancelFrame,
     FunctionCallFromLLM,
@@ -263,7 +264,7 @@ class LLMService(AIService):
                 registered = self._of_context(call)
             if registered is None:
                 log.warning("llm.unknown_function service=%s function=%s", self, call.function_name)
-                self.push_error(f"the model called {call.function_name!r}, which is not registered")
+                self._function_failed(f"the model called {call.function_name!r}, which is not registered")
             else:
                 known.append((call, registered))
         if not known:
@@ -322,8 +323,13 @@ class LLMService(AIService):
                 log.warning("llm.function_timeout service=%s function=%s limit_s=%s", self, call.function_name, limit)
                 self._result(entry, None, None)
         except Exception as exc:
-            self.fail(exc, f"function {call.function_name}")
+            self._function_failed(f"function {call.function_name}: {type(exc).__name__}: {exc}", exc)
             self._result(entry, {"error": f"{type(exc).__name__}: {exc}"}, None)
+
+    def _function_failed(self, problem: str, exc: Exception | None = None) -> None:
+        error = ErrorFrame(problem, False, self, exc)
+        error.metadata[FUNCTION_FAILED] = True
+        self.push_error_frame(error)
 
     def _result(self, entry: _Running, value: Any, properties: FunctionCallResultProperties | None) -> None:
         if entry.answered:

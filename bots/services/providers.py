@@ -18,7 +18,7 @@ from bots import services
 from media.errors import ConfigError, ConfigErrors
 from media.secret import Secret
 
-_BASES = {"base", "settings", "stt", "llm", "tts", "providers", "http", "websocket"}
+_BASES = {"base", "settings", "stt", "llm", "tts", "providers", "http", "websocket", "switcher", "rendering"}
 
 
 class Provider(Protocol):
@@ -48,8 +48,8 @@ def provider_names(kind: str) -> list[str]:
 class Chosen:
     """A provider with its settings."""
 
-    def __init__(self, provider: Provider, settings: Any) -> None:
-        self.provider, self.settings = provider, settings
+    def __init__(self, use: str, provider: Provider, settings: Any) -> None:
+        self.use, self.provider, self.settings = use, provider, settings
 
     async def prepare(self, **needs: Any) -> None:
         """Whatever is slow: load a model, look at the key. Raises ConfigError."""
@@ -82,7 +82,7 @@ def choose(kind: str, table: Mapping[str, Any], base_dir: Path) -> Chosen:
         for item in dataclasses.fields(cls)
         if isinstance(secret := getattr(settings, item.name), Secret) and secret.file
     }
-    return Chosen(provider, dataclasses.replace(settings, **secrets) if secrets else settings)
+    return Chosen(str(use), provider, dataclasses.replace(settings, **secrets) if secrets else settings)
 
 
 def _explained(error: Any) -> ConfigError:
