@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from bots.base import Call, Output, Recording
+from bots.prompts import Prompt
 from bots.rtvi.calls import with_rtvi
 from gateway.outbox import Outbox
 from gateway.ports import BotRoute, CallLimits, Control, Shell
@@ -57,7 +58,9 @@ from media.frames import (
     StopTaskFrame,
     TaskFrame,
     TaskSystemFrame,
+    TTSAudioRawFrame,
     TTSStartedFrame,
+    TTSStoppedFrame,
     UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
     VADUserStartedSpeakingFrame,
@@ -76,6 +79,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.call")
 
 _CLOSED = (1000, 1001, 1005)  # close codes of a peer that closes; others are of a socket that breaks
 
+APOLOGY_GRACE_S = 1.0  # after an apology, for the end to come through the bot's pipeline
 MAX_HELD = 3000  # frames kept for a bot that is not ready: a minute of audio
 SLOW_BUILD_S = 0.05  # a bot whose build takes longer holds up every call of the process
 ROUND_TRIP_S = 0.1  # to the carrier and back, until it has told
@@ -144,6 +148,7 @@ class CallCore:
         self._timers = Timers()
         self._bad = 0
         self._on_error = "end"
+        self._apology: Prompt | None = None
         self._transfer_to = ""
         self._held: list[Frame] | None = [] if route is not None else None  # until StartFrame has come through
         self._farewell: Frame | None = None  # the End or Stop frame that has come out of the pipeline
@@ -365,7 +370,40 @@ class CallCore:
         elif self._on_error.startswith("transfer:") and self.state in (CallState.LIVE, CallState.PAUSED):
             self.transfer(self._on_error.removeprefix("transfer:"))
         else:
+            self._apologise()
             self._end(CallEvent.ERROR, "error", self.now())
+
+    def _apologise(self) -> None:
+        """Straight to the output: whatever stands before it in the pipeline may be what has failed."""
+        prompt, output = self._apology, self.output
+        if prompt is None or self.state not in (CallState.LIVE, CallState.PAUSED) or not self.info.receives_audio:
+            return
+        try:
+            if self.pipeline is None:
+                pipeline = Pipeline([self.input, output])
+                if pipeline.bind(self, on_source=self._on_source, on_sink=self._on_sink) is not DONE:
+                    return
+                self.pipeline = pipeline
+                pipeline.push(StartFrame())
+            if output.ledger is None:
+                output.process_frame(StartFrame(), FrameDirection.DOWNSTREAM)
+            chunks = prompt.chunks(self.serializer.send_rate)
+            frames = [TTSAudioRawFrame(pcm, self.serializer.send_rate, 1) for pcm in chunks]
+            for frame in (TTSStartedFrame(), *frames, TTSStoppedFrame()):
+                output.process_frame(frame, FrameDirection.DOWNSTREAM)
+        except Exception as exc:  # nothing of a failed bot's pipeline is to be relied on
+            log.warning("call.no_apology", call=self.info.call_id, problem=repr(exc))
+            return
+        length_s = sum(map(len, chunks)) / (2 * self.serializer.send_rate)
+        paced, ledger = output.paced, output.ledger
+        if paced is not None and ledger is not None:
+            length_s = max(length_s, paced.buffered / ledger.sample_rate)
+        self.call_later(length_s + APOLOGY_GRACE_S, self._apologised)
+
+    def _apologised(self) -> None:
+        """The end of the call does not come through a pipeline that hangs."""
+        if self.state is CallState.DRAINING and self._farewell is None:
+            self.output.process_frame(EndFrame(self.reason), FrameDirection.DOWNSTREAM)
 
     def start_recording(self, tracks: Tracks = "both", folder: str = "", longest_s: float | None = None) -> Recording:
         """Record from now on. Raises GatewayError."""
@@ -665,7 +703,7 @@ class CallCore:
                 self._end(CallEvent.ERROR, "no-bot", self.now())
                 return
             self.bot, self._on_error = route.bot, route.on_error
-            self._records = route.record
+            self._records, self._apology = route.record, route.apology
             self.variables.expect(route.output_variables)
             self._start_when_answered(route)
         log.info("call.started", bot=self.bot, receive=_format(self.info.receive), send=_format(self.info.send))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bots.base import Build
+from bots.prompts import Prompt
 from media.events import Drives, Handle
 from media.processor import FrameProcessor, Lanes
 from media.variables import VariableRule
@@ -34,6 +35,7 @@ class BotRoute:
     sample_rate: int | None = None
     on_error: str = "end"  # or "transfer:<target>"
     record: bool = False  # from its beginning to its end
+    apology: Prompt | None = None  # what its callers hear of it when it has failed
     output_variables: Mapping[str, VariableRule] = field(default_factory=dict)  # what its calls may bring back
 
 

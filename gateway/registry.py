@@ -29,7 +29,10 @@ from serializers.base import FrameSerializer, WireOptions
 from webhooks.base import CarrierHttp, SocketOnly
 
 if TYPE_CHECKING:
-    from gateway.settings import Settings
+    from pathlib import Path
+
+    from bots.prompts import Prompt
+    from gateway.settings import BotEntry, Settings
 
 Speak = Callable[[str, str, int], bytes]
 
@@ -208,9 +211,26 @@ def prepare_bots(
             builds[name] = (wait or _wait)(build) if inspect.isawaitable(build) else build
         except ConfigError as exc:
             errors.append(exc.within(toml_path("bots", name)))
+    for name, entry in settings.bots.items():
+        try:
+            prompt = apology_of(entry, settings.base_dir)
+            if prompt is not None:
+                for rate in context.sample_rates:
+                    prompt.chunks(rate)
+        except ConfigErrors as exc:
+            errors.append(exc.within(toml_path("bots", name)))
+        except ConfigError as exc:
+            errors.append(ConfigError(toml_path("bots", name) + ".apology", exc.problem, exc.remedy))
     if errors:
         raise ConfigErrors(errors)
     return builds
+
+
+def apology_of(entry: BotEntry, base_dir: Path) -> Prompt | None:
+    """What callers hear when this bot has failed. Raises ConfigErrors."""
+    from gateway.apology import apology
+
+    return apology(entry.apology, base_dir, getattr(entry.options, "voice", ""))
 
 
 def design_filters(settings: Settings) -> None:

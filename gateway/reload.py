@@ -41,7 +41,7 @@ TAKEN = frozenset(
         "reload_on_change",
     }
 )
-KEPT_TABLES = ("events", "vad")
+KEPT_TABLES = ("events", "vad", "recording")
 
 FileState = tuple[str, int, int]  # path, ns, bytes
 State = tuple[FileState, ...]

@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Interval, MinLen
 
 from gateway import registry
+from gateway.apology import DEFAULT
 from gateway.event_settings import EventSettings
 from gateway.public_url import Network, is_loopback_host, is_loopback_url, networks
 from gateway.recording import RecordingSettings
@@ -119,6 +120,7 @@ class BotEntry:
     options: Any = None  # the rest of the table as the `settings` dataclass of that module's BOT
     sample_rate: PipelineRate | None = None  # Hz inside the pipeline; None: the wire's, the cheapest and the best
     on_error: str = "end"  # or "transfer:<target>"
+    apology: str = DEFAULT  # text or WAV: what is heard of a bot that has failed; "": nothing
     record: bool = False  # its calls are recorded, as [recording] says
     output_variables: Mapping[str, VariableRule] = field(default_factory=dict)  # what its calls may bring back
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from bots.base import Build
 from bots.code import code_state
+from bots.prompts import Prompt
 from gateway import registry
 from gateway.ports import BotRoute, CallLimits
 from gateway.routing import resolve
@@ -37,6 +38,7 @@ class Snapshot:
     builds: Mapping[str, Build]  # by name in [bots]
     limits: CallLimits
     marks: Mapping[str, Mark] = field(default_factory=dict)  # what each bot was prepared from
+    apologies: Mapping[str, Prompt | None] = field(default_factory=dict)  # by name in [bots]
     number: int = 1  # counts the configurations of this process
     made: float = field(default_factory=time.time)  # Unix seconds
 
@@ -51,10 +53,13 @@ class Snapshot:
         if build is None or entry is None:
             return None
         if found is None or not found.chooses(bot):
-            return BotRoute(bot, build, entry.sample_rate, entry.on_error, entry.record, entry.output_variables)
-        outputs = {**entry.output_variables, **found.output_variables}
-        record = entry.record if found.record is None else found.record
-        return BotRoute(bot, build, entry.sample_rate, found.on_error or entry.on_error, record, outputs)
+            found = None
+        on_error, record, outputs = entry.on_error, entry.record, entry.output_variables
+        if found is not None:
+            on_error = found.on_error or on_error
+            record = record if found.record is None else found.record
+            outputs = {**outputs, **found.output_variables}
+        return BotRoute(bot, build, entry.sample_rate, on_error, record, self.apologies.get(bot), outputs)
 
 
 def snapshot_of(settings: Settings, builds: Mapping[str, Build], *, number: int = 1) -> Snapshot:
@@ -66,6 +71,7 @@ def snapshot_of(settings: Settings, builds: Mapping[str, Build], *, number: int 
         builds=dict(builds),
         limits=limits_of(settings.gateway),
         marks={name: mark_of(entry, settings.base_dir, rates) for name, entry in settings.bots.items()},
+        apologies={name: registry.apology_of(entry, settings.base_dir) for name, entry in settings.bots.items()},
         number=number,
     )
 

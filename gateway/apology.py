@@ -1,0 +1,58 @@
+"""What a caller hears of a bot that has failed, before the call ends in good order."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from bots.base import PrepareContext
+from bots.prompts import Prompt, PromptMaker
+from media.errors import ConfigError, ConfigErrors
+
+DEFAULT: Final = "I am sorry, something has gone wrong. Please call again later."
+_TONE_S, _TONE_HZ, _LEVEL = 0.35, (880.0, 660.0, 440.0), 6000
+
+
+def apology(setting: str, base_dir: Path, voice: str = "") -> Prompt | None:
+    """The prompt that a bot's `apology` stands for, made when it is first needed; None for "".
+
+    Raises ConfigErrors: no such file, or nothing that speaks. The usual text needs no synthesiser: without one it is
+    three falling tones.
+    """
+    return _made(setting, base_dir, voice, _changed(base_dir / setting)) if setting else None
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except (OSError, ValueError):  # it is no file, but a text
+        return 0
+
+
+@lru_cache(64)
+def _made(setting: str, base_dir: Path, voice: str, changed: int) -> Prompt:
+    maker = PromptMaker(PrepareContext(base_dir, (), _speak), voice)
+    prompt = maker.make("apology", setting)
+    if maker.errors:
+        raise ConfigErrors(maker.errors)
+    return prompt
+
+
+def _speak(text: str, voice: str, sample_rate: int) -> bytes:
+    from bots.speech import speak  # the speech library is looked for when somebody speaks
+
+    try:
+        return speak(text, voice, sample_rate)
+    except ConfigError:
+        if text != DEFAULT:
+            raise
+        return _tones(sample_rate)
+
+
+def _tones(sample_rate: int) -> bytes:
+    time = np.arange(int(_TONE_S * sample_rate)) / sample_rate
+    fade = np.minimum(1.0, np.minimum(time, time[::-1]) / 0.02)
+    return b"".join((_LEVEL * fade * np.sin(2 * np.pi * hz * time)).astype("<i2").tobytes() for hz in _TONE_HZ)
