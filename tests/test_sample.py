@@ -29,7 +29,7 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_without_secrets_each_carrier_says_what_it_lacks(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(sample)
     assert settings.carriers.keys() | settings.carriers_off.keys() == set(carrier_names())
-    assert settings.carriers_lacking.keys() == settings.carriers_off.keys() - {"exotel"}
+    assert settings.carriers_lacking.keys() == settings.carriers_off.keys()
     for variables in settings.carriers_lacking.values():
         for variable in variables:
             monkeypatch.setenv(variable, "c2VjcmV0")

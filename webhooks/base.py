@@ -378,6 +378,11 @@ class CarrierHttp(ABC):
             raise ValueError("api_base must be an http:// URL with a loopback address: it is for the simulator only")
         self.settings = settings
 
+    @property
+    def rest_lacks(self) -> Sequence[str]:
+        """Settings without which no request can end, transfer or place a call; none where requests do not end calls."""
+        return [name for name in self.account_fields if name and not getattr(self.settings, name)]
+
     def api(self, base: str) -> str:
         """Where requests meant for `base` ("https://api.example.com") go: there, or to the simulator."""
         return self.settings.api_base or base

@@ -7,7 +7,7 @@ has no webhooks: it is asked to open our socket, as a call is dialled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import parse_qs
@@ -129,6 +129,11 @@ class VonageHttp(CarrierHttp):
     def _as_application(self, now: float) -> Mapping[str, str]:
         assert self._key is not None
         return {"authorization": f"Bearer {vonage_jwt.application_jwt(self._own.application_id, self._key, now)}"}
+
+    @property
+    def rest_lacks(self) -> Sequence[str]:
+        names = ("application_id", "private_key") if self._own.product == "voice" else ()
+        return [name for name in names if not getattr(self._own, name)]
 
     # ------------------------------------------------------------ authenticity
 

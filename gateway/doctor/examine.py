@@ -53,7 +53,7 @@ class Examination:
         self._settings, self._base, self._only = settings, base.rstrip("/"), only
         self._passes = Passes(secret)
         self._with_credentials, self._hold_s, self._timeout_s = with_credentials, hold_s, timeout_s
-        self._said: set[tuple[str, str]] = set()
+        self._said: set[tuple[str, str, str]] = set()
         self._gateway_ahead_s: float | None = None  # of this machine's clock
         self._running: Collection[str] = ()  # carriers that are on in the running gateway
 
@@ -63,7 +63,8 @@ class Examination:
 
     def _found(self, *findings: Finding) -> None:
         for finding in findings:
-            key = (finding.code, finding.says)
+            # What is wrong on the way is wrong for all; what a carrier's REST interface says is each one's own.
+            key = (finding.code, finding.says, finding.where if finding.where.endswith("REST") else "")
             if finding.level == "good" or key not in self._said:
                 self._said.add(key)
                 self.findings.append(finding)
@@ -133,8 +134,8 @@ class Examination:
         self._gateway_ahead_s = seen["time"] - exchange.sent.at
         found = list(judge(exchange.sent, seen, self._base))
         self._found(*found)
-        if not any(finding.level == "failure" for finding in found) and not self._said & {("reached", "")}:
-            self._said.add(("reached", ""))
+        if not any(finding.level == "failure" for finding in found) and not self._said & {("reached", "", "")}:
+            self._said.add(("reached", "", ""))
             says = f"a gateway (version {seen['gateway']['version']}) gets requests as they are sent"
             self._say("good", WHERE, "reached", says)
 
@@ -155,6 +156,18 @@ class Examination:
         for account in mine:
             await self._webhook(visitor, account)
             await self._socket(visitor, account)
+        self._rest(name, own)
+
+    def _rest(self, name: str, own: Any) -> None:
+        """Whether calls can be ended by request, as far as the settings tell."""
+        try:
+            lacks = registry.carrier_http(name)(own).rest_lacks
+        except ConfigError:
+            return  # said by the verdict on its webhook
+        if lacks:
+            are = "are not set" if len(lacks) > 1 else "is not set"
+            says = f"{' and '.join(lacks)} {are}: the gateway cannot ask {name} to end, transfer or place calls"
+            self._say("warning", f"{name} REST", "no-rest", says, f"set {'both' if len(lacks) > 1 else 'it'}")
 
     async def _webhook(self, visitor: Visitor, account: Account) -> None:
         web = account.web(self._base)
@@ -205,8 +218,9 @@ class Examination:
             account = getattr(own, "account_sid", "") or getattr(own, "account_id", "")
             request = http.fetch(CallRef(carrier=name, call_id=NOBODY, account_id=account))
             if request is None:
-                says = "no question can be asked of it: it has no REST interface, or its credentials are not set"
-                self._say("note", where, "not-tried", says)
+                if not http.rest_lacks:  # said already
+                    says = "no question can be asked of it: it has no REST interface, or its credentials are not set"
+                    self._say("note", where, "not-tried", says)
                 return
             headers = {**request.headers, **http_headers(request)}
         except (ConfigError, GatewayProblem) as exc:

@@ -351,6 +351,38 @@ def test_what_the_doctor_cannot_show(tmp_path: Path) -> None:
     run(main())
 
 
+def test_accounts_without_which_calls_cannot_be_ended(tmp_path: Path) -> None:
+    """Each carrier's own, by the name of the setting, whether credentials are to be tried or not."""
+
+    async def main() -> None:
+        more = """
+        [carriers.twilio]
+        auth_token = { file = "gateway.secret" }
+        [carriers.plivo]
+        auth_token = { file = "gateway.secret" }
+        [carriers.telnyx]
+        public_key = "A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="
+        [carriers.vonage]
+        signature_secret = { file = "gateway.secret" }
+        [carriers.exotel]
+        path_token = { file = "gateway.secret" }
+        """
+        async with running(tmp_path, carriers=(), more=more) as it:
+            for tried in (False, True):
+                findings = await examine(it, it.url, with_credentials=tried)
+                assert codes(findings, "failure") == set()
+                said = {found.where: found.says for found in findings if found.code == "no-rest"}
+                lacks = {where: says.partition(" is not")[0].partition(" are not")[0] for where, says in said.items()}
+                assert lacks == {
+                    "twilio REST": "account_sid",
+                    "plivo REST": "auth_id",
+                    "telnyx REST": "api_key",
+                    "vonage REST": "application_id and private_key",
+                }
+
+    run(main())
+
+
 def test_a_path_token_and_basic_of_exotel(tmp_path: Path) -> None:
     async def main() -> None:
         more = """
