@@ -227,6 +227,10 @@ class Answering:
         number = route.key if route is not None else ""
         bot = bot or (route.bot_name if route is not None else "")
         caps = _caps(snapshot, call.carrier, route.entry if route is not None else None)
+        if await self._overloaded(call):
+            await self._store.refused(call, "overloaded", now, bot=bot)
+            self._consequences.turned_away(call, "overloaded", bot)
+            return Refused("overloaded")
         decided = await self._store.admit(call, caps, now, bot=bot, number=number, ttl_s=ttl_s)
         if isinstance(decided, Refused):
             if decided.reason != "over":
@@ -235,10 +239,19 @@ class Answering:
             self._consequences.let_in(call, bot)
         return decided
 
+    async def _overloaded(self, call: InboundCall) -> bool:
+        """Live calls would suffer from this one. A call that has been let in before is one of them."""
+        gateway = self._gateway
+        if call.again or not gateway.health.look(gateway.clock.now()):
+            return False
+        return await self._store.call(CallKey(call.carrier, call.call_id)) is None
+
     async def admit_stream(
         self, snapshot: Snapshot, call: InboundCall, stream: StandingStream, now: float
     ) -> Admitted | Refused:
         """The same for a stream that no webhook has announced: its number is not known yet, its group is."""
+        if self._gateway.health.look(self._gateway.clock.now()):
+            return Refused("overloaded")
         caps = dataclasses.replace(_caps(snapshot, call.carrier, None), number=stream.max_calls)
         return await self._store.admit(call, caps, now, bot=stream.connector, number=f"{call.carrier}:{stream.group}")
 

@@ -305,11 +305,15 @@ class CallCore:
         """End when what is queued was heard."""
         self._end(CallEvent.BOT_ENDED, reason, self.now())
 
+    def can_transfer(self, target: str) -> bool:
+        """Whether there is somebody to ask for it."""
+        return self.control is not None and self.control.can_transfer(target)
+
     def transfer(self, target: str) -> None:
         """Hand the caller over to `target` when what is queued was heard; where that cannot be, the call ends."""
         if self.state not in (CallState.LIVE, CallState.PAUSED):
             return
-        if self.control is None or not self.control.can_transfer(target):
+        if not self.can_transfer(target):
             log.warning("call.transfer_unavailable", call=self.info.call_id, carrier=self.info.carrier)
             self.end("transfer-unavailable")
             return

@@ -66,7 +66,7 @@ def settings_for(
     entries = {key: NumberEntry(key=key, **more) for key, more in (numbers or {}).items()}
     entries.setdefault("default", NumberEntry(key="default", bot=bots[0]))
     return Settings(
-        gateway=GatewaySettings(**{"public_url": BASE, **(gateway or {})}),
+        gateway=GatewaySettings(**{"public_url": BASE, "max_lateness_ms": 0.0, **(gateway or {})}),
         carriers=own,
         bots={name: BotEntry(name=name, use="echo") for name in bots},
         numbers=entries,
