@@ -81,6 +81,10 @@ class AIService(FrameProcessor):
         """The pipeline ends now."""
         return DONE
 
+    def release(self) -> MaybeAwaitable:
+        """Close what is open. The last that is called, however the pipeline has ended."""
+        return DONE
+
     def settings_changed(self, changed: set[str]) -> MaybeAwaitable:
         """`self._settings` is new, `changed` are the names of the fields; a socket may have to be opened anew."""
         return DONE
@@ -199,10 +203,14 @@ class AIService(FrameProcessor):
         for task in tuple(self._tasks):
             task.cancel()
         done = super().cleanup()
-        return self._cleaned(done) if self._tasks else done
+        holds = type(self).release is not AIService.release
+        return self._cleaned(done) if self._tasks or holds else done
 
     async def _cleaned(self, done: MaybeAwaitable) -> None:
         await self.runtime.settle(tuple(self._tasks))
+        released = self.release()
+        if released is not None:
+            await released
         if done is not None:
             await done
 

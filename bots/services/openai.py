@@ -5,7 +5,6 @@ Source: platform.openai.com/docs/api-reference/chat (streamed chunks as server-s
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
@@ -17,11 +16,12 @@ import httpx
 
 from bots.context.context import LLMContext
 from bots.context.tools import ToolsSchema
-from bots.services.http import client, tls
+from bots.services.http import answer_to, asked_again, client, problem_in, server_events, tls
 from bots.services.llm import LLMService
+from bots.services.openai_audio import Speech, Transcriptions
 from bots.services.settings import NOT_GIVEN, LLMSettings, ServiceSettings, is_given
 from media.errors import ConfigError, ServiceError
-from media.frames import CancelFrame, EndFrame, FunctionCallFromLLM, StartFrame
+from media.frames import FunctionCallFromLLM, StartFrame
 from media.metrics import LLMTokenUsage
 from media.secret import Secret
 
@@ -45,9 +45,6 @@ BASE_URLS: Mapping[str, str] = {
     "sambanova": "https://api.sambanova.ai/v1",
     "together": "https://api.together.xyz/v1",
 }
-
-_RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
-_MAX_WAIT_S = 1.0  # a caller waits: whoever wants to be asked later than that has failed
 
 
 @dataclass
@@ -99,13 +96,7 @@ class OpenAILLMService(LLMService):
     def start(self, frame: StartFrame) -> None:
         self._client = client(self._headers)
 
-    async def stop(self, frame: EndFrame) -> None:
-        await self._close()
-
-    async def cancel(self, frame: CancelFrame) -> None:
-        await self._close()
-
-    async def _close(self) -> None:
+    async def release(self) -> None:
         http, self._client = self._client, None
         if http is not None:
             await http.aclose()
@@ -157,53 +148,15 @@ class OpenAILLMService(LLMService):
                     calls.setdefault(piece.get("index", len(calls)), _Call()).add(piece)
         await self.run_function_calls([call.complete(context) for _, call in sorted(calls.items())])
 
-    async def _chunks(self, body: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+    def _chunks(self, body: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
         """Each event's object. Asked again where nothing was said yet and asking again can help."""
-        limit_s = self._first_s
-        for attempt in range(2):
-            begun = False
-            try:
-                async with asyncio.timeout(limit_s) as limit:
-                    async for chunk in self._stream(body):
-                        if not begun:
-                            begun = True
-                            limit.reschedule(None)
-                        yield chunk
-                return
-            except TimeoutError:
-                if begun or attempt or limit_s is None:
-                    raise
-                limit_s = None
-            except ServiceError as exc:
-                if begun or attempt or not exc.retryable:
-                    raise
-                await asyncio.sleep(0.2)
+        return asked_again(lambda: self._stream(body), self._first_s)
 
     async def _stream(self, body: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
-        http = self._client
-        if http is None:
-            raise ServiceError("openai", "the service is not started")
-        try:
-            async with http.stream("POST", self._url, json=body) as response:
-                if response.status_code != 200:
-                    await response.aread()
-                    raise _refused(response)
-                async for line in response.aiter_lines():
-                    if not line.startswith("data:"):
-                        continue
-                    data = line.removeprefix("data:").strip()
-                    if data == "[DONE]":
-                        return
-                    chunk = json.loads(data)
-                    if "error" in chunk:
-                        raise ServiceError("openai", _problem(chunk), retryable=True)
-                    yield chunk
-        except httpx.TimeoutException as exc:
-            raise TimeoutError(type(exc).__name__) from exc
-        except httpx.HTTPError as exc:
-            raise ServiceError("openai", f"{type(exc).__name__}: {exc}", retryable=True) from exc
-        except json.JSONDecodeError as exc:
-            raise ServiceError("openai", f"what it streams is not JSON: {exc}") from exc
+        async for chunk in server_events("openai", self._client, self._url, body):
+            if "error" in chunk:
+                raise ServiceError("openai", problem_in(chunk), retryable=True)
+            yield chunk
 
     async def run_inference(
         self, context: LLMContext, max_tokens: int | None = None, system_instruction: str | None = None
@@ -214,13 +167,8 @@ class OpenAILLMService(LLMService):
         own = self._client is None  # outside a pipeline
         http = self._client or client(self._headers)
         try:
-            response = await http.post(self._url, json=body)
-            if response.status_code != 200:
-                raise _refused(response)
-            content = response.json()["choices"][0]["message"].get("content")
-        except httpx.TimeoutException as exc:
-            raise TimeoutError(type(exc).__name__) from exc
-        except (httpx.HTTPError, ValueError, LookupError) as exc:
+            content = (await answer_to("openai", http, self._url, body))["choices"][0]["message"].get("content")
+        except (LookupError, TypeError, AttributeError) as exc:
             raise ServiceError("openai", f"{type(exc).__name__}: {exc}", retryable=True) from exc
         finally:
             if own:
@@ -262,22 +210,6 @@ def _usage(usage: Mapping[str, Any]) -> LLMTokenUsage:
         cache_read_input_tokens=prompt.get("cached_tokens"),
         reasoning_tokens=completion.get("reasoning_tokens"),
     )
-
-
-def _refused(response: httpx.Response) -> ServiceError:
-    try:
-        problem = _problem(response.json())
-    except ValueError:
-        problem = response.reason_phrase
-    wait_s = response.headers.get("retry-after", "0")
-    soon = not wait_s.isdigit() or int(wait_s) <= _MAX_WAIT_S
-    retryable = response.status_code in _RETRIED and soon
-    return ServiceError("openai", f"HTTP {response.status_code}: {problem}", retryable=retryable)
-
-
-def _problem(body: Any) -> str:
-    error = body.get("error") if isinstance(body, dict) else None
-    return str(error.get("message") if isinstance(error, dict) else error or "no reason given")[:300]
 
 
 # ---------------------------------------------------------------- in gateway.toml
@@ -325,3 +257,5 @@ class OpenAI:
 
 
 LLM = OpenAI()
+STT = Transcriptions()
+TTS = Speech()

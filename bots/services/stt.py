@@ -390,6 +390,7 @@ class SegmentedSTTService(STTService):
             while not self._segments:
                 wake.clear()
                 await wake.wait()
+            self._finalize_confirmed = True  # nothing of this piece will follow
             try:
                 await self.push_each(self._finalized(self.run_stt(self._segments.popleft())))
                 self.sign_of_life()
