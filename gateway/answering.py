@@ -50,7 +50,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.webhooks")
 MAX_BODY = 64 * 1024
 BODY_S = 5.0  # for a whole body to arrive
 PLACED_TRIES, PLACED_WAIT_S = 20, 0.1  # for the reply to an order, when the call's answer webhook overtakes it
-ROUTES = frozenset({"answer", "events", "status", "stream-status", "after", "passthru"})
+ROUTES = frozenset({"answer", "events", "status", "stream-status", "after", "passthru", "start"})
 
 
 class Consequences(Protocol):

@@ -263,7 +263,7 @@ class CallCore:
                 elif now >= self._deadline:
                     self.counters["drain_limit"] += 1
                     self._move(CallEvent.DRAIN_LIMIT, self.reason, now)
-            elif now - self._last_heard > self.limits.silence_s:
+            elif now - self._last_heard > (self.serializer.silence_s or self.limits.silence_s):
                 self._move(CallEvent.SILENT, "carrier-silent", now)
             elif now - self._started > self.limits.longest_s:
                 self._end(CallEvent.TOO_LONG, "longest-call", now)

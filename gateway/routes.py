@@ -17,6 +17,7 @@ from gateway.api import create_api
 from gateway.console.pages import console_routes
 from gateway.doctor.desk import Door
 from gateway.public_url import StripPrefix
+from gateway.start import start_route
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -90,6 +91,7 @@ def create_app(gateway: Gateway) -> Starlette:
             *unannounced,
             Mount("/api", create_api(gateway.desk, lambda: gateway.settings, gateway.urls)),
             *(console_routes(gateway) if gateway.settings.has_console else ()),
+            start_route(gateway),
             *webhooks("/{carrier}/{route}"),
             WebSocketRoute("/{carrier}/media", media),
             WebSocketRoute("/{carrier}/media/{token:path}", media),

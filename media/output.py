@@ -343,7 +343,8 @@ class OutputStage(FrameProcessor):
         # A carrier that was cleared when a hold began has got nothing since.
         unsent = 0 if self.is_waiting else self._wire.clear(frame)
         self.is_waiting = False
-        heard = ledger.cleared(now, unsent)
+        # Who cannot be cleared plays what has left.
+        heard = ledger.cleared(now if self._wire.clears else max(now, ledger.heard_by()), unsent)
         frame.heard = self._what_was_heard(heard - self._origin_heard, generated)
         self._begin_count(heard)
         for item in waiting:

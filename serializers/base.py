@@ -102,6 +102,8 @@ class FrameSerializer:
     clear_grain_ms: int = 0  # a clear lets the chunk of this length that is being played finish; known once started
     sends_digits: ClassVar[bool] = False  # encode(OutputDTMFFrame) gives a message; else tones are sent as audio
     close_is_normal_end: ClassVar[bool] = False  # the carrier ends a call by closing the socket, with no message
+    silence_s: ClassVar[float | None] = None  # without a message for so long the socket is half open; None: the limits'
+    speaks_rtvi: ClassVar[bool] = False  # the other side is a client of RTVI; no carrier is
     opens: ClassVar[bool] = False  # what is sent before CallStartedFrame was decoded is lost
     rate: ClassVar[MessageRate | None] = None  # None: any number
     holds: ClassVar[bool] = False  # `hold` gives a message; else the gateway keeps the caller's audio from the bot

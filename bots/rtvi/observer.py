@@ -158,6 +158,10 @@ class RTVIObserver(BaseObserver):
             del told[next(iter(told))]
         return handler(frame, data)
 
+    def tells(self, cls: type) -> bool:
+        """Whether a frame of this class may have to be told."""
+        return self._handler_of(cls) is not None
+
     def _handler_of(self, cls: type) -> Callable[[Any, FramePushed], MaybeAwaitable] | None:
         """The handler of a class, or of the class it derives from."""
         try:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from bots.rtvi import models as RTVI
 from media.events import DONE
+from media.flow import Entry
 from media.frames import (
     EndTaskFrame,
     ErrorFrame,
@@ -34,12 +35,11 @@ from media.frames import (
     RTVIClientMessageFrame,
     StartFrame,
 )
-from media.observers import BaseObserver
+from media.observers import BaseObserver, FramePushed
 from media.processor import UPSTREAM, FrameDirection, FrameProcessor
 
 if TYPE_CHECKING:
-    from bots.observing import Observing
-    from bots.rtvi.observer import RTVIObserverParams
+    from bots.rtvi.observer import RTVIObserver, RTVIObserverParams
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ TEXT_LIMIT = 200  # characters of a problem that a client is told
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _COMPATIBLE = ("1", RTVI.PROTOCOL_VERSION.partition(".")[0])
 
+Tap = Callable[[FrameProcessor, FrameProcessor, FrameDirection, Entry], Entry]
 Asked = RTVI.ClientMessage | RTVIClientMessageFrame
 
 
@@ -85,8 +86,7 @@ class RTVIProcessor(FrameProcessor):
         self._ready_id = ""
         self._about: Mapping[str, Any] = ABOUT
         self._early: deque[BaseModel] = deque(maxlen=EARLY)
-        self._observer: BaseObserver | None = None
-        self._observing: Observing | None = None
+        self._observer: RTVIObserver | None = None
         for event in (
             "on_bot_started",
             "on_client_ready",
@@ -123,16 +123,9 @@ class RTVIProcessor(FrameProcessor):
         return False
 
     def cleanup(self) -> Any:
-        closing = super().cleanup()
-        if self._observing is None:
-            return closing
-        observing, self._observing = self._observing, None
-
-        async def close() -> None:
-            await observing.close()
-            await closing
-
-        return close()
+        if self._observer is not None and self.attach is None:
+            self._observer.cleanup()
+        return super().cleanup()
 
     # ------------------------------------------------------------ ready
 
@@ -172,11 +165,27 @@ class RTVIProcessor(FrameProcessor):
         if self.attach is not None:
             self.attach(self._observer)
             return
-        from bots.observing import Observing  # in a call, which has no other observers
+        self._flow.tap = self._tap(self._observer)  # a call has no other observers
+        self._flow.relink()
 
-        self._observing = Observing(self.runtime, self.get_clock())
-        self._observing.add(self._observer)
-        self._observing.attach(self._flow)
+    def _tap(self, observer: RTVIObserver) -> Tap:
+        """Shows `observer` what passes a link: at once, for it only looks and tells."""
+        clock = self.get_clock()
+
+        def tap(source: FrameProcessor, peer: FrameProcessor, direction: FrameDirection, entry: Entry) -> Entry:
+            def tapped(frame: Frame, towards: FrameDirection) -> None:
+                if observer.tells(type(frame)):
+                    try:
+                        result = observer.on_push_frame(FramePushed(source, peer, frame, towards, clock.get_time()))
+                        if result is not DONE:
+                            self.create_task(result, "telling")
+                    except Exception:
+                        log.exception("rtvi.observer_failed frame=%s", type(frame).__name__)
+                entry(frame, towards)
+
+            return tapped
+
+        return tap
 
     # ------------------------------------------------------------ to the client
 

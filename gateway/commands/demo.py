@@ -19,6 +19,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from gateway.commands.serve import write_sample
+from gateway.registry import serializer_class
 from gateway.settings import Settings, load_settings
 from gateway.simulator.accounts import Account, make_up, with_accounts
 from gateway.simulator.base import CallPlan, carrier_names
@@ -151,13 +152,14 @@ def _wrong(report: CallReport) -> Iterator[str]:
     if gaps := report.gaps_of_the_gateway():
         yield f"{len(gaps)} gaps in what was heard"
     first_key = next((event.t for event in report.timeline if event.what == "digit"), 0.0)
-    if not any(event.what == "clear" and event.t < first_key for event in report.timeline):
+    clears = serializer_class(report.carrier).clears  # a player in a browser is not told to stop: it is sent no more
+    if clears and not any(event.what == "clear" and event.t < first_key for event in report.timeline):
         yield "the bot did not pause for a word"
     if not report.barge_ins:
         yield "the greeting was not interrupted"
     # A machine that has other work to do makes this caller late, too: that is not the gateway's.
     limit = BARGE_IN_MS.get(report.carrier, OTHER_MS) + report.stalled_ms
-    for barge_in in report.barge_ins:
+    for barge_in in report.barge_ins if clears else ():
         if not barge_in.cleared:
             yield "the carrier was not told to clear"
         if barge_in.silence_ms > limit:

@@ -21,6 +21,7 @@ and closes the socket itself, after what it had to send, as soon as `closes_sock
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import pkgutil
 from abc import ABC, abstractmethod
@@ -365,7 +366,7 @@ def carrier_names() -> list[str]:
     import gateway.simulator
     import serializers
 
-    fakes = {module.name for module in pkgutil.iter_modules(gateway.simulator.__path__)}
+    fakes = {module.name.removesuffix("_caller") for module in pkgutil.iter_modules(gateway.simulator.__path__)}
     return sorted(
         module.name
         for module in pkgutil.iter_modules(serializers.__path__)
@@ -374,15 +375,19 @@ def carrier_names() -> list[str]:
 
 
 def fake_carrier(name: str) -> type[FakeCarrier]:
-    """The fake carrier called `name`: the FakeCarrier of that name in `gateway/simulator/<name>.py`.
+    """The fake carrier called `name`: the FakeCarrier of that name in `gateway/simulator/<name>.py`, or
+    `<name>_caller.py` where that is something else.
 
     Raises KeyError if there is none.
     """
     if not name.isidentifier() or name not in carrier_names():
         raise KeyError(name)
-    module = importlib.import_module(f"gateway.simulator.{name}")
-    for value in vars(module).values():
-        defined_here = getattr(value, "__module__", "") == module.__name__
-        if defined_here and isinstance(value, type) and issubclass(value, FakeCarrier) and value.name == name:
-            return value
+    for place in (name, f"{name}_caller"):
+        if importlib.util.find_spec(f"gateway.simulator.{place}") is None:
+            continue
+        module = importlib.import_module(f"gateway.simulator.{place}")
+        for value in vars(module).values():
+            defined_here = getattr(value, "__module__", "") == module.__name__
+            if defined_here and isinstance(value, type) and issubclass(value, FakeCarrier) and value.name == name:
+                return value
     raise KeyError(name)

@@ -33,7 +33,9 @@ def test_all_of_the_callers_voice_comes_back(carrier: str) -> None:
     it.run(0.2)
     it.call.say(tone(1.0, it.call.fake.audio_rate))
     it.run(2.0)
-    assert loud_s(it.call.heard(), it.call.fake.audio_rate) == pytest.approx(1.0, abs=0.002)
+    fake = it.call.fake
+    edges = 0.002 if fake.playout.rate == fake.audio_rate else 0.03  # resampled ones are not so steep
+    assert loud_s(it.call.heard(), fake.playout.rate) == pytest.approx(1.0, abs=edges)
     assert it.state is CallState.LIVE
 
 

@@ -83,7 +83,7 @@ def test_a_menu_is_cut_short_by_a_key() -> None:
         assert report.ended_by == "bot"
         assert report.barge_ins
         assert report.heard_s < 4.0
-        for barge_in in report.barge_ins:
+        for barge_in in report.barge_ins if serializer_class(name).clears else ():
             assert barge_in.cleared, name
             assert barge_in.silence_ms < (700 if name in ("exotel", "genesys") else 300) + report.stalled_ms
     assert ended(records) == everywhere("closed", "bot", "completed")
@@ -139,6 +139,7 @@ def test_the_carrier_never_says_what_call_it_is() -> None:
 
 def test_the_carrier_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serializer_class("genesys"), "end_wait_s", 0.5)  # for `close`, which never comes
+    monkeypatch.setattr(serializer_class("web"), "silence_s", None)  # of one whose microphone is off
     fakes = {name: actors.falls_silent(name) for name in CARRIERS}
     reports, records = place(actors.echo, Script(), fakes=fakes, silence_timeout_s=0.6)
     assert ended(records) == everywhere("closed", "gateway", "carrier-silent")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.registry import carrier_names
+from gateway.registry import carrier_names, serializer_class
 from tests.gateway.playout import judge
 
 SCHEDULES = 6
@@ -18,6 +18,7 @@ def test_the_ledger_knows_what_was_heard(carrier: str) -> None:
     assert len(beyond) <= 1
     assert all(verdict.worst_ms < verdict.allowed_ms + 100 for verdict in verdicts)
     assert sum(verdict.holds for verdict in verdicts)
-    assert sum(verdict.clears for verdict in verdicts) >= SCHEDULES
+    if serializer_class(carrier).clears:
+        assert sum(verdict.clears for verdict in verdicts) >= SCHEDULES
     errors = sorted(abs(error) for verdict in verdicts for error in verdict.errors_ms)
     assert errors[len(errors) // 2] <= 12.0
