@@ -32,6 +32,7 @@ from webhooks.base import CallRef, CarrierHttp
 
 NOBODY = "00000000-0000-4000-8000-000000000000"  # an id that no call has
 _CONTENT = ("body", "query", "header")  # the beginnings of codes
+_OF_EACH = frozenset({"upgrade", "socket-silent", "webhook-lost"})  # said of each: a proxy may treat their paths apart
 SLOW_MS = 300.0  # for a message to go to the gateway and back
 
 
@@ -65,7 +66,9 @@ class Examination:
         for finding in findings:
             # What is wrong on the way is wrong for all; what a carrier's REST interface says is each one's own.
             key = (finding.code, finding.says, finding.where if finding.where.endswith("REST") else "")
-            if finding.level == "good" or key not in self._said:
+            if key in self._said and finding.code in _OF_EACH:
+                self.findings.append(replace(finding, remedy="see above"))
+            elif finding.level == "good" or key not in self._said:
                 self._said.add(key)
                 self.findings.append(finding)
 

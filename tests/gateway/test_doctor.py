@@ -351,6 +351,20 @@ def test_what_the_doctor_cannot_show(tmp_path: Path) -> None:
     run(main())
 
 
+def test_each_carrier_that_cannot_open_a_socket_is_named(tmp_path: Path) -> None:
+    async def main() -> None:
+        proxy = Proxy(edit=lambda request: request.without("upgrade", "connection"))
+        async with proxy.listening(), running(tmp_path, carriers=("twilio", "telnyx", "plivo")) as it:
+            proxy.target = it.port
+            findings = await examine(it, f"http://127.0.0.1:{proxy.port}")
+        remedies = {found.where: found.remedy for found in findings if found.code == "upgrade"}
+        assert remedies.keys() == {"twilio socket", "telnyx socket", "plivo socket"}
+        assert remedies["telnyx socket"] == remedies["plivo socket"] == "see above"
+        assert "WebSockets" in remedies["twilio socket"]
+
+    run(main())
+
+
 def test_accounts_without_which_calls_cannot_be_ended(tmp_path: Path) -> None:
     """Each carrier's own, by the name of the setting, whether credentials are to be tried or not."""
 
