@@ -129,10 +129,17 @@ def follow(volume: float, heard: float) -> float:
 # ---------------------------------------------------------------- states
 
 
-class VoiceStates:
-    """QUIET, STARTING, SPEAKING, STOPPING: one call's state, window by window."""
+_DOUBTFUL: Final = 0.7  # of the confidence that speech needs: a window that may be part of it
 
-    __slots__ = ("_count", "_params", "_start", "_stop", "_window_s", "state")
+
+class VoiceStates:
+    """QUIET, STARTING, SPEAKING, STOPPING: one call's state, window by window.
+
+    Words have consonants, on which every detector doubts. So a start of which half is there does not begin anew at the
+    first window that is no speech: a doubtful one changes nothing, any other takes one back.
+    """
+
+    __slots__ = ("_count", "_half", "_params", "_start", "_stop", "_window_s", "state")
 
     def __init__(self, params: VADParams, window_s: float = 0.032) -> None:
         self._window_s = window_s
@@ -159,6 +166,7 @@ class VoiceStates:
         """New limits hold from the next window; who speaks goes on speaking."""
         self._params = params
         self._start = max(1, round(params.start_secs / self._window_s))
+        self._half = (self._start + 1) // 2
         self._stop = max(1, round(params.stop_secs / self._window_s))
 
     def step(self, confidence: float, volume: float) -> VADState:
@@ -167,7 +175,10 @@ class VoiceStates:
         state = self.state
         if state is VADState.QUIET or state is VADState.STARTING:
             if not speech:
-                state, self._count = VADState.QUIET, 0
+                if self._count < self._half:
+                    state, self._count = VADState.QUIET, 0
+                elif confidence < params.confidence * _DOUBTFUL:
+                    self._count -= 1
             else:
                 self._count += 1
                 state = VADState.STARTING

@@ -275,7 +275,8 @@ def plot(measured: Sequence[Measured], speech: Sequence[Track], folder: Path) ->
     """Delays as they are distributed, false starts, and one line as the detector hears it. Needs the extra `bench`."""
     import matplotlib as mpl
 
-    mpl.use("Agg")
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "vad"  # the same figures give the same file
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -284,7 +285,8 @@ def plot(measured: Sequence[Measured], speech: Sequence[Track], folder: Path) ->
     for (noise, snr), scores in sorted(first.by_noise.items(), key=lambda item: (item[0][0], -(item[0][1] or 99))):
         name = "clean" if snr is None else f"{noise} {snr:.0f} dB"
         for axes, delays in ((left, scores.starts), (right, scores.ends)):
-            axes.plot(np.sort(delays) * 1000, np.linspace(0, 100, len(delays)), label=name, linewidth=1)
+            shares = np.linspace(0, 100, 101)  # that many points, however many utterances
+            axes.plot(np.percentile(delays, shares) * 1000, shares, label=name, linewidth=1)
     for axes, title, marks in ((left, "speech start", (230, 400)), (right, "speech end - stop_secs", (60, 130))):
         axes.set(title=title, xlabel="ms", xlim=(-100, 700))
         axes.grid(alpha=0.3)
@@ -292,7 +294,7 @@ def plot(measured: Sequence[Measured], speech: Sequence[Track], folder: Path) ->
             axes.plot(x, y, "kx")
     left.set_ylabel("% of utterances, targets x")
     right.legend(fontsize=7)
-    figure.savefig(folder / "vad_delays.png", dpi=110, bbox_inches="tight")
+    figure.savefig(folder / "vad_delays.svg", bbox_inches="tight")
 
     figure, axes = pyplot.subplots(figsize=(8, 3))
     width = 0.8 / len(measured)
@@ -303,14 +305,15 @@ def plot(measured: Sequence[Measured], speech: Sequence[Track], folder: Path) ->
     axes.axhline(5, color="k", linewidth=0.7, linestyle="--")
     axes.set(ylabel="false starts in 10 min", yscale="symlog")
     axes.legend(fontsize=7)
-    figure.savefig(folder / "vad_false_starts.png", dpi=110, bbox_inches="tight")
+    figure.savefig(folder / "vad_false_starts.svg", bbox_inches="tight")
 
     track = next(track for track in speech if track.noise == "street" and track.snr_db == 10 and track.dbfs == -30)
     (windows,) = first.detector.judge([track])
     seconds, step = 14.0, first.detector.window_s
     figure, (top, bottom) = pyplot.subplots(2, 1, figsize=(10, 3.6), sharex=True)
     samples = np.frombuffer(track.pcm, "<i2")[: int(seconds * 8000)]
-    top.plot(np.arange(len(samples)) / 8000, samples / 32768, linewidth=0.3)
+    tens = samples[: len(samples) // 160 * 160].reshape(-1, 160) / 32768  # what is seen of 20 ms is how far they reach
+    top.fill_between(np.arange(len(tens)) * 0.02, tens.min(axis=1), tens.max(axis=1), linewidth=0)
     top.set_ylabel("line")
     bottom.plot(np.arange(1, len(windows) + 1) * step, [one for one, _ in windows], linewidth=0.8, label="confidence")
     bottom.plot(np.arange(1, len(windows) + 1) * step, [one for _, one in windows], linewidth=0.8, label="volume")
@@ -324,7 +327,7 @@ def plot(measured: Sequence[Measured], speech: Sequence[Track], folder: Path) ->
         top.axvspan(uttered.voice_s, uttered.end_s, alpha=0.2, color="tab:orange")
     bottom.set(xlabel="s; orange: speech as it was built, green: speech as it was heard", xlim=(0, seconds))
     bottom.legend(fontsize=7, loc="upper right")
-    figure.savefig(folder / "vad_line.png", dpi=110, bbox_inches="tight")
+    figure.savefig(folder / "vad_line.svg", bbox_inches="tight")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -111,17 +111,22 @@ def test_volume_rises_at_once_and_falls_slowly() -> None:
 
 
 def walk(states: VoiceStates, windows: str) -> list[VADState]:
-    """`s` is a window of speech, `.` one without."""
-    return [states.step(0.9 if sign == "s" else 0.1, 0.9) for sign in windows]
+    """`s` is a window of speech, `?` a doubtful one, `.` one without."""
+    return [states.step({"s": 0.9, "?": 0.55, ".": 0.1}[sign], 0.9) for sign in windows]
 
 
 @pytest.mark.parametrize(
     ("windows", "wanted"),
     [
         ("...", [Q, Q, Q]),
-        ("sssss.", [ST, ST, ST, ST, ST, Q]),
+        ("sssss...", [ST] * 8),
+        ("sssss....", [ST] * 8 + [Q]),
+        ("ss?ss", [ST, ST, Q, ST, ST]),
+        ("sss?????sss", [ST] * 10 + [SP]),
         ("ssssss", [ST, ST, ST, ST, ST, SP]),
-        ("sss.ssssss", [ST, ST, ST, Q, ST, ST, ST, ST, ST, SP]),
+        ("ss.ssssss", [ST, ST, Q, ST, ST, ST, ST, ST, SP]),
+        ("sss.ssss", [ST] * 7 + [SP]),
+        ("sss..sss", [ST] * 4 + [Q] + [ST] * 3),
         ("ssssss.....s", [ST] * 5 + [SP] + [EN] * 5 + [SP]),
         ("ssssss......", [ST] * 5 + [SP] + [EN] * 5 + [Q]),
         ("ssssss...s.....", [ST] * 5 + [SP] + [EN] * 3 + [SP] + [EN] * 5),
