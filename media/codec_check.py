@@ -113,7 +113,8 @@ def _roughness(pcm: bytes) -> float:
     if len(x) <= _ORDER:
         return 0.0
     x -= x.mean()
-    lags = np.array([float(x[lag:] @ x[: len(x) - lag]) for lag in range(_ORDER + 1)]) / len(x)
+    # No `@` of so many samples: a numeric library would wake a thread on every core for it.
+    lags = np.array([np.einsum("i,i->", x[lag:], x[: len(x) - lag]) for lag in range(_ORDER + 1)]) / len(x)
     if lags[0] < _SILENCE**2:
         return 0.0
     matrix = lags[np.abs(np.subtract.outer(np.arange(_ORDER), np.arange(_ORDER)))]
