@@ -24,6 +24,8 @@ from bots.services.llm import FunctionCallParams
 from bots.services.providers import Chosen, choose
 from bots.services.rendering import rendered
 from bots.services.switcher import LLMSwitcher, RestingFailover, ServiceSwitcher
+from bots.services.tts import TTSService
+from bots.text.markdown import MarkdownTextFilter
 from media.dtmf_aggregator import DTMFAggregator
 from media.errors import ConfigError, ConfigErrors, ServiceError
 from media.floor import Floor, FloorParams
@@ -377,6 +379,8 @@ class Watched:
         self._slowest_ms = 0
         for service in self._names:
             service.observer = self._observed
+            if isinstance(service, TTSService):
+                service.add_text_filter(MarkdownTextFilter())  # models write for the eye, told or not
             several = len(made) > 1 or kind == "stt"
             service.patience_s = settings.patience_s if several else settings.timeout_s
         switcher: Any = LLMSwitcher if kind == "llm" else ServiceSwitcher

@@ -46,6 +46,11 @@ class CartesiaTTSService(SocketTTSService):
         self._headers = {"X-API-Key": api_key, "Cartesia-Version": cartesia_version}
         self._base_url, self._version, self._options = base_url, cartesia_version, dict(options or {})
 
+    @staticmethod
+    def SPELL(text: str) -> str:  # Pipecat's name
+        """Spoken letter by letter."""
+        return f"<spell>{text}</spell>"
+
     def settings_changed(self, changed: set[str]) -> None:
         """Each request has all of them."""
 

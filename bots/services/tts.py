@@ -184,6 +184,10 @@ class TTSService(AIService):
     def remove_text_transformer(self, transform: Transform, aggregation_type: str = ANY_TYPE) -> None:
         self._transforms = [entry for entry in self._transforms if entry != (aggregation_type, transform)]
 
+    def add_text_filter(self, text_filter: Any) -> None:
+        """Behind those that are there."""
+        self._filters.append(text_filter)
+
     # ------------------------------------------------------------ frames
 
     def process_frame(self, frame: Frame, direction: FrameDirection) -> MaybeAwaitable:
@@ -526,6 +530,10 @@ class TTSService(AIService):
         reset = self._aggregator.handle_interruption()
         if inspect.iscoroutine(reset):
             drive_without_loop(reset, f"{self}::reset")
+        for text_filter in self._filters:
+            forget = getattr(text_filter, "handle_interruption", None)
+            if forget is not None and inspect.iscoroutine(forgotten := forget()):
+                drive_without_loop(forgotten, f"{self}::filter")
         self._in_answer = False
         if speaking:
             self._let(self.on_interrupted(speaking), "interrupted")
