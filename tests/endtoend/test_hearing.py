@@ -8,7 +8,17 @@ from collections import defaultdict
 from bots.base import Call
 from bots.speech import speak
 from gateway.simulator.script import HangUp, Say, Script, Voice, after, at
-from media.frames import Frame, VADUserStartedSpeakingFrame, VADUserStoppedSpeakingFrame
+from media.dtmf import tone
+from media.floor import Floor, FloorParams
+from media.frames import (
+    Frame,
+    StartFrame,
+    TTSAudioRawFrame,
+    TTSStartedFrame,
+    TTSStoppedFrame,
+    VADUserStartedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
+)
 from media.processor import FrameDirection, FrameProcessor
 from media.silero import SileroVADAnalyzer
 from media.vad_processor import VADProcessor
@@ -58,3 +68,35 @@ def test_every_carriers_caller_is_heard_by_one_engine() -> None:
     for carrier, edges in heard.items():
         assert edges[:1] == ["started"], carrier
         assert edges[-1:] == ["stopped"], carrier
+
+
+class Talker(FrameProcessor):
+    """Says something long as soon as the call begins."""
+
+    def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        self.push_frame(frame, direction)
+        if isinstance(frame, StartFrame):
+            for said in (TTSStartedFrame(), TTSAudioRawFrame(tone("5", 8000) * 100, 8000, 1), TTSStoppedFrame()):
+                self.push_frame(said)
+
+
+def test_every_carriers_caller_interrupts() -> None:
+    pcm = speak(TEXT, "en-us+f3", 16000)
+    script = Script().then(at(1.0), Say(Voice(pcm, 16000, "a sentence"))).then(after(0.8), HangUp())
+
+    def bot(call: Call) -> list[FrameProcessor]:
+        return [VADProcessor(vad_analyzer=SileroVADAnalyzer()), Floor(FloorParams(turn_s=0.5)), Talker()]
+
+    async def main() -> None:
+        async with serve({"bot": bot}) as served:
+            reports = await served.all_carriers(script)
+            assert all(report.ok for report in reports.values())
+            await served.empty()
+            for carrier in CARRIERS:
+                counters = served.record(carrier).counters
+                assert counters["floor_interrupted"] == counters["interruptions"] == 1, carrier
+                assert counters["turns_interrupted"] == 1, carrier
+                assert counters["heard_ms"] < counters["generated_ms"] - 2000, carrier
+                assert not reports[carrier].violations
+
+    run(main(), limit_s=40)
