@@ -26,6 +26,7 @@ from gateway.colleagues import Colleagues
 from gateway.control import CallDesk
 from gateway.doctor.desk import Desk
 from gateway.hangups import HangUps, Rhythm
+from gateway.health import Health
 from gateway.history import History
 from gateway.housekeeping import prune
 from gateway.media_sockets import MediaSockets, Refused
@@ -94,6 +95,7 @@ class Gateway:
         self.hang_ups.lives = self._lives
         self.events = Notifier(settings.events, self.store)
         self.clock = Clock()
+        self.health = Health(self._suffered_s, lambda: self.settings.gateway.max_lateness_ms / 1000)
         model = settings.base_dir / settings.vad.model if settings.vad.model else None
         self.vad = VoiceEngine(model, settings.vad.analyzer)
         self.recordings = Recordings(settings.recording, settings.base_dir)
@@ -134,6 +136,11 @@ class Gateway:
         self.metrics.gauge(
             "gateway_tick_lateness_seconds", "99th percentile of the last five seconds", self.clock.lateness_s
         )
+        self.metrics.gauge(
+            "gateway_overloaded",
+            "1: new calls are refused, because ticks are late",
+            lambda: float(self.health.look(self.clock.now())),
+        )
         self.metrics.gauge("gateway_vad_calls", "calls that the voice detector listens to", self.vad.calls)
         self.metrics.gauge(
             "gateway_vad_delay_seconds", "99th percentile, from a window's end to its result", self.vad.delay_s
@@ -141,6 +148,10 @@ class Gateway:
         self.metrics.tally(
             "gateway_vad", "windows of the voice detector, its batches, and windows lost", "what", self.vad.tally
         )
+
+    def _suffered_s(self) -> float:
+        """How late live calls are served."""
+        return self.clock.lateness_s() if len(self.calls) and self.clock.is_settled else 0.0
 
     # ------------------------------------------------------------ what new calls get
 

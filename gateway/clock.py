@@ -75,6 +75,11 @@ class Clock:
         ordered = sorted(self._lateness)
         return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
 
+    @property
+    def is_settled(self) -> bool:
+        """It has run so long that `lateness_s` says something: one late tick in the first second says little."""
+        return len(self._lateness) == self._lateness.maxlen
+
     async def _run(self) -> None:
         step = TICK_S / PHASES
         due = self.now() + step

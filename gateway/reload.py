@@ -30,6 +30,7 @@ POLL_S = 1.0
 TAKEN = frozenset(
     {
         "max_calls",
+        "max_lateness_ms",
         "when_full",
         "start_timeout_s",
         "silence_timeout_s",

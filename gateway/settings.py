@@ -52,6 +52,7 @@ class GatewaySettings:
     trusted_proxies: tuple[str, ...] = ()  # addresses and ranges whose X-Forwarded-* count: "10.0.0.0/8"
     workers: Annotated[int, Interval(ge=1, le=MAX_WORKERS)] = 1  # processes; together they take `max_calls`
     max_calls: Annotated[int, Ge(1)] = 200
+    max_lateness_ms: Annotated[float, Ge(0)] = 100.0  # ticks later than this (p99): no new calls; 0: never mind
     when_full: str = "busy"  # what a caller over the limit gets: "busy", "rejected", "number:+1...", "say:..."
     start_timeout_s: Seconds = 10.0  # from the socket to the carrier's start message
     silence_timeout_s: Seconds = 30.0  # no message from the carrier for so long: its socket is dead

@@ -84,7 +84,7 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    reason: str  # "full", "carrier-full", "number-full"; "over": this call has already ended
+    reason: str  # "full", "carrier-full", "number-full", "overloaded"; "over": this call has already ended
 
 
 @dataclass(frozen=True, slots=True)
