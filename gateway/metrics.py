@@ -34,8 +34,20 @@ _SUMMED = (
     ("gateway_underruns", "times a bot's speech ran dry in mid-utterance", "underruns"),
     ("gateway_late_dropped", "packets dropped because a carrier read too slowly", "late_dropped"),
     ("gateway_bot_errors", "errors of bots", "errors"),
+    ("gateway_apologies", "times an agent's services had all failed, and its caller was told", "apologies"),
+    ("gateway_held", "times a caller was asked to wait for an answer", "held"),
     ("gateway_drain_limits", "calls whose last words took longer than the limit", "drain_limit"),
     ("gateway_discarded_milliseconds", "caller audio that carriers dropped", "discarded_ms"),
+)
+
+# Counters of an agent's services, by their kind: metric name, help, rest of the key behind "stt_", "llm_", "tts_".
+_SERVICE_KINDS = ("stt", "llm", "tts")
+_OF_SERVICES = (
+    ("gateway_service_answers", "answers of recognisers, models and voices", "answers"),
+    ("gateway_service_first_byte_milliseconds", "what they took until their first byte, added up", "ttfb_ms"),
+    ("gateway_service_failovers", "times another service took over", "failovers"),
+    ("gateway_service_tokens", "tokens, as models count them", "tokens"),
+    ("gateway_service_characters", "characters that were spoken", "characters"),
 )
 
 # Seconds that people notice: below half of one nobody does, above two they ask whether anybody is there.
@@ -75,6 +87,8 @@ class Metrics:
         self.refused: Counter[tuple[str, str]] = Counter()  # by carrier and reason
         self.ended: Counter[tuple[str, str, str]] = Counter()  # by carrier, who ended it, reason
         self.summed: Counter[str] = Counter()
+        self.services: Counter[tuple[str, str]] = Counter()  # by kind and what was counted
+        self.service_failures: Counter[tuple[str, str]] = Counter()  # by kind and service
         self.waits = Histogram(
             "gateway_answer_seconds",
             "from a caller's last sound to the bot's first: all of it, and its parts",
@@ -93,6 +107,12 @@ class Metrics:
         self.ended[record.info.carrier, record.ended_by, record.reason] += 1
         for _, _, key in _SUMMED:
             self.summed[key] += record.counters.get(key, 0)
+        for key, value in record.counters.items():
+            kind, _, what = key.partition("_")
+            if kind in _SERVICE_KINDS:
+                self.services[kind, what] += value
+                if what.startswith("failed_"):
+                    self.service_failures[kind, what.removeprefix("failed_")] += value
         for answer in record.answers:
             self.waits.add("all", answer.wait_s)
             for part, seconds in answer.parts.items():
@@ -142,6 +162,16 @@ class Metrics:
             yield family
         yield self.waits.family()
         yield self.first_words.family()
+        for name, text, what in _OF_SERVICES:
+            family = CounterMetricFamily(name, text, labels=["kind"])
+            for kind in _SERVICE_KINDS:
+                if value := self.services[kind, what]:
+                    family.add_metric([kind], value)
+            yield family
+        failures = CounterMetricFamily("gateway_service_failures", "errors of services", labels=["kind", "service"])
+        for labels, value in sorted(self.service_failures.items()):
+            failures.add_metric(labels, value)
+        yield failures
         for name, (text, names, counts) in self.tallies.items():
             family = CounterMetricFamily(name, text, labels=names)
             for which_one, value in sorted(counts().items()):

@@ -49,6 +49,9 @@ def test_a_model_that_fails_is_replaced_in_the_middle_of_a_turn(reply: Reply) ->
                 assert (counters["llm_failures"], counters["llm_failed_openai"], counters["llm_failovers"]) == (1, 1, 1)
                 assert counters["tts_characters"] > 0
                 assert "apologies" not in counters
+                exposed = served.gateway.metrics.render().decode()
+                assert 'gateway_service_failures_total{kind="llm",service="openai"} 1.0' in exposed
+                assert 'gateway_service_failovers_total{kind="llm"} 1.0' in exposed
             assert len(vendor.asked) == 1
 
     run(main())
