@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.metrics import Metrics
+from gateway.metrics import Metrics, joined
 from media.exchange import Answer, Exchange, Turns, Waits
 from media.frames import (
     Frame,
@@ -170,3 +170,6 @@ def test_histograms() -> None:
     assert found["gateway_answer_seconds_bucket", (("le", "1.0"), ("part", "all"))] == 1
     assert found["gateway_answer_seconds_sum", (("part", "all"),)] == pytest.approx(0.8, abs=0.05)
     assert found["gateway_first_word_seconds_count", (("carrier", "twilio"),)] == 1
+    whole = samples(joined({"0": metrics.render(), "1": metrics.render()}))
+    for worker in "01":
+        assert whole["gateway_answer_seconds_bucket", (("le", "+Inf"), ("part", "all"), ("worker", worker))] == 1
