@@ -78,6 +78,9 @@ class GenesysSettings(CarrierSettings):
         return {f"keys.{name}.bot": key.bot for name, key in self.keys.items() if key.bot}
 
 
+# Up to where each monitor was heard, for when it comes again: the process's, since settings are read again meanwhile.
+_checkpoints: dict[str, int] = {}
+
 _IDS = ("audiohook-organization-id", "audiohook-session-id", "audiohook-correlation-id")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _REASONS: Mapping[Verdict, str] = {
@@ -102,7 +105,6 @@ class GenesysHttp(CarrierHttp):
         super().__init__(settings)
         self._keys = settings.keys
         self._nobody = secrets.token_bytes(32)
-        self._checkpoints: dict[str, Any] = {}  # of monitors, for when they come again
         for name, key in self._keys.items():
             _client_secrets(name, key)
 
@@ -162,7 +164,7 @@ class GenesysHttp(CarrierHttp):
                 "session_id": session,
                 "connector": path,
                 "correlation_id": correlation,
-                "checkpoints": self._checkpoints,
+                "checkpoints": _checkpoints,
             },
             log={"session": session, "correlation": correlation, "key": name},
         )

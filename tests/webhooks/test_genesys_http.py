@@ -135,6 +135,12 @@ def test_the_url_names_the_bot_and_the_headers_bind_the_session() -> None:
     assert "gateway-key-0001" not in str(stream)
 
 
+def test_what_was_heard_of_a_monitor_is_known_after_the_settings_were_read_again() -> None:
+    url = f"wss://{HOST}/genesys/media/"
+    before, after = (make().standing_stream(upgrade(url)).options["checkpoints"] for _ in range(2))
+    assert before is after
+
+
 @pytest.mark.parametrize("path", ["/genesys/media", "/genesys/media/", "/p/genesys/media/?x=1"])
 def test_a_url_that_names_no_bot(path: str) -> None:
     assert make().standing_stream(upgrade(f"wss://{HOST}{path}")).connector == ""
