@@ -323,12 +323,13 @@ def _tables(kind: str, setting: Service) -> Iterable[tuple[str, Mapping[str, Any
     return [(f"{kind}[{at}]", table) for at, table in enumerate(setting)]
 
 
-async def _phrases(settings: AgentSettings, context: PrepareContext, voices: Sequence[Chosen]) -> Phrases:
+async def _phrases(settings: AgentSettings, context: PrepareContext, chosen: Sequence[Chosen]) -> Phrases:
     """In the first voice that can be had now; where none can, in the prompts' own; where there is none, unsaid.
 
     Only what is wrong with a file, or with the greeting where nothing at all could ever say it, is an error.
     """
     maker = PromptMaker(context, settings.voice)
+    voices = list(chosen)
     said: dict[str, Prompt | None] = {}
     for name in ("greeting", "hold", "sorry", "give_up"):
         setting = getattr(settings, name)
@@ -343,8 +344,9 @@ async def _phrases(settings: AgentSettings, context: PrepareContext, voices: Seq
     return Phrases(**said)
 
 
-async def _spoken(name: str, text: str, context: PrepareContext, voice: str, voices: Sequence[Chosen]) -> Prompt | None:
-    for service in voices:
+async def _spoken(name: str, text: str, context: PrepareContext, voice: str, voices: list[Chosen]) -> Prompt | None:
+    """Voices that fail are taken out of `voices`: they are not asked for the next phrase."""
+    for service in tuple(voices):
         if service.use == "espeak":
             break  # the prompts' own
         key = f"{service.use} {service.settings!r}"
@@ -352,13 +354,14 @@ async def _spoken(name: str, text: str, context: PrepareContext, voice: str, voi
             sounds = await rendered(key, service.make(), text, context.sample_rates)
         except (ServiceError, TimeoutError) as exc:
             log.warning("agent.phrase name=%s voice=%s: not made ahead: %s", name, service.use, exc)
+            voices.remove(service)
         else:
             return _prompt(sounds)
     maker = PromptMaker(context, voice)
     prompt = maker.make(name, text)
     if not maker.errors:
         return prompt
-    if context.speak is not None or voices[0].use == "espeak":
+    if context.speak is not None:
         raise ConfigErrors(maker.errors)
     log.warning("agent.phrase name=%s: nothing can speak it ahead", name)
     return None

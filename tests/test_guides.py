@@ -15,6 +15,7 @@ from bots.base import PrepareContext
 from bots.speech import speak
 from gateway import registry
 from gateway.settings import load_settings
+from media.errors import ServiceError
 from tests.bots.live import Program
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -41,11 +42,20 @@ def as_before() -> Any:
             del sys.modules[name]
 
 
+async def nobody_there(*asked: Any) -> None:
+    """A vendor's voice, in a test that asks no vendor."""
+    raise ServiceError("voice", "nobody is there")
+
+
 @pytest.mark.parametrize(
-    ("document", "number"), [("programs.md", 0), ("agent.md", 0), ("agent.md", 1)], ids=lambda value: str(value)
+    ("document", "number"),
+    [("programs.md", 0), ("agent.md", 0), ("agent.md", 1), ("agent.md", 2), ("agent.md", 3)],
+    ids=lambda value: str(value),
 )
 def test_configurations(document: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    for vendor in ("OPENAI", "DEEPGRAM", "ANTHROPIC", "CARTESIA", "ELEVENLABS", "GROQ"):
+        monkeypatch.setenv(f"{vendor}_API_KEY", "k")
+    monkeypatch.setattr("bots.agent.rendered", nobody_there)
     written(tmp_path)
     file = tmp_path / "gateway.toml"
     text = blocks(document, "toml")[number]
