@@ -116,6 +116,7 @@ class CallRecord(BaseModel):
     phase: str | None
     cause: str
     answered_by: str
+    stream_problem: Annotated[str, Field(description="why the carrier could not open or keep the media socket")]
     hang_up: str
     hang_up_attempts: int
     counters: dict[str, int]

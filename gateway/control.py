@@ -354,6 +354,7 @@ def view_record(stored: StoredCall) -> dict[str, Any]:
         "phase": stored.phase.value if stored.phase is not None else None,
         "cause": stored.cause,
         "answered_by": stored.answered_by,
+        "stream_problem": stored.stream_problem,
         "hang_up": stored.hang_up.value,
         "hang_up_attempts": stored.hang_up_attempts,
         "counters": dict(stored.counters),
