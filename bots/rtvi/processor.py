@@ -65,6 +65,8 @@ class RTVIProcessor(FrameProcessor):
 
     With `ready_by_itself` client-ready is answered with bot-ready when the handlers of on_client_ready have begun;
     a PipelineTask turns it on for the processor that it makes. `observer_params` None: nothing is told of the pipeline.
+    `error_text` is what a client is told of an error in place of its own text, which may name what is none of its
+    business.
     """
 
     def __init__(
@@ -73,12 +75,14 @@ class RTVIProcessor(FrameProcessor):
         transport: Any = None,
         observer_params: RTVIObserverParams | None = None,
         ready_by_itself: bool = False,
+        error_text: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.transport = transport
         self.observer_params = observer_params
         self.ready_by_itself = ready_by_itself
+        self._error_text = error_text
         # Who attaches the observer: a task with observers of its own. None: this processor does.
         self.attach: Callable[[BaseObserver], None] | None = None
         self.client_version = ""
@@ -119,7 +123,7 @@ class RTVIProcessor(FrameProcessor):
 
     def _take_error(self, frame: ErrorFrame, direction: FrameDirection) -> bool:
         if direction is UPSTREAM and self._client_ready and getattr(self.observer_params, "errors_enabled", True):
-            self.send_error(frame)
+            self.send_error(self._error_text or frame.error, frame.fatal)
         return False
 
     def cleanup(self) -> Any:

@@ -338,6 +338,13 @@ def test_errors_of_the_pipeline_are_told() -> None:
     assert client.rig.up() == ["ErrorFrame", "ErrorFrame"]
 
 
+def test_a_stranger_is_not_told_what_exactly_failed() -> None:
+    params = RTVIObserverParams()
+    client = Client(rtvi=RTVIProcessor(ready_by_itself=True, observer_params=params, error_text="sorry")).ready()
+    client.rig.push(ErrorFrame("KeyError: 'secret'"), FrameDirection.UPSTREAM)
+    assert client.told() == [{"type": "error", "data": {"error": "sorry", "fatal": False}}]
+
+
 def test_no_carrier_ever_hears_of_it() -> None:
     client = Client()
     client.say("client-ready", READY)
