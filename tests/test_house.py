@@ -19,7 +19,7 @@ MAY_IMPORT = {
 # Where something may wait.
 ASYNCIO = (
     "gateway/",
-    *(f"bots/{name}.py" for name in ("runtime", "runner", "notifier", "lanes", "talk")),
+    *(f"bots/{name}.py" for name in ("runtime", "runner", "notifier", "lanes", "talk", "bridge")),
     "bots/services/",
     "bots/context/",
 )
