@@ -179,16 +179,26 @@ class CallDesk:
             await gateway.store.forget(key)
             raise ControlError(409, f"{order.carrier} cannot place calls, or lacks the credentials for it")
         outcome = await gateway.api.ask(request, http=http)
-        if outcome.in_doubt:  # somebody may be called all the same: the place is kept for as long as it may ring
-            problem = f"{order.carrier} has not answered: the call may come, and then is one ({outcome.detail})"
-            raise ControlError(504, problem)
-        if outcome.kind is not OutcomeKind.DONE or not outcome.call_id:
+        nameless = outcome.kind is OutcomeKind.DONE and not outcome.call_id
+        if outcome.in_doubt or nameless:
+            # Somebody may be called all the same: the place is kept for as long as it may ring.
+            what = "has not said what call it is" if nameless else "has not answered"
+            raise ControlError(504, f"{order.carrier} {what}: the call may come, and then is one ({outcome.detail})")
+        if outcome.kind is not OutcomeKind.DONE:
             await self._not_placed(key, outcome.detail)
             raise ControlError(502, f"{order.carrier} did not take the order: {outcome.detail}")
-        await gateway.store.rename(key, outcome.call_id, outcome.extra)
         gateway.events.started(dataclasses.replace(call, call_id=outcome.call_id), bot)
+        if not gateway.sockets.placed(key, outcome.call_id, outcome.extra):
+            told = {"carrier": key.carrier, "call_id": key.call_id, "own": outcome.call_id, "extra": outcome.extra}
+            await gateway.colleagues.ask_all("placed", told, time.time())  # its stream may be with one of them
+        await gateway.store.rename(key, outcome.call_id, outcome.extra)
         log.info("call.placed", call=outcome.call_id, carrier=order.carrier, bot=bot)
         return CallKey(order.carrier, outcome.call_id)
+
+    async def placed(self, told: Mapping[str, Any]) -> None:
+        """Another worker has had the reply to its order of a call whose stream may be here."""
+        key = CallKey(told["carrier"], told["call_id"])
+        self._gateway.sockets.placed(key, told["own"], told["extra"])
 
     async def _not_placed(self, key: CallKey, detail: str) -> None:
         """The record says that, and the place is free."""
@@ -276,6 +286,7 @@ class CallDesk:
 
         colleagues.answers("live", live)
         colleagues.answers("command", self.commanded)
+        colleagues.answers("placed", self.placed)
         colleagues.answers("drain", drain)
         colleagues.answers("reload", reload)
 

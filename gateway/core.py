@@ -349,6 +349,14 @@ class CallCore:
         if self.state is CallState.ENDING:
             self._move(CallEvent.END_LIMIT, self.reason, self.now())
 
+    def renamed(self, call_id: str) -> None:
+        """The carrier has told what it calls this call, which went by a name of ours."""
+        if self._claims is not None:
+            self._claims = replace(self._claims, call_id=call_id)
+        self.info = replace(self.info, call_id=call_id)
+        if self._call is not None:
+            self._call.info = self.info
+
     def displaced(self) -> None:
         """A newer socket of the carrier has this call: this one closes, and nothing is asked of the carrier."""
         self.is_displaced = True

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,7 @@ class MediaSockets:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._unnamed: dict[CallKey, Callable[[str, Mapping[str, str]], None]] = {}  # calls that we are placing
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """A carrier opens the media stream of a call."""
@@ -158,12 +159,13 @@ class MediaSockets:
     async def _named(self, snapshot: Snapshot, session: CallSession, info: CallInfo, bot: str) -> None:
         """The stream has started: the record is completed, and a call that had no id of its own has one now."""
         assert session.key is not None
-        if session.key.call_id != info.call_id:
-            if session.key.provisional:  # one that we have placed, before the carrier's reply to the order
-                await self._surely(
-                    partial(self._gateway.store.rename, session.key, info.call_id), "renamed", session.key
-                )
-            session.key = CallKey(info.carrier, info.call_id)
+        own = CallKey(info.carrier, info.call_id)
+        if own != session.key or own.provisional:
+            if not own.provisional and session.key.provisional:  # we have placed it, and have no reply to the order yet
+                before = session.key
+                await self._surely(partial(self._gateway.store.rename, before, info.call_id), "renamed", before)
+            if not own.provisional:
+                session.key = own
             try:
                 await self.take_slot(snapshot, session.key, info)
             except Refused as exc:
@@ -230,6 +232,7 @@ class MediaSockets:
 
         control.info = known
         naming: list[asyncio.Task[None]] = []
+        answered: list[str] = []  # by which bot, while the call has no name
 
         def started(info: CallInfo) -> BotRoute | None:
             control.info = info
@@ -240,7 +243,10 @@ class MediaSockets:
                 naming.append(gateway.later(self._named_stream(snapshot, session, info, bot), "call-named"))
             elif info.call_id:
                 gateway.later(self._named(snapshot, session, info, bot), "call-named")
-                gateway.events.answered(info, bot)
+                if CallKey(carrier, info.call_id).provisional:
+                    answered.append(bot)  # told when it has a name
+                else:
+                    gateway.events.answered(info, bot)
             return route
 
         session.core = CallCore(
@@ -253,6 +259,16 @@ class MediaSockets:
             lead_ms=settings.lead_ms,
             now=gateway.clock.now(),
         )
+
+        def named(call_id: str, extra: Mapping[str, str]) -> None:
+            session.key = CallKey(carrier, call_id)
+            session.core.renamed(call_id)
+            control.info, control.extra = session.core.info, {**control.extra, **extra}
+            if answered:
+                gateway.events.answered(session.core.info, answered[0])
+
+        if session.key.provisional and stream is None:
+            self._unnamed[session.key] = named
         session.core.vad = gateway.vad
         session.core.recordings = gateway.recordings
         control.transferred = lambda target: gateway.events.transferred(session.core.info, target, session.core.bot)
@@ -283,6 +299,15 @@ class MediaSockets:
             log.error("call.store_failed", call=session.key.call_id, carrier=carrier, problem=str(exc))
         finally:
             gateway.calls.discard(session)
+            self._unnamed.pop(CallKey(carrier, claims.call_id), None)
+
+    def placed(self, key: CallKey, call_id: str, extra: Mapping[str, str]) -> bool:
+        """The carrier's reply to an order names the call that went by `key`, whose own stream may not. False: that
+        stream is not here."""
+        named = self._unnamed.pop(key, None)
+        if named is not None:
+            named(call_id, extra)
+        return named is not None
 
     async def _keep(self, key: CallKey, record: CallRecord, hang_up: HangUp) -> None:
         """The record goes into the store; one that is busy for a moment gets it later, and nobody waits for that."""

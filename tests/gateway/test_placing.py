@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
+import respx
 
+from gateway.app import Gateway
+from gateway.control import Order
+from gateway.hangups import Rhythm
+from gateway.settings import BotEntry, GatewaySettings, NumberEntry, Settings
 from gateway.simulator.script import HangUp as CallerHangsUp
 from gateway.simulator.script import Script, at
+from gateway.simulator.vonage_tokens import made_up_key
 from gateway.simulator.web import Fault
 from gateway.store import PROVISIONAL, CallFilter, CallKey, Caps, HangUp, Standing, StoredCall
 from gateway.store_sql import SqlStore
+from media.secret import GivenSecret
 from tests.endtoend.actors import ending, saying
 from tests.endtoend.served import until
 from tests.gateway.rig import Running, running
-from webhooks.base import InboundCall
+from tests.matrix.desk import Desk
+from webhooks.base import InboundCall, Urls
+from webhooks.vonage import VonageSettings
 
 ORDER = {"carrier": "twilio", "to_number": "+14155550177", "from_number": "+14155550100"}
 WAITS = Script().then(at(12.0), CallerHangsUp())
@@ -109,5 +122,120 @@ def test_an_order_that_never_became_a_call_is_written_off(carrier: str, tmp_path
             record = await record_when(it, lambda one: one.ended is not None)
             assert (record.standing, record.reason, record.hang_up) == (Standing.NEVER_CAME, "not-placed", HangUp.NONE)
             assert not web.seen
+
+    asyncio.run(main())
+
+
+# ---------------------------------------------------------------- Vonage Video: the stream is there before the reply
+
+VIDEO = "https://video.api.vonage.com/v2/project/app-1"
+
+
+class Participant:
+    """Our Audio Connector in a session, as Vonage's server has it: it opens the socket, and then replies."""
+
+    def __init__(self, one: Desk, starts_first: bool) -> None:
+        self._one, self.starts_first = one, starts_first
+        self._hello: Mapping[str, str] = {}
+        self._to_us: asyncio.Queue[Any] = asyncio.Queue()
+        self.accepted, self.closed = asyncio.Event(), asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def connect(self, request: httpx.Request) -> httpx.Response:
+        said = json.loads(request.content)["websocket"]
+        path = urlsplit(said["uri"]).path
+        scope = {
+            "type": "websocket",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "scheme": "wss",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(b"host", b"gw.example.com")],
+            "client": ("127.0.0.1", 40000),
+            "server": ("127.0.0.1", 8080),
+            "subprotocols": [],
+        }
+        self._to_us.put_nowait({"type": "websocket.connect"})
+        self._task = asyncio.create_task(self._one.app(scope, self._to_us.get, self._heard))
+        await self.accepted.wait()
+        self._hello = {"event": "websocket:connected", "content-type": "audio/l16;rate=16000", **said["headers"]}
+        if self.starts_first:
+            self.begin()
+            await until(lambda: any(session.core.bot for session in self._one.gateway.calls), 20)
+        return httpx.Response(200, json={"id": "b0a5a8c7", "connectionId": "e9f8c166"})
+
+    def begin(self) -> None:
+        self.say(self._hello)
+
+    def say(self, message: Mapping[str, str]) -> None:
+        self._to_us.put_nowait({"type": "websocket.receive", "text": json.dumps(message)})
+
+    async def disconnect(self, request: httpx.Request) -> httpx.Response:
+        self.say({"event": "websocket:disconnected"})
+        self._to_us.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        return httpx.Response(204)
+
+    async def _heard(self, message: Mapping[str, Any]) -> None:
+        if message["type"] == "websocket.accept":
+            self.accepted.set()
+        elif message["type"] == "websocket.close":
+            self._to_us.put_nowait({"type": "websocket.disconnect", "code": 1000})
+            self.closed.set()
+
+    async def gone(self) -> None:
+        assert self._task is not None
+        await asyncio.wait_for(self._task, 20)
+
+
+@pytest.mark.parametrize("starts_first", [True, False], ids=["started before the reply", "after it"])
+def test_a_session_that_is_joined_is_left_by_its_connection(starts_first: bool, tmp_path: Path) -> None:
+    async def main() -> None:
+        settings = VonageSettings(
+            product="video", application_id="app-1", private_key=GivenSecret(made_up_key()), verify_signatures=False
+        )
+        builds = {"hello": saying(0.3, then=ending())}
+        gateway = Gateway(
+            Settings(
+                gateway=GatewaySettings(public_url="https://gw.example.com"),
+                carriers={"vonage": settings},
+                bots={"hello": BotEntry(name="hello", use="echo")},
+                numbers={"default": NumberEntry(key="default", bot="hello")},
+            ),
+            builds,
+            store=SqlStore(f"sqlite:///{tmp_path}/calls.db"),
+            rhythm=Rhythm(report_s=0.1, look_s=0.1),
+        )
+        with respx.mock(assert_all_called=True) as mock:
+            await gateway.start()
+            there = Participant(Desk(gateway, []), starts_first)
+            mock.post(f"{VIDEO}/connect").mock(side_effect=there.connect)
+            left = mock.delete(f"{VIDEO}/session/2_MX/connection/e9f8c166").mock(side_effect=there.disconnect)
+            key = await gateway.desk.place(
+                Order(carrier="vonage", to_number="2_MX", from_number=""), Urls(base="https://gw.example.com")
+            )
+            assert key == CallKey("vonage", "e9f8c166")
+            # It has its place, by the name that Vonage gave it, for as long as it lives: nobody takes it for lost.
+            (session,) = gateway.calls
+            assert session.key == key
+            assert session.core.info.call_id == "e9f8c166"
+            if not starts_first:
+                there.begin()
+            await there.gone()
+            assert left.call_count == 1
+            for _ in range(400):
+                (record,) = (await gateway.store.records(CallFilter())).calls
+                if record.hang_up is HangUp.DONE and record.ended is not None:
+                    break
+                await asyncio.sleep(0.05)
+            assert (record.key, record.standing, record.hang_up) == (key, Standing.ENDED, HangUp.DONE)
+            assert (record.ended_by, record.direction, record.bot) == ("bot", "outbound", "hello")
+            assert record.extra["session_id"] == "2_MX"
+            assert record.extra["connection_id"] == "e9f8c166"
+            usage = await gateway.store.usage(time.time())
+            assert (usage.reserved, usage.live) == (0, 0)
+            await gateway.stop()
 
     asyncio.run(main())
