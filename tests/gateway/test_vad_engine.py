@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 
 from bots.speech import speak
 from gateway import vad_engine
+from gateway.reload import needs_restart
+from gateway.settings import Settings, VADSettings
 from gateway.vad_engine import BACKLOG, EngineSource, VoiceEngine
 from media.energy_vad import EnergyVADAnalyzer
 from media.errors import ConfigError
@@ -289,3 +292,10 @@ def test_two_pipelines_on_one_engine_and_parameters_in_mid_call() -> None:
             assert made.listening == 0
 
     run(test())
+
+
+def test_another_detector_waits_for_a_restart_and_is_named() -> None:
+    running = Settings()
+    wanted = replace(running, vad=VADSettings(analyzer="energy"))
+    assert list(needs_restart(running, wanted)) == ["vad"]
+    assert list(needs_restart(running, running)) == []
