@@ -241,7 +241,7 @@ def _print(console: Console, outcomes: Sequence[Outcome], out: Path) -> None:
             _ms(None if report.first_audio_s is None else 1000 * report.first_audio_s),
             f"{report.heard_s:.1f} s",
             str(len(report.gaps_of_the_gateway())),
-            _ms(report.worst_barge_in_ms),
+            _ms(report.worst_barge_in_ms if serializer_class(report.carrier).clears else None),
             _ms(report.echo_ms),
             report.ended_by,
             "[red]wrong[/red]" if outcome.wrong else "[green]right[/green]",

@@ -21,6 +21,7 @@ from media.frames import (
     Frame,
     InputAudioRawFrame,
     InputDTMFFrame,
+    InterruptionFrame,
     RTVIClientMessageFrame,
     RTVIServerResponseFrame,
     TTSAudioRawFrame,
@@ -31,6 +32,7 @@ from media.processor import FrameDirection, FrameProcessor
 from tests.endtoend.actors import tone
 from tests.gateway.rig import QUICK, Running, running
 from tests.gateway.test_notify import until
+from tests.gateway.virtual import VirtualCall
 
 OTHER = "https://www.example.com"
 
@@ -121,6 +123,20 @@ def test_a_call_from_its_start_to_its_record(tmp_path: Path) -> None:
         assert call["carrier"] == "web"
 
     go(tmp_path, check)
+
+
+def test_an_interrupted_bot_is_heard_no_longer_than_the_lead() -> None:
+    """The client drops nothing: what was sent ahead is heard, and nothing else."""
+    call = VirtualCall("web")
+    call.run(0.2)
+    for frame in (TTSStartedFrame(), TTSAudioRawFrame(tone(3.0, 24000), 24000, 1), TTSStoppedFrame()):
+        call.core.inject(frame)
+    call.run(1.0)
+    call.core.inject(InterruptionFrame())
+    call.run(3.0)
+    heard_s = len(call.fake.playout.heard.rstrip(bytes(2))) / 2 / 24000 - 0.2
+    lead_s = call.core.serializer.lead_ms / 1000
+    assert 1.0 <= heard_s <= 1.0 + lead_s + call.core.packet_ms / 1000 + 0.02
 
 
 def test_a_token_is_good_once(tmp_path: Path) -> None:
