@@ -427,9 +427,7 @@ def _agent(
     context = LLMContext(messages, ToolsSchema(TOOLS))
     # The floor holds the bot back as soon as the caller makes a sound; words make a turn of it.
     start = [TranscriptionUserTurnStartStrategy(), VADUserTurnStartStrategy(enable_interruptions=False)]
-    strategies = UserTurnStrategies(
-        start=start, stop=[SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=settings.silence_s)]
-    )
+    strategies = UserTurnStrategies(start=start, stop=[AfterSilence(user_speech_timeout=settings.silence_s)])
     params = LLMUserAggregatorParams(user_turn_strategies=strategies, user_idle_timeout=settings.idle_s)
     pair = LLMContextAggregatorPair(context, user_params=params)
     user, assistant = pair.user(), pair.assistant()
@@ -449,6 +447,17 @@ def _agent(
         Output(),
         assistant,
     )
+
+
+class AfterSilence(SpeechTimeoutUserTurnStopStrategy):
+    """A caller who pauses has not finished, though a service may call its transcript final: `silence_s` is waited for.
+
+    What was not spoken (keys) has no silence behind it, and ends the turn at once.
+    """
+
+    def _maybe_stop(self) -> None:
+        if self._waited or not self._edge:
+            super()._maybe_stop()
 
 
 class Idle:

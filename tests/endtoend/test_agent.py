@@ -53,6 +53,9 @@ def test_a_conversation_through_each_carrier() -> None:
                 assert report.problems == [], carrier
                 assert (record.ended_by, record.reason) == ("bot", "completed"), carrier
                 assert record.variables == {"intent": "hours"}, carrier
+                assert record.answers, carrier
+                # silence_s is waited for, whatever the recogniser calls final
+                assert min(answer.parts["turn_end"] for answer in record.answers) >= 0.6, carrier
                 assert len([entry for entry in report.timeline if entry.what == "bot speaks"]) >= 3, carrier
 
     run(main())
