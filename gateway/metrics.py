@@ -17,6 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.process_collector import ProcessCollector
 
 from gateway.records import CallRecord
 
@@ -101,6 +102,7 @@ class Metrics:
         self.tallies: dict[str, tuple[str, tuple[str, ...], Callable[[], Mapping[Any, int]]]] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)  # CPU and memory, where there is /proc
 
     def count(self, record: CallRecord) -> None:
         """Add a finished call."""

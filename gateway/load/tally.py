@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 MS_PER_BIN = 0.5
+_BINS_PER_MS = 1 / MS_PER_BIN
 BINS = 6000  # three seconds; what is longer counts as that
 
 
@@ -22,7 +23,8 @@ class Spread:
         ms = 1000.0 * seconds
         if ms > self.worst_ms:
             self.worst_ms = ms
-        self.bins[min(max(int(ms / MS_PER_BIN), 0), BINS)] += 1
+        place = int(ms * _BINS_PER_MS)
+        self.bins[place if 0 <= place <= BINS else 0 if place < 0 else BINS] += 1
 
     @property
     def count(self) -> int:
