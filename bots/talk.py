@@ -11,7 +11,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from bots.base import Call, PrepareContext
 from bots.prompts import Prompt, PromptMaker, PromptSetting, say
@@ -37,6 +37,7 @@ PLAY_GRACE_S: Final = 5.0  # beyond its length, until a prompt of which no end i
 
 _KEYS = re.compile(rf"[{re.escape(''.join(key.value for key in KeypadEntry))}]*")
 
+Answer = TypeVar("Answer")
 Program = Callable[["LiveCall"], Coroutine[Any, Any, object]]
 What = PromptSetting | Path | Prompt  # what can be said: text, a .wav file, a table, or a prompt made before
 
@@ -167,6 +168,37 @@ class LiveCall(Call):
             if digits and len(digits) >= min_digits:
                 return digits
         return ""
+
+    async def ask(
+        self,
+        prompt: What,
+        choices: Mapping[str, Answer],
+        *,
+        tries: int = 3,
+        timeout_s: float = 5.0,
+        digit_gap_s: float = 2.0,
+        invalid: What | None = None,
+    ) -> Answer | None:
+        """Ask a question that keys answer: what stands in `choices` for the keys pressed; None if nothing fits.
+
+        Args:
+            choices: what each key, or row of keys, means: {"1": "sales", "2": "support"}.
+            tries, timeout_s, digit_gap_s, invalid: as for `gather`.
+        """
+        if not choices or not all(keys and _KEYS.fullmatch(keys) for keys in choices):
+            raise ValueError(f"choices must be keys of a telephone, got {', '.join(map(repr, choices)) or 'none'}")
+        for attempt in range(tries):
+            if attempt and invalid is not None:
+                await self.play(invalid, interruptible=True)
+            await self.play(prompt, interruptible=True)
+            typed = ""
+            while (key := await self._talk.key(digit_gap_s if typed else timeout_s)) is not None:
+                typed += key
+                if not any(len(keys) > len(typed) and keys.startswith(typed) for keys in choices):
+                    break
+            if typed in choices:
+                return choices[typed]
+        return None
 
     # ------------------------------------------------------------ time and events
 

@@ -142,6 +142,33 @@ def test_a_class_has_one_object_a_call_and_its_options(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_question_with_choices(tmp_path: Path) -> None:
+    code = """
+        async def bot(call):
+            choices = {"1": "sales", "2": "support", "21": "billing"}
+            call.variables["first"] = await call.ask("which", choices, timeout_s=2, invalid="wrong")
+            call.variables["second"] = await call.ask("and", choices, timeout_s=2)
+            call.variables["third"] = str(await call.ask("finally", choices, timeout_s=1, tries=2))
+    """
+
+    async def main() -> None:
+        write(tmp_path, "prog_ask", code)
+        it = await Program.start(tmp_path, "prog_ask:bot")
+        await it.go(1.0)
+        await it.press("7")
+        await it.go(1.5)
+        await it.press("1")
+        await it.go(1.0)
+        await it.press("2")
+        await it.press("1")
+        await it.go(8.0)
+        assert it.call.core.variables.outgoing == {"first": "sales", "second": "billing", "third": "None"}
+        assert it.texts == ["which", "wrong", "which", "and", "finally", "finally"]
+        await it.call.finish()
+
+    run(main())
+
+
 def test_a_caller_who_leaves_ends_the_program(tmp_path: Path) -> None:
     code = """
         import asyncio
