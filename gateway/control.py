@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.control")
 
-RING_MARGIN_S = 30.0  # from the end of ringing to the media socket
+RING_MARGIN_S = 60.0  # beside the ringing: Exotel may take 35 s to take an order, and the socket comes a little later
 MAX_DIGITS = 64
 
 

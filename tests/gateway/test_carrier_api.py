@@ -6,6 +6,7 @@ import asyncio
 import base64
 import dataclasses
 import json
+import random
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -97,7 +98,7 @@ def the_request(name: str, purpose: Purpose) -> CarrierRequest | None:
     http, ref = http_of(name), REF[name]
     if purpose is Purpose.TRANSFER:
         plan = http.transfer(ref, THEM, URLS)
-        return plan and plan.request
+        return plan.request if plan is not None else None
     made: Mapping[Purpose, Callable[[], CarrierRequest | None]] = {
         Purpose.HANG_UP: lambda: http.hang_up(ref),
         Purpose.SEND_DIGITS: lambda: http.send_digits(ref, DIGITS),
@@ -202,8 +203,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         waited.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr(carrier_api.asyncio, "sleep", no_sleep)
-    monkeypatch.setattr(carrier_api.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(asyncio, "sleep", no_sleep)
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
     return waited
 
 
@@ -466,7 +467,7 @@ def test_so_many_at_once_and_no_more() -> None:
             nonlocal under_way
             under_way += 1
             at_once.append(under_way)
-            for _ in range(5):
+            for _turn in range(5):
                 await asyncio.sleep(0)
             under_way -= 1
             return httpx.Response(204)

@@ -15,7 +15,7 @@ import pytest
 import respx
 
 from gateway.app import Gateway
-from gateway.control import Order
+from gateway.control import RING_MARGIN_S, Order
 from gateway.hangups import Rhythm
 from gateway.settings import BotEntry, GatewaySettings, NumberEntry, Settings
 from gateway.simulator.script import HangUp as CallerHangsUp
@@ -30,6 +30,7 @@ from tests.endtoend.served import until
 from tests.gateway.rig import Running, running
 from tests.matrix.desk import Desk
 from webhooks.base import InboundCall, Urls
+from webhooks.exotel import DIAL_S
 from webhooks.vonage import VonageSettings
 
 ORDER = {"carrier": "twilio", "to_number": "+14155550177", "from_number": "+14155550100"}
@@ -239,3 +240,8 @@ def test_a_session_that_is_joined_is_left_by_its_connection(starts_first: bool, 
             await gateway.stop()
 
     asyncio.run(main())
+
+
+def test_what_lets_a_placed_call_in_outlives_its_ringing() -> None:
+    """The token is made before the order is, and the slowest carrier takes its time to take one."""
+    assert RING_MARGIN_S >= DIAL_S + 10

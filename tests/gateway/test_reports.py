@@ -46,11 +46,10 @@ def reports(name: str, call: WebCall) -> list[Webhook]:
     """That it rings, where an inbound call's carrier says so; that it was answered; that its caller hung up."""
     sid = {"CallSid": call.call_id, "From": "+14155550123", "To": "+14155550100", "Direction": "inbound"}
     if name == "twilio":
-        ring, up, over = ("ringing", "0"), ("in-progress", "1"), ("completed", "2")
         more = {"CallDuration": "41", "SipResponseCode": "200"}
         return [
-            form("twilio/status", sid, {"CallStatus": said, "SequenceNumber": n}, more if said == over[0] else {})
-            for said, n in (ring, up, over)
+            form("twilio/status", sid, {"CallStatus": said, "SequenceNumber": str(n)}, more if n == 2 else {})
+            for n, said in enumerate(("ringing", "in-progress", "completed"))
         ]
     if name == "telnyx":
         more = {"CallDuration": "41", "HangupSource": "caller", "CauseCode": "16"}

@@ -72,11 +72,10 @@ def strangers(web: FakeWeb) -> Iterator[Stranger]:
             yield Stranger(tampering.value, the_webhook(web, tampering), status, REASONS[web.name, tampering])
     good = replace(the_webhook(web), method="POST")
     huge = replace(good, headers={**good.headers, "content-length": str(answering.MAX_BODY + 1)})
-    refused = {"event": "webhook.refused"}
-    yield Stranger("too large, and says so", huge, 413, "too-large", **refused)
+    yield Stranger("too large, and says so", huge, 413, "too-large", event="webhook.refused")
     pieces = (b"x" * answering.MAX_BODY, b"x")
-    yield Stranger("too large, without a word", good, 413, "too-large", body=pieces, **refused)
-    yield Stranger("too slow", good, 408, "too-slow", body=(b"a", 30.0, b"b"), **refused)
+    yield Stranger("too large, without a word", good, 413, "too-large", body=pieces, event="webhook.refused")
+    yield Stranger("too slow", good, 408, "too-slow", body=(b"a", 30.0, b"b"), event="webhook.refused")
 
 
 class Floor:
@@ -131,8 +130,7 @@ def no_secrets(said: Any, webhook: Webhook, web: FakeWeb) -> None:
     for value in (*web.credentials.values(), "4155550123", "4155550100"):
         assert value not in text
     for header in ("authorization", "x-twilio-signature", "telnyx-signature-ed25519", "x-plivo-signature-v3"):
-        if value := webhook.headers.get(header):
-            assert value not in text
+        assert webhook.headers.get(header) is None or webhook.headers[header] not in text
 
 
 @pytest.mark.parametrize("name", ["telnyx", "telnyx-control", "plivo", "vonage"])
@@ -220,7 +218,7 @@ def test_a_socket_without_a_good_token_stays_out(carrier: str, tmp_path: Path) -
             keys = {"verify_signatures": False}  # else the handshake itself is signed, and refused before its token
         async with desk(tmp_path, [web], bots=floor.bots, carriers={carrier: keys}) as one:
             mint = one.gateway.mint
-            claims = {"to_number": "+14155550100", "call_id": "CA" + "1" * 32, "bot": "echo"}
+            claims: dict[str, Any] = {"to_number": "+14155550100", "call_id": "CA" + "1" * 32, "bot": "echo"}
             other = "plivo" if carrier != "plivo" else "twilio"
             good = mint.mint(carrier, trial=True, **claims)  # a call of which no carrier would have to be asked
             flipped = good[:40] + ("A" if good[40] != "A" else "B") + good[41:]
