@@ -195,7 +195,7 @@ class Process:
         tables = "\n".join(f"[carriers.{name}]\nverify_signatures = false" for name in CARRIERS)
         config.write_text(
             f'[gateway]\nsecret = {{ env = "GATEWAY_SECRET" }}\nlog_format = "json"\n'
-            f"port = {port}\ndrain_s = {drain_s}\n"
+            f"port = {port}\ndrain_s = {drain_s}\nmax_lateness_ms = 0\n"
             f'{tables}\n[bots.speaker]\nuse = "announce"\nplay = ["words.wav"]\n[numbers.default]\nbot = "speaker"\n'
         )
         self.log_path = folder / "log"

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets, s
 CONFIG = """
 [gateway]
 drain_s = 1
+max_lateness_ms = 0
 log_format = "json"
 secret = { file = "secret" }
 [carriers.exotel]

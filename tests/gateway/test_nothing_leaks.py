@@ -48,7 +48,7 @@ def configuration(folder: Path, accounts: Mapping[str, Account], events_port: in
     write_wav(folder / "bye.wav", actors.tone(0.3), 8000)
     config = folder / "gateway.toml"
     tables = [
-        '[gateway]\nsecret = { file = "gateway.secret" }\nlog_level = "debug"\ndrain_s = 0.1\n',
+        '[gateway]\nsecret = { file = "gateway.secret" }\nlog_level = "debug"\ndrain_s = 0.1\nmax_lateness_ms = 0\n',
         *(account.toml for account in accounts.values()),
         '[carriers.genesys.keys.main]\napi_key = { file = "genesys.api_key" }\n'
         'client_secret = { file = "genesys.client_secret" }\n',

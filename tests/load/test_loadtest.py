@@ -51,9 +51,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
     (folder / "secret").write_text("0123456789abcdef0123456789abcdef")
     config = folder / "gateway.toml"
     config.write_text(
-        f'[gateway]\nport = {port}\nsecret = {{ file = "secret" }}\nlog_level = "error"\n'
+        f'[gateway]\nport = {port}\nsecret = {{ file = "secret" }}\nlog_level = "error"\nmax_lateness_ms = 0\n'
         '[carriers.twilio]\nauth_token = { file = "secret" }\nauto_hang_up = false\n'
-        "[carriers.exotel]\n"
+        '[carriers.exotel]\npath_token = { file = "secret" }\n'
+        "[carriers.telnyx]\n"
+        'api_key = { file = "secret" }\npublic_key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="\n'
         '[numbers.default]\nbot = "echo"\n[bots.echo]\nuse = "echo"\n'
     )
     process = subprocess.Popen(
@@ -122,12 +124,20 @@ def test_a_mixture_by_webhook(served: tuple[str, str], capsys: pytest.CaptureFix
     path = tmp_path / "mixture.toml"
     path.write_text(SCENARIOS)
     options = ("--calls", "5", "--seconds", "2", "--through", "webhook", "--scenarios", str(path))
+    options = (*options, "--carrier", "twilio,exotel")
     _, found = loadtest(capsys, served, *options)
     calls = found["calls"]
     assert set(calls["by_scenario"]) == {"talk", "drop", "refused", "half-open", "never-start"}
     assert calls["failed"] == calls["refused"] == {}
     assert calls["done"] == calls["placed"] >= 8
     assert found["ms"]["webhook"]["count"] >= calls["placed"] - calls["by_scenario"]["refused"]
+
+
+def test_only_telnyx_can_sign_its_webhooks(served: tuple[str, str], capfd: pytest.CaptureFixture[str]) -> None:
+    url, config = served
+    options = ("--calls", "1", "--seconds", "1", "--through", "webhook", "--carrier", "telnyx")
+    assert cli.main(["loadtest", url, "--config", config, *options]) == 2
+    assert "only the carrier itself can sign" in capfd.readouterr().err
 
 
 def test_a_gateway_that_is_not_there(capsys: pytest.CaptureFixture[str], served: tuple[str, str]) -> None:
