@@ -101,7 +101,7 @@ class DeepgramSTTService(STTService):
     def _again(self) -> Iterable[Message]:
         """On a second connection: what the first has not transcribed."""
         if self._line is not None and self._line.connections > 1:
-            self._line.forget()
+            self._line.forget(sound_only=True)  # it is among what is sent again, a Finalize is not
             self._batch.clear()
             if audio := self.unheard_audio():
                 return (self._encoded(audio),)

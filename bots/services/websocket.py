@@ -108,10 +108,12 @@ class Line:
         if self._refused:
             raise ServiceError(type(self._service).__name__, "the vendor has refused the connection")
 
-    def forget(self) -> None:
-        """What is queued will not be sent."""
+    def forget(self, *, sound_only: bool = False) -> None:
+        """What is queued will not be sent; with `sound_only` what is text will."""
+        kept = [message for message in self._waiting if sound_only and isinstance(message, str)]
         self._waiting.clear()
-        self._waiting_bytes = 0
+        self._waiting.extend(kept)
+        self._waiting_bytes = sum(map(len, kept))
 
     async def close(self, *farewell: Message) -> None:
         """Say what is queued, then `farewell`, and close; within CLOSE_S."""

@@ -107,6 +107,24 @@ def test_a_line_that_breaks_is_opened_anew_and_what_had_no_transcript_is_sent_ag
     run(main())
 
 
+def test_what_is_asked_while_the_line_is_down_is_asked_on_the_next() -> None:
+    async def main() -> None:
+        vendor = SocketVendor(listens)
+        async with vendor.listening(), pipeline(DeepgramSTTService(api_key="k", base_url=vendor.url)) as rig:
+            await rig.push(VADUserStartedSpeakingFrame(), *voice(3, 12))
+            await until(lambda: len(vendor.audio) == 12 * 160)
+            vendor.gate = asyncio.Event()
+            vendor.connections[0].transport.abort()
+            await until(lambda: len(vendor.requests) == 2)
+            await rig.push(*voice(4, 12), VADUserStoppedSpeakingFrame())
+            vendor.gate.set()
+            await until(lambda: bool(rig.after.of(TranscriptionFrame)))
+            assert len(vendor.got[1]) == 2  # all of the sound, and the question for its end
+            assert len(vendor.got[1][0]) == 24 * 160
+
+    run(main())
+
+
 def test_a_vendor_that_wants_no_more_requests_is_asked_again_later_and_told_of_once() -> None:
     async def main() -> None:
         vendor = SocketVendor(listens, refusals=((429, {"Retry-After": "0"}), (503, {})))
