@@ -162,8 +162,8 @@ def use_made_up_secrets(config: Path) -> None:
 
 
 def _asking_nobody(settings: Settings, lacking: Iterable[str]) -> Settings:
-    """Carriers with made-up credentials are not asked to hang up: the socket is closed. And callers are on this machine,
-    too: that it is busy is no reason to turn one away."""
+    """Carriers with made-up credentials are not asked to hang up: the socket is closed. And as the callers are on this
+    machine, too, that it is busy is no reason to turn one away."""
     carriers = dict(settings.carriers)
     for name in carriers.keys() & set(lacking):
         if hasattr(carriers[name], "auto_hang_up"):

@@ -474,7 +474,8 @@ async def site(folder: Path, carriers: Sequence[str], *, longest_s: float = 60.0
             if account.web is not None:
                 account.api_base = rest.base(account.carrier)
         tables = [
-            f'[gateway]\nmax_calls = 2000\nmax_lateness_ms = 0\nlongest_call_s = {longest_s}\nsecret = {{ file = "token.secret" }}\n',
+            f"[gateway]\nmax_calls = 2000\nmax_lateness_ms = 0\nlongest_call_s = {longest_s}",
+            'secret = { file = "token.secret" }\n',
             *(account.toml for account in accounts.values()),
             *(f'[bots.{name}]\nuse = "echo"\n' for name in BOTS),
             *(f'[numbers."{number}"]\nbot = "{bot}"\n' for bot, number in NUMBERS.items()),
