@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,6 +18,7 @@ from gateway.simulator.base import CallPlan, FakeCarrier, fake_carrier
 from gateway.simulator.configured import credentials, mint_for
 from gateway.simulator.web import FakeWeb, Reply, Stage, WebCall, Webhook, fake_web
 from gateway.tokens import TokenMint
+from media.errors import ConfigError
 
 
 class Turned(Exception):
@@ -51,6 +53,9 @@ class Doorway:
             trust_env=False, timeout=10.0, limits=httpx.Limits(max_connections=200, max_keepalive_connections=50)
         )
         self._webs: dict[str, FakeWeb] = {}
+        if plan.through == "webhook":
+            for name in {name for each in plan.scenarios for name in each.carriers or plan.carriers}:
+                _can_sign(name, settings.carriers.get(name))
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -138,8 +143,10 @@ class Doorway:
         web = self._webs.get(name)
         if web is None:
             base = self._public or _http(self._base)
-            own = credentials(self._settings.carriers.get(name))
-            web = self._webs[name] = fake_web(name)(f"{base}/{name}/answer", credentials=own)
+            # What is not configured is not shown; a path token is the end of the URL that the operator pasted.
+            own = {"basic_user": ""} | credentials(self._settings.carriers.get(name))
+            end = f"/{own['path_token']}" if own.get("path_token") else ""
+            web = self._webs[name] = fake_web(name)(f"{base}/{name}/answer{end}", credentials=own)
         return web
 
     def _reach(self, url: str) -> str:
@@ -148,6 +155,16 @@ class Doorway:
             base = self._public if url.startswith("http") else _ws(self._public)
             return (_http(self._base) if url.startswith("http") else self._base) + url[len(base) :]
         return url
+
+
+def _can_sign(name: str, own: Any) -> None:
+    """Raises ConfigError for a carrier whose webhooks are signed with a key that only the carrier has."""
+    if getattr(own, "public_key", "") and getattr(own, "verify_signatures", False):
+        raise ConfigError(
+            f"carriers.{name}",
+            "only the carrier itself can sign the webhooks that this gateway takes",
+            "use --through socket, or give a test gateway verify_signatures = false",
+        )
 
 
 def _cheap(fake: FakeCarrier) -> FakeCarrier:
