@@ -23,6 +23,7 @@ from bots.services.base import AIService
 from bots.services.llm import FunctionCallParams
 from bots.services.providers import Chosen, choose
 from bots.services.rendering import rendered
+from bots.services.stt import STTService
 from bots.services.switcher import LLMSwitcher, RestingFailover, ServiceSwitcher
 from bots.services.tts import TTSService
 from bots.text.markdown import MarkdownTextFilter
@@ -384,6 +385,8 @@ class Watched:
             service.observer = self._observed
             if isinstance(service, TTSService):
                 service.add_text_filter(MarkdownTextFilter())  # models write for the eye, told or not
+            if isinstance(service, STTService) and len(made) > 1:
+                service.keep_unheard()  # for the one that takes over
             several = len(made) > 1 or kind == "stt"
             service.patience_s = settings.patience_s if several else settings.timeout_s
         switcher: Any = LLMSwitcher if kind == "llm" else ServiceSwitcher

@@ -19,7 +19,7 @@ from tests.bots.services.socket_vendor import SocketVendor
 from tests.bots.services.test_voices import Cartesia
 from tests.bots.services.vendor import Reply, Vendor, events
 from tests.endtoend.served import run, serve, until
-from tests.endtoend.test_agent import LONG, RULES
+from tests.endtoend.test_agent import LONG, RULES, said
 
 RULED = {"use": "rules", "rules": [*RULES, {"hears": ["good night"], "keys": "3", "say": "Bye.", "end": True}]}
 REFUSED = Reply([json.dumps({"error": {"message": "no"}}).encode()], 429, {"retry-after": "60"})
@@ -54,6 +54,20 @@ def test_a_model_that_fails_is_replaced_in_the_middle_of_a_turn(reply: Reply) ->
                 assert 'gateway_service_failures_total{kind="llm",service="openai"} 1.0' in exposed
                 assert 'gateway_service_failovers_total{kind="llm"} 1.0' in exposed
             assert len(vendor.asked) == 1
+
+    run(main())
+
+
+def test_what_a_recogniser_fails_to_hear_the_next_one_does() -> None:
+    async def main() -> None:
+        async with Vendor(REFUSED).listening() as vendor:
+            ears = [{"use": "openai", "base_url": vendor.url}, {"use": "pocketsphinx"}]
+            async with serve({"bot": await agent(stt=ears, llm=RULED)}) as served:
+                report = await served.call("twilio", Script().then(after_bot(0.5), said("goodbye")), limits=LONG)
+                record = served.records[0]
+                assert report.problems == []
+                assert (record.ended_by, record.reason) == ("bot", "completed")
+                assert (record.counters["stt_failed_openai"], record.counters["stt_failovers"]) == (1, 1)
 
     run(main())
 
