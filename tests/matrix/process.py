@@ -31,7 +31,6 @@ from webhooks.base import CarrierHttp, CarrierRequest, Outcome, Purpose
 
 WORD_S = 0.4  # what every bot says as the call starts
 TARGET = "+15550199"
-ENDING = (Purpose.HANG_UP, Purpose.TRANSFER)
 
 
 class Speaks(FrameProcessor):
@@ -82,11 +81,15 @@ async def stand_still(key: CallKey) -> None:
 
 
 def hold_requests(it: Gateway, before: bool) -> None:
-    """Never get past the first request that ends a call: before it is made, or when its outcome is known."""
-    once = it.api._once
+    """Never get past the first request that ends a call: before it is made, or when its outcome is known.
+
+    When a call is handed over, the outcome is noted too: where a process dies between the two, nobody can know whether
+    the call has left, and most carriers take the repeated request for another one.
+    """
+    once, ending = it.api._once, (Purpose.HANG_UP, *([Purpose.TRANSFER] if before else ()))
 
     async def held(http: CarrierHttp, request: CarrierRequest) -> Outcome:
-        if request.purpose not in ENDING:
+        if request.purpose not in ending:
             return await once(http, request)
         if not before:
             await once(http, request)

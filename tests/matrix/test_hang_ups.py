@@ -17,6 +17,14 @@ import pytest
 from tests.matrix.floor import ENDS, FAULTS, REST, SOCKETS, Cell, crashing, judge, ordinary, site
 
 GROUPS = {"all": ("twilio", "telnyx", "plivo", "vonage", *SOCKETS), "call-control": ("telnyx-control",)}
+# Where a process dies, all its calls are up at once: few, so that replies have their fiftieth of five seconds.
+SMALL = {
+    "twilio": ("twilio",),
+    "telnyx": ("telnyx",),
+    "call-control": ("telnyx-control",),
+    "plivo": ("plivo",),
+    "vonage": ("vonage", *SOCKETS),
+}
 LONGEST_S = 1.0
 AT_ONCE = 30
 # Ends after which requests are made that a fault can befall twice, once on either side of a crash.
@@ -60,9 +68,9 @@ def test_the_longest_call_ends_once(group: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("crash", ["before", "after"])
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", SMALL)
 def test_a_crash_around_the_request_leaves_no_call_standing(group: str, crash: str, tmp_path: Path) -> None:
-    carriers = GROUPS[group]
+    carriers = SMALL[group]
     played(tmp_path, carriers, list(cells(carriers, SURVIVED, crash)))
 
 
