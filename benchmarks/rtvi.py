@@ -1,6 +1,6 @@
 """What RTVI costs a call: microseconds of CPU for each audio frame, with nobody there, and with one who watches.
 
-    python benchmarks/rtvi.py
+python benchmarks/rtvi.py
 """
 
 from __future__ import annotations
