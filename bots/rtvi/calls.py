@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bots.base import Build, Call, Output
 from bots.rtvi.observer import RTVIObserverParams
 from bots.rtvi.processor import RTVIProcessor
+from media.events import MaybeAwaitable
 from media.frames import Frame
 from media.processor import FrameDirection, FrameProcessor
 
@@ -14,8 +15,8 @@ from media.processor import FrameDirection, FrameProcessor
 class Last(FrameProcessor):
     """Stands behind the output, so that what leaves it passes a link: the words as they were spoken."""
 
-    def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        self.push_frame(frame, direction)
+    def process_frame(self, frame: Frame, direction: FrameDirection) -> MaybeAwaitable:
+        return self.push_frame(frame, direction)
 
 
 def with_rtvi(build: Build, params: RTVIObserverParams | None = None) -> Build:

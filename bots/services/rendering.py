@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from bots.runtime import PipelineParams, PipelineTask
 from bots.services.tts import TTSService
 from media.errors import ServiceError
+from media.events import MaybeAwaitable
 from media.flow import FrameDirection
 from media.frames import EndFrame, ErrorFrame, Frame, TTSAudioRawFrame, TTSSpeakFrame
 from media.pipeline import Pipeline
@@ -28,10 +29,10 @@ class _Ear(FrameProcessor):
         self._sample_rate = sample_rate
         self.heard = bytearray()
 
-    def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+    def process_frame(self, frame: Frame, direction: FrameDirection) -> MaybeAwaitable:
         if isinstance(frame, TTSAudioRawFrame):
             self.heard += resample_all(frame.audio, frame.sample_rate, self._sample_rate)
-        self.push_frame(frame, direction)
+        return self.push_frame(frame, direction)
 
 
 async def render(service: TTSService, text: str, sample_rate: int) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bots.services.base import FUNCTION_FAILED, AIService
 from bots.services.llm import FunctionHandler, LLMService
-from media.events import BaseObject, MaybeAwaitable, drive_without_loop
+from media.events import DONE, BaseObject, MaybeAwaitable, drive_without_loop
 from media.flow import DOWNSTREAM, UPSTREAM
 from media.frames import (
     CancelFrame,
@@ -120,17 +120,19 @@ class _Gate(FrameProcessor):
         super().__init__()
         self._switcher, self._service, self._inwards = switcher, service, inwards
 
-    def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+    def process_frame(self, frame: Frame, direction: FrameDirection) -> MaybeAwaitable:
+        from_service = direction is UPSTREAM and self._inwards is DOWNSTREAM
         if self._switcher.active_service is self._service:
             if direction is DOWNSTREAM and self._inwards is UPSTREAM and self._switcher.is_ending(frame):
-                return
-            if direction is UPSTREAM and self._inwards is DOWNSTREAM and isinstance(frame, ErrorFrame):
+                return DONE
+            if from_service and isinstance(frame, ErrorFrame):
                 self._switcher.service_failed(self._service, frame)
-            self.push_frame(frame, direction)
-        elif isinstance(frame, _FOR_ALL) or getattr(frame, "service", None) is self._service:
-            self.push_frame(frame, direction)
-        elif isinstance(frame, ErrorFrame) and direction is UPSTREAM and self._inwards is DOWNSTREAM:
+            return self.push_frame(frame, direction)
+        if isinstance(frame, _FOR_ALL) or getattr(frame, "service", None) is self._service:
+            return self.push_frame(frame, direction)
+        if from_service and isinstance(frame, ErrorFrame):
             self._switcher.service_failed(self._service, frame)
+        return DONE
 
 
 class ServiceSwitcher(ParallelPipeline):
@@ -174,7 +176,7 @@ class ServiceSwitcher(ParallelPipeline):
         if isinstance(frame, ManuallySwitchServiceFrame):
             self._switch_to(_now(self._strategy.handle_frame(frame, direction)))
             if frame.service in self._services:
-                return None
+                return DONE
         return super().process_frame(frame, direction)
 
     def is_ending(self, frame: Frame) -> bool:

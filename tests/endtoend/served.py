@@ -32,6 +32,7 @@ from gateway.tokens import TokenMint
 T = TypeVar("T")
 
 CARRIERS = carrier_names()
+TELEPHONY = tuple(name for name in CARRIERS if name != "web")  # whose streams tell by themselves whose they are
 QUICK = Limits(connect_s=3, ready_s=3, longest_s=15, closing_s=4)
 
 

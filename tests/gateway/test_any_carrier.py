@@ -15,7 +15,7 @@ from gateway.simulator.caller import place_call
 from gateway.simulator.script import HangUp, Press, Say, Script, after
 from media.frames import EndTaskFrame, Frame, InputDTMFFrame
 from media.processor import FrameDirection, FrameProcessor
-from tests.endtoend.served import CARRIERS, QUICK, run, serve
+from tests.endtoend.served import QUICK, TELEPHONY, run, serve
 from tests.transports.serving import loud_s, words
 
 
@@ -37,14 +37,14 @@ def test_every_carrier_is_recognised_and_answered(end: str) -> None:
 
     async def main() -> None:
         async with serve({"bot": echo}, numbers={"default": "bot"}, generic_ws=True) as served:
-            calls = (place_call(fake_carrier(name)(), f"{served.url}/ws", script, limits=QUICK) for name in CARRIERS)
-            reports = dict(zip(CARRIERS, await asyncio.gather(*calls), strict=True))
+            calls = (place_call(fake_carrier(name)(), f"{served.url}/ws", script, limits=QUICK) for name in TELEPHONY)
+            reports = dict(zip(TELEPHONY, await asyncio.gather(*calls), strict=True))
             for name, report in reports.items():
                 assert report.ok, (name, report.problems)
                 assert report.ended_by == end, name
                 assert loud_s(report.heard, report.heard_rate) > 0.5, name
             await served.empty()
-            assert sorted(record.info.carrier for record in served.records) == sorted(CARRIERS)
+            assert sorted(record.info.carrier for record in served.records) == sorted(TELEPHONY)
 
     run(main())
 

@@ -11,7 +11,6 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from bots.runtime import PipelineParams, PipelineTask
-from gateway.registry import carrier_names
 from gateway.simulator.caller import place_call
 from gateway.simulator.script import HangUp, Press, Say, Script, after
 from gateway.transports.server import (
@@ -44,6 +43,7 @@ from serializers.protobuf import ProtobufFrameSerializer
 from serializers.telnyx import TelnyxFrameSerializer
 from serializers.twilio import TwilioFrameSerializer
 from serializers.vonage import VonageFrameSerializer
+from tests.endtoend.served import TELEPHONY
 from tests.transports.programs import PHONE, EchoProcessor
 from tests.transports.serving import LIMITS, fake, go, loud_s, nothing_left, tone, until, words
 from tests.transports.test_fastapi import Watch
@@ -292,6 +292,6 @@ def test_every_carrier_twice_on_one_transport() -> None:
 
     async def main() -> None:
         async with nothing_left():
-            await asyncio.gather(*(one(name) for name in carrier_names()))
+            await asyncio.gather(*(one(name) for name in TELEPHONY))
 
     go(main)
