@@ -477,7 +477,7 @@ async def site(folder: Path, carriers: Sequence[str], *, longest_s: float = 60.0
             f"[gateway]\nmax_calls = 2000\nmax_lateness_ms = 0\nlongest_call_s = {longest_s}",
             'secret = { file = "token.secret" }\n',
             *(account.toml for account in accounts.values()),
-            *(f'[bots.{name}]\nuse = "echo"\n' for name in BOTS),
+            *(f'[bots.{name}]\nuse = "echo"\napology = ""\n' for name in BOTS),
             *(f'[numbers."{number}"]\nbot = "{bot}"\n' for bot, number in NUMBERS.items()),
         ]
         (folder / "token.secret").write_text("a secret that is the same for the next process")
