@@ -122,8 +122,9 @@ class Colleagues:
         except httpx.HTTPError as exc:
             raise ControlError(503, f"the worker that has it does not answer ({type(exc).__name__})") from None
         if reply.status_code != 200:
-            problem = msgspec.json.decode(reply.content) if reply.content else "the worker that has it failed"
-            raise ControlError(reply.status_code if reply.status_code in _TOLD else 502, str(problem))
+            if reply.status_code not in _TOLD or not reply.content:
+                raise ControlError(502, "the worker that has it failed")  # what a server says then is no JSON
+            raise ControlError(reply.status_code, str(msgspec.json.decode(reply.content)))
         return msgspec.json.decode(reply.content)
 
     async def owner(self, key: CallKey, now: float) -> Worker | None:
