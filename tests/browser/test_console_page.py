@@ -1,27 +1,17 @@
-"""The console in a real browser: a call with a fake microphone, every page, and nothing in the browser's log.
-
-Runs where the package playwright and Chromium are (`pip install playwright`, `apt-get install chromium`).
-"""
+"""The console in a real browser: a call with a fake microphone, every page, and nothing in the browser's log."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+from tests.browser.chromium import chromium, needs
 from tests.endtoend.actors import echo
 from tests.gateway.rig import Running, running
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
-playwright = pytest.importorskip("playwright.async_api", reason="the package playwright is not installed")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
-
-ARGUMENTS = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-PATIENCE_MS = 30_000
+pytestmark = needs()
 
 
 class Browser:
@@ -30,13 +20,8 @@ class Browser:
     def __init__(self, page: Any) -> None:
         self.page = page
         self.complaints: list[str] = []
-        page.on("console", lambda said: self._complain(said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda problem: self._complain(str(problem)))
-        page.on("requestfailed", lambda request: self._complain(f"failed: {request.url}"))
-        page.set_default_timeout(PATIENCE_MS)
-
-    def _complain(self, what: str) -> None:
-        self.complaints.append(what)
+        page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda problem: self.complaints.append(str(problem)))
 
     async def says(self, where: str, what: str) -> None:
         script = "([where, what]) => document.querySelector(where).innerText.includes(what)"
@@ -45,16 +30,11 @@ class Browser:
 
 def in_a_browser(folder: Path, act: Any, *, path: str = "/console/", **how: Any) -> None:
     async def main() -> None:
-        async with running(folder, bots={"echo": echo}, **how) as it, playwright.async_playwright() as tools:
-            chromium = await tools.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-            try:
-                context = await chromium.new_context(permissions=["microphone"])
-                browser = Browser(await context.new_page())
-                await browser.page.goto(it.url + path)
-                await act(it, browser)
-            finally:
-                await chromium.close()
-        assert browser.complaints == []
+        async with running(folder, bots={"echo": echo}, **how) as it, chromium() as context:
+            browser = Browser(await context.new_page())
+            await browser.page.goto(it.url + path)
+            await act(it, browser)
+            assert browser.complaints == []
 
     asyncio.run(main())
 
