@@ -93,6 +93,16 @@ class Wire(Protocol):
         """`frame` (End, Stop, Cancel) has come to its turn behind all audio."""
 
 
+class Tap(Protocol):
+    """Who hears the bot as the caller does: packets as they leave, and the ledger that knows what became of them."""
+
+    def tuned(self, ledger: PlayoutLedger) -> None:
+        """Of all that is sent from now on. Comes again when the stage speaks into another wire."""
+
+    def sent(self, pcm: bytes) -> None:
+        """A packet has left, mono s16le at the ledger's rate; the ledger has it already."""
+
+
 class _Boundary:
     """Where speech begins or ends among the packets."""
 
@@ -137,6 +147,8 @@ class OutputStage(FrameProcessor):
         self._unflushed = False  # audio was pushed since the last flush
         self.spoke: Callable[[bool], None] | None = None  # told when the bot begins (True) and has ceased to speak
         self._sees: Mapping[type[Frame], Callable[[Any], None]] = {}
+        self.mix: Callable[[bytes], bytes] | None = None  # what is added to each packet as it leaves
+        self._taps: tuple[Tap, ...] = ()
         self.is_held = False  # the carrier takes no audio now
         self.is_waiting = False  # the floor is not the bot's now, but may be again
         self._keep_ms = 0.0  # how much of what has left can be brought back
@@ -215,6 +227,18 @@ class OutputStage(FrameProcessor):
         self._flush_after_s = max(0.1, wire.packet_ms * 0.0015)
         self._resampler = None
         self._in_speech = self._unflushed = self._ended = False
+        for tap in self._taps:
+            tap.tuned(self.ledger)
+
+    def listen(self, tap: Tap) -> None:
+        """`tap` hears the bot from now on, or from StartFrame on."""
+        self._taps = (*self._taps, tap)
+        if self.ledger is not None:
+            tap.tuned(self.ledger)
+
+    def ignore(self, tap: Tap) -> None:
+        """`tap` has heard enough."""
+        self._taps = tuple(each for each in self._taps if each is not tap)
 
     def _on_audio(self, frame: OutputAudioRawFrame) -> None:
         pcm = frame.audio
@@ -482,7 +506,10 @@ class OutputStage(FrameProcessor):
             if type(item) is bytes:
                 ledger.send(len(item) >> 1, now)
                 self._unproven = True
-                wire.send_audio(item)
+                pcm = item if self.mix is None else self.mix(item)
+                wire.send_audio(pcm)
+                for tap in self._taps:
+                    tap.sent(pcm)
                 if self._speaking and now >= self._next_speaking:
                     self._next_speaking = now + SPEAKING_PERIOD_S
                     self.broadcast_frame(BotSpeakingFrame)

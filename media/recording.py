@@ -117,15 +117,15 @@ class CallTape:
             self._lay_heard(now)
             self._hand_on(now - HORIZON_S)
 
-    def finish(self, now: float) -> None:
-        """All of it up to `now`."""
-        self._lay_heard(now)
-        self._hand_on(now)
+    def finish(self, now: float, *, to_come: bool = False) -> None:
+        """All of it up to `now`; with `to_come`, until what was sent will have been heard."""
+        self._lay_heard(now, self._ledger.held(now) if to_come else 0)
+        self._hand_on(max(now, self._ledger.heard_by()) if to_come else now)
 
-    def _lay_heard(self, now: float) -> None:
+    def _lay_heard(self, now: float, ahead: int = 0) -> None:
         self._forget()
         ledger, rate, first = self._ledger, self.sample_rate, self._laid
-        self._laid = last = ledger.heard(now)
+        self._laid = last = ledger.heard(now) + ahead
         pcm = bytes(self._sent[: 2 * (last - first)])
         del self._sent[: 2 * (last - first)]
         if not pcm or self.is_paused or self._tracks == "caller":

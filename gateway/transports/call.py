@@ -226,7 +226,6 @@ class TransportCall(CallCore):
         return self._told_start or not self.serializer.opens
 
     def send_audio(self, pcm: bytes) -> None:
-        pcm = self.output.mixed(pcm)
         if self._wav:
             pcm = wav_header(len(pcm), self.send_rate) + pcm
         super().send_audio(pcm)

@@ -311,10 +311,7 @@ class TransportOutput(OutputStage):
         if mixer is not None and self._hears:
             self._mixing = Mixing(mixer, self.runtime.drive, self.push_error)
             self._mixing.start(self._rate)
-
-    def mixed(self, pcm: bytes) -> bytes:
-        """`pcm` with what the mixer adds, if there is one."""
-        return pcm if self._mixing is None else self._mixing.mix(pcm)
+            self.mix = self._mixing.mix
 
     def _on_mixer_control(self, frame: MixerControlFrame) -> None:
         if self._mixing is not None:
