@@ -4,16 +4,18 @@ The browser's first message says who calls whom:
 
     {"carrier": "twilio", "to": "+15550100", "from": "+14155550101", "rate": 48000, "token": ""}
 
-then come binary messages, its microphone (s16le, mono, at `rate`), and {"digit": "5"}, {"hangup": true}. It gets binary
-messages, what the caller hears (s16le, mono, at the rate that {"opened": ...} names), and objects with one key:
-`opened`, `event` (an entry of the carrier's timeline), `wire` (a message on the media socket, audio folded), `counts`
-(what the gateway has counted of the call) and `over`.
+or "bot" in place of "to", the name of one; then come binary messages, its microphone (s16le, mono, at `rate`), and
+{"digit": "5"}, {"hangup": true}. It gets binary messages, what the caller hears (s16le, mono, at the rate that
+{"opened": ...} names), and objects with one key: `opened`, `event` (an entry of the timeline: the carrier's, or what
+the gateway sees: `gateway.console.seen`), `wire` (a message on the media socket, audio folded), `counts` (what the
+gateway has counted of the call) and `over`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -26,6 +28,7 @@ from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway.api import Gatekeeper
+from gateway.console.seen import Seen, Told
 from gateway.simulator.base import CallPlan, FakeCarrier, Message
 from gateway.simulator.caller import Limits, place_call
 from gateway.simulator.configured import mint_for, simulated
@@ -37,6 +40,7 @@ from media.frames import KeypadEntry
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
+    from gateway.session import CallSession
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.console")
 
@@ -66,7 +70,7 @@ class Phone:
         try:
             async with asyncio.timeout(FIRST_S):
                 asked = json.loads(await socket.receive_text())
-            carrier, rate = self._asked(socket, asked)
+            carrier, rate, bot = self._asked(socket, asked)
         except (ValueError, KeyError, TypeError, TimeoutError):
             await _refuse(socket, "the first message says carrier, to, from and rate")
             return
@@ -80,11 +84,11 @@ class Phone:
             return
         self._phones += 1
         try:
-            await _Person(self._gateway, socket, carrier, rate).run()
+            await _Person(self._gateway, socket, carrier, rate, bot).run()
         finally:
             self._phones -= 1
 
-    def _asked(self, socket: WebSocket, asked: Mapping[str, Any]) -> tuple[FakeCarrier, int]:
+    def _asked(self, socket: WebSocket, asked: Mapping[str, Any]) -> tuple[FakeCarrier, int, str]:
         token = str(asked.get("token") or "") or None
         if "dial" not in self._keeper.scopes_of(socket, token):  # type: ignore[arg-type]
             raise HTTPException(403, "this token lacks the scope 'dial'")
@@ -94,8 +98,16 @@ class Phone:
             raise ValueError(rate)
         if name not in settings.carriers:
             raise ConfigError(f"carriers.{name}", "is not on", "call through another, or set what it lacks")
-        plan = CallPlan(from_number=str(asked["from"])[:64], to_number=str(asked["to"])[:64])
-        return simulated(settings, name, plan), rate
+        bot = str(asked.get("bot") or "")
+        if bot and bot not in settings.bots:
+            raise ConfigError(f"bots.{bot[:64]}", "is not there", f"one of {', '.join(sorted(settings.bots))}")
+        number = str(asked.get("to") or "") if bot else str(asked["to"])
+        plan = CallPlan(from_number=str(asked["from"])[:64])
+        if number:
+            plan = dataclasses.replace(plan, to_number=number[:64])
+        if bot:  # at Genesys no token names it, the path does
+            plan = dataclasses.replace(plan, options={"connector": bot})
+        return simulated(settings, name, plan), rate, bot
 
 
 async def _refuse(socket: WebSocket, problem: str) -> None:
@@ -107,8 +119,8 @@ async def _refuse(socket: WebSocket, problem: str) -> None:
 class _Person:
     """Who holds the phone: `gateway.simulator.caller.Live`, by way of a browser."""
 
-    def __init__(self, gateway: Gateway, socket: WebSocket, carrier: FakeCarrier, rate: int) -> None:
-        self._gateway, self._socket, self._carrier = gateway, socket, carrier
+    def __init__(self, gateway: Gateway, socket: WebSocket, carrier: FakeCarrier, rate: int, bot: str) -> None:
+        self._gateway, self._socket, self._carrier, self._bot = gateway, socket, carrier, bot
         self._microphone = soxr.ResampleStream(rate, carrier.audio_rate, 1, dtype="int16", quality="MQ")
         self._rate, self._microphone_rate = carrier.audio_rate, rate
         self._voice = bytearray()
@@ -121,6 +133,8 @@ class _Person:
         self._folded_at = 0.0
         self._counts: Mapping[str, int] = {}
         self._missing = 0  # packets in which the microphone was late
+        self._session: CallSession | None = None  # the gateway's side, if the call is this process's
+        self._seen: Seen | None = None
 
     # ------------------------------------------------------------ the call
 
@@ -145,7 +159,7 @@ class _Person:
         gateway, carrier = self._gateway, self._carrier
         host, port = self._socket.scope["server"]
         here = f"[{host}]" if ":" in host else host
-        path = carrier.media_path(mint_for(gateway.mint, carrier))
+        path = carrier.media_path(mint_for(gateway.mint, carrier, self._bot))
         public = gateway.settings.gateway.public_url.rstrip("/")
         return await place_call(
             carrier,
@@ -163,6 +177,7 @@ class _Person:
             self._opened = True
             self._say({"opened": {"call_id": carrier.call_id, "rate": carrier.playout.rate}})
         self._tell_events()
+        self._see()
         self._fold(now)
         if self._gone:
             return carrier.hang_up(now) if carrier.ended_by is None else ()
@@ -170,6 +185,18 @@ class _Person:
         while self._keys and carrier.ready:
             messages += carrier.press(self._keys.popleft(), now)
         return messages
+
+    def _see(self) -> None:
+        """What the gateway sees of the call, from the moment in which it has a pipeline."""
+        if self._seen is not None:
+            self._seen.look()
+        elif self._carrier.call_id:
+            self._session = self._gateway.calls.find(CallKey(self._carrier.name, self._carrier.call_id))
+            if self._session is not None and self._session.core.pipeline is not None:
+                self._seen = Seen(self._session.core, self._tell)
+
+    def _tell(self, told: Told, ago_s: float) -> None:
+        self._say({"event": {"t": max(0.0, round(self._t() - ago_s, 3)), **told}})
 
     def _tell_events(self) -> None:
         for event in self._carrier.events[self._told :]:
@@ -214,7 +241,7 @@ class _Person:
             if count[0]:
                 self._say({"wire": {"t": self._t(), "to": to_gateway, "audio": count[0], "bytes": count[1]}})
                 count[:] = 0, 0
-        session = self._gateway.calls.find(CallKey(self._carrier.name, self._carrier.call_id))
+        session = self._session
         if session is not None and self._counts != session.core.counters:
             self._counts = dict(session.core.counters)
             self._say({"counts": {"t": self._t(), "state": session.core.state.value, **self._counts}})

@@ -30,14 +30,15 @@ def credentials(settings: Any) -> dict[str, str]:
     return found
 
 
-def mint_for(mint: TokenMint, carrier: FakeCarrier) -> str:
-    """A token such as the answer to this call's webhook would carry."""
+def mint_for(mint: TokenMint, carrier: FakeCarrier, bot: str = "") -> str:
+    """A token such as the answer to this call's webhook would carry. `bot` is to answer, whatever was called."""
     plan = carrier.plan
     return mint.mint(
         carrier.name,
         call_id=carrier.call_id,
         from_number=plan.from_number,
         to_number=plan.to_number,
+        bot=bot,
         codec=plan.send_codec,
         sample_rate=plan.sample_rate,
         direction=plan.direction,

@@ -24,8 +24,8 @@ class Browser:
         page.on("pageerror", lambda problem: self.complaints.append(str(problem)))
 
     async def says(self, where: str, what: str) -> None:
-        script = "([where, what]) => document.querySelector(where).innerText.includes(what)"
-        await self.page.wait_for_function(script, arg=[where, what])
+        # Not page.wait_for_function: it evaluates text again and again, which the page's policy forbids.
+        await expect(self.page.locator(where)).to_contain_text(what, timeout=PATIENCE_MS)
 
 
 def in_a_browser(folder: Path, act: Any, *, path: str = "/console/", **how: Any) -> None:
@@ -42,7 +42,7 @@ def in_a_browser(folder: Path, act: Any, *, path: str = "/console/", **how: Any)
 def test_a_call_from_the_first_click_to_the_hang_up(tmp_path: Path) -> None:
     async def act(it: Running, browser: Browser) -> None:
         page = browser.page
-        await page.wait_for_function("document.getElementById('carrier').options.length > 0")
+        await page.wait_for_selector("#carrier option", state="attached")
         await page.fill("#to", "+14155550100")
         await page.click("#call")
         await browser.says("#call-state", "Connected")
@@ -72,7 +72,7 @@ def test_a_call_from_the_first_click_to_the_hang_up(tmp_path: Path) -> None:
 def test_what_answers_and_how_it_is(tmp_path: Path) -> None:
     async def act(it: Running, browser: Browser) -> None:
         page = browser.page
-        await page.wait_for_function("document.getElementById('route-carrier').options.length > 0")
+        await page.wait_for_selector("#route-carrier option", state="attached")
         await page.fill("#route-number", "+15550100")
         await page.click("#route-form button")
         await browser.says("#route-answer", "bot echo")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,23 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from bots.base import Call
 from gateway.console import pages
 from gateway.history import KEPT, History
 from gateway.settings import parse_settings
+from media.frames import (
+    EndTaskFrame,
+    FloorFrame,
+    Frame,
+    InputDTMFFrame,
+    InterruptionFrame,
+    TranscriptionFrame,
+    UserStartedSpeakingFrame,
+    UserStoppedSpeakingFrame,
+    VADUserStartedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
+)
+from media.processor import FrameDirection, FrameProcessor
 from tests.endtoend.actors import echo, ending, saying
 from tests.endtoend.served import until
 from tests.gateway.rig import Running, running
@@ -149,10 +164,63 @@ def test_keys_and_a_bot_that_hangs_up(tmp_path: Path) -> None:
                         for rubbish in ("", "[]", "{", '{"digit": "x"}', '{"digit": 5}', '{"digit": "5"}'):
                             await socket.send(rubbish)
                         await socket.send(b"odd")
-        events = [one["event"]["what"] + one["event"]["detail"] for one in told if "event" in one]
+        events = [one["event"]["what"] + one["event"].get("detail", "") for one in told if "event" in one]
         assert events.count("digit5") == 1
         assert told[-1]["over"]["ended_by"] == "bot"
         assert not web.seen  # the carrier knows nothing of it, and is asked nothing
+
+    asyncio.run(main())
+
+
+def interrupts(call: Call) -> Sequence[FrameProcessor]:
+    """The detector's edges of somebody who speaks over the bot, as a key brings them about."""
+
+    class Interrupts(FrameProcessor):
+        def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+            self.push_frame(frame, direction)
+            if isinstance(frame, InputDTMFFrame):
+                self.push_frame(VADUserStartedSpeakingFrame(start_secs=0.2))
+                self.push_frame(UserStartedSpeakingFrame())
+                self.broadcast_frame(FloorFrame, decision="interrupted", reason="a key", values={"speech_ms": 200})
+                self.broadcast_frame(InterruptionFrame, reason="a key")
+                self.push_frame(TranscriptionFrame("stop", "caller", "2026-01-01T00:00:00.000Z"))
+                self.push_frame(VADUserStoppedSpeakingFrame(stop_secs=0.1))
+                self.push_frame(UserStoppedSpeakingFrame())
+                self.push_frame(EndTaskFrame(), FrameDirection.UPSTREAM)
+
+    return (Interrupts(), *saying(30.0)(call))
+
+
+@pytest.mark.parametrize("carrier", ["twilio", "genesys"])
+def test_the_timeline_says_who_speaks_and_why_the_bot_was_cut_off(carrier: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        bots = {"echo": echo, "story": interrupts}
+        async with running(tmp_path, carriers=(carrier,), bots=bots) as it, phone(it) as socket:
+            await socket.send(json.dumps({"carrier": carrier, "bot": "story", "from": "+1", "rate": RATE}))
+            events: list[dict[str, Any]] = []
+            async for message in socket:
+                if isinstance(message, bytes) or "event" not in (told := json.loads(message)):
+                    continue
+                events.append(told["event"])
+                if told["event"] | {"t": 0} == {"t": 0, "what": "bot", "on": True}:
+                    await socket.send('{"digit": "5"}')
+        told = [(one["what"], one.get("on", one.get("detail"))) for one in events]
+        wanted = [
+            ("bot", True),
+            ("voice", True),
+            ("turn", True),
+            ("floor", "interrupted: a key (speech_ms 200)"),
+            ("caller says", "stop"),
+            ("voice", False),
+            ("turn", False),
+        ]
+        assert [one for one in told if one in wanted] == wanted  # each of them once, in this order
+        cut = [str(detail) for what, detail in told if what == "interruption"]
+        assert len(cut) == 1
+        assert cut[0].startswith("a key: ")
+        assert "of the reply were heard" in cut[0]
+        assert ("bot", False) in told
+        assert all(one["t"] >= 0 for one in events)
 
     asyncio.run(main())
 
@@ -179,6 +247,7 @@ TOKEN = '[api.tokens.reader]\nsecret = {{ file = "{}" }}\nscopes = ["read"]\n'
         ("{}", "the first message says"),
         (asked("acme"), "is not on"),
         (asked("twilio", rate=1), "the first message says"),
+        (asked("twilio", bot="nobody"), "bots.nobody"),
     ],
 )
 def test_a_phone_that_does_not_say_whom_to_call(first: str, why: str, tmp_path: Path) -> None:
