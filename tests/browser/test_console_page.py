@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tests.browser.chromium import chromium, needs
+from tests.browser.chromium import PATIENCE_MS, chromium, needs
 from tests.endtoend.actors import echo
 from tests.gateway.rig import Running, running
 
@@ -24,6 +24,8 @@ class Browser:
         page.on("pageerror", lambda problem: self.complaints.append(str(problem)))
 
     async def says(self, where: str, what: str) -> None:
+        from playwright.async_api import expect
+
         # Not page.wait_for_function: it evaluates text again and again, which the page's policy forbids.
         await expect(self.page.locator(where)).to_contain_text(what, timeout=PATIENCE_MS)
 
