@@ -360,15 +360,16 @@ class OutputStage(FrameProcessor):
         self.interruptions += 1
         now = self._wire.now()
         generated = self._pushed
-        waiting = paced.clear()
+        # A carrier that was cleared when a hold began has got nothing since.
+        unsent = 0 if self.is_waiting else self._wire.clear(frame)
+        clears = self._wire.clears
+        waiting = paced.clear(None if clears else unsent)
         if self._resampler is not None:
             self._resampler.reset()
         self._in_speech = self._unflushed = self._unproven = False
-        # A carrier that was cleared when a hold began has got nothing since.
-        unsent = 0 if self.is_waiting else self._wire.clear(frame)
         self.is_waiting = False
         # Who cannot be cleared plays what has left.
-        heard = ledger.cleared(now if self._wire.clears else max(now, ledger.heard_by()), unsent)
+        heard = ledger.cleared(now if clears else max(now, ledger.heard_by()), unsent)
         frame.heard = self._what_was_heard(heard - self._origin_heard, generated)
         self._begin_count(heard)
         for item in waiting:

@@ -229,19 +229,24 @@ class PacedBuffer:
         self._expect_audio(now, horizon)
         return self._remember(out) if self._keep_bytes else out or _NOTHING
 
-    def clear(self) -> list[object]:
+    def clear(self, unsent: int | None = None) -> list[object]:
         """Drop all audio, in here and in what `rewind` could bring back; the items that were waiting, in order.
 
-        The schedule starts anew: clear the carrier too.
+        The schedule starts anew: clear the carrier too. One that cannot be cleared plays what it has, and the
+        schedule goes on behind that: then `unsent` is how many samples, of those that have left here, it never gets.
         """
         items = [entry for entry in self._queue if type(entry) is not bytes and entry is not FLUSH]
         self._queue.clear()
         self._history.clear()
         self._offset = self._bytes = self._items = self._history_bytes = 0
         self._odd = b""
-        self._stretch = 0.0
         self._held = False
+        horizon = self._horizon
         self._start_anew()
+        if unsent is None:
+            self._stretch = 0.0
+        else:
+            self._horizon = horizon - unsent * self._frame * self._seconds_per_byte
         return items
 
     # ------------------------------------------------------------ a hold that may be taken back

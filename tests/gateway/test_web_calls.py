@@ -139,6 +139,20 @@ def test_an_interrupted_bot_is_heard_no_longer_than_the_lead() -> None:
     assert 1.0 <= heard_s <= 1.0 + lead_s + call.core.packet_ms / 1000 + 0.02
 
 
+def test_however_often_a_bot_is_interrupted_the_client_holds_no_more_than_the_lead() -> None:
+    """What it was sent before an interruption plays on: the next reply is sent just in time behind that."""
+    call = VirtualCall("web")
+    call.run(0.2)
+    for number in range(40):
+        for frame in (TTSStartedFrame(), TTSAudioRawFrame(tone(1.0, 24000), 24000, 1), TTSStoppedFrame()):
+            call.core.inject(frame)
+        call.run(0.03 + number % 5 * 0.03)
+        call.core.inject(InterruptionFrame())
+    serializer = call.core.serializer
+    assert call.fake.playout.most_buffered_s <= (serializer.lead_ms + 2 * serializer.packet_ms) / 1000
+    assert not call.fake.violations
+
+
 def test_a_token_is_good_once(tmp_path: Path) -> None:
     async def check(it: Running) -> None:
         url = (await start(it)).json()["wsUrl"]

@@ -252,6 +252,23 @@ def test_clear_gives_back_the_items_and_starts_anew() -> None:
     assert paced.underruns == 0
 
 
+@pytest.mark.parametrize("unsent_ms", [0, 60])
+def test_where_the_carrier_plays_on_the_schedule_does_too(unsent_ms: int) -> None:
+    """What follows is sent the lead ahead of its own turn, not of now."""
+    paced = PacedBuffer(8000, lead_ms=200)
+    paced.push(pcm(50))
+    ahead_s = len(audio(paced.take(0.0))) / 16000
+    assert paced.clear(unsent_ms * 8) == []
+    assert paced.next_due is None
+    paced.push(pcm(1, 7))
+    assert paced.next_due == pytest.approx(ahead_s - unsent_ms / 1000 - 0.2)
+    assert audio(paced.take(0.1)) == pcm(1, 7)
+    paced.clear(0)
+    paced.push(pcm(1))
+    assert audio(paced.take(9.0)) == pcm(1)  # it has long played all it had
+    assert paced.underruns == 0
+
+
 # ---------------------------------------------------------------- a hold
 
 
