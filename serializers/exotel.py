@@ -149,8 +149,6 @@ class ExotelFrameSerializer(JsonSerializer):
             media = _read_media(data).media
         except UNREADABLE:
             return self._decode_any(data)
-        if media.track == "outbound":
-            return ()
         try:
             audio = b64decode(media.payload, validate=True)
         except ValueError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from media.frames import KeypadEntry
 
 Json = dict[str, Any]
@@ -18,12 +20,20 @@ def number(value: Any) -> int | None:
         return None if isinstance(value, bool) else value
     if isinstance(value, float):
         return int(value) if value == value and abs(value) < 2**53 else None
-    if isinstance(value, str) and len(value) < 20:
+    if isinstance(value, str) and len(value) < 40:
         try:
             return int(value)
         except ValueError:
-            return None
+            return _spelled(value)
     return None
+
+
+def _spelled(value: str) -> int | None:
+    """ "1e3" and the like, as the typed readers take them."""
+    try:
+        return msgspec.convert(value, int, strict=False)
+    except msgspec.ValidationError:
+        return None
 
 
 def text(value: Any) -> str:

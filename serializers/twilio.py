@@ -131,6 +131,12 @@ class TwilioFrameSerializer(JsonSerializer):
             return ()
         return self.pipeline_audio(ulaw_to_pcm(payload), self._rate, seq=chunk, timestamp_ms=timestamp)
 
+    def _on_media(self, message: Json) -> Sequence[Frame]:
+        media = message.get("media")
+        if isinstance(media, dict) and media.get("chunk") is None:
+            message = {**message, "media": {**media, "chunk": message.get("sequenceNumber")}}
+        return super()._on_media(message)
+
     def _on_start(self, message: Json) -> Sequence[Frame]:
         start = self._start_of(message)
         stream_sid = start.get("streamSid") or message.get("streamSid")
@@ -187,7 +193,7 @@ class TwilioFrameSerializer(JsonSerializer):
         return (CallEndedFrame("caller", "stop"),)
 
     _ON: ClassVar[Handlers] = {
-        "media": JsonSerializer._on_media,
+        "media": _on_media,
         "start": _on_start,
         "dtmf": JsonSerializer._on_dtmf,
         "mark": JsonSerializer._on_mark,

@@ -220,7 +220,7 @@ def test_numbers_may_be_numbers_or_missing_or_odd() -> None:
     [frame] = live().decode(json.dumps({"event": "media", "sequenceNumber": 9, "media": {"payload": PAYLOAD}}))
     assert isinstance(frame, InputAudioRawFrame)
     assert (frame.seq, frame.timestamp_ms) == (9, None)
-    [frame] = live().decode(media(chunk="1e3", timestamp=[]))
+    [frame] = live().decode(media(chunk="seven", timestamp=[]))
     assert isinstance(frame, InputAudioRawFrame)
     assert (frame.audio, frame.seq, frame.timestamp_ms) == (ulaw_to_pcm(ULAW), None, None)
 
