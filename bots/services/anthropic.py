@@ -10,15 +10,13 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import httpx
-
 from bots.context.context import LLMContext, text_of
 from bots.context.tools import ToolsSchema
-from bots.services.http import answer_to, asked_again, checked_key, client, problem_in, server_events, tls
-from bots.services.llm import LLMService
+from bots.services.http import HttpService, Keyed, answer_to, asked_again, problem_in, server_events
+from bots.services.llm import LLMService, arguments_of
 from bots.services.settings import LLMSettings, is_given
 from media.errors import ServiceError
-from media.frames import FunctionCallFromLLM, StartFrame
+from media.frames import FunctionCallFromLLM
 from media.metrics import LLMTokenUsage
 from media.secret import Secret
 
@@ -29,7 +27,7 @@ MAX_TOKENS = 1024  # must be given; a spoken answer is shorter
 FIRST = "(The call begins.)"  # a conversation must begin with the user: here the bot has spoken first
 
 
-class AnthropicLLMService(LLMService):
+class AnthropicLLMService(HttpService, LLMService):
     """Answers by streamed messages.
 
     Args:
@@ -58,17 +56,6 @@ class AnthropicLLMService(LLMService):
         self._headers = {"x-api-key": api_key, "anthropic-version": version, **(default_headers or {})}
         self._url = base_url.rstrip("/") + "/v1/messages"
         self._first_s = retry_timeout_secs if retry_on_timeout else None
-        self._client: httpx.AsyncClient | None = None
-
-    # ------------------------------------------------------------ life
-
-    def start(self, frame: StartFrame) -> None:
-        self._client = client(self._headers)
-
-    async def release(self) -> None:
-        http, self._client = self._client, None
-        if http is not None:
-            await http.aclose()
 
     # ------------------------------------------------------------ a request
 
@@ -122,7 +109,7 @@ class AnthropicLLMService(LLMService):
         await self.run_function_calls([call.complete(context) for _, call in sorted(calls.items())])
 
     async def _stream(self, body: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
-        async for event in server_events("anthropic", self._client, self._url, body):
+        async for event in server_events("anthropic", self.http, self._url, body):
             if not isinstance(event, dict):
                 raise ServiceError("anthropic", "what it streams is no event")
             if event.get("type") == "error":
@@ -135,16 +122,12 @@ class AnthropicLLMService(LLMService):
         body = self._body(context, system_instruction)
         if max_tokens is not None:
             body["max_tokens"] = max_tokens
-        own = self._client is None  # outside a pipeline
-        http = self._client or client(self._headers)
         try:
-            content = (await answer_to("anthropic", http, self._url, body))["content"]
+            async with self.lent() as http:
+                content = (await answer_to("anthropic", http, self._url, body))["content"]
             return "".join(block["text"] for block in content if block["type"] == "text") or None
         except (LookupError, TypeError) as exc:
             raise ServiceError("anthropic", f"{type(exc).__name__}: {exc}", retryable=True) from exc
-        finally:
-            if own:
-                await http.aclose()
 
 
 @dataclass(slots=True)
@@ -156,13 +139,7 @@ class _Call:
     arguments: str = ""
 
     def complete(self, context: LLMContext) -> FunctionCallFromLLM:
-        try:
-            arguments = json.loads(self.arguments or "{}")
-        except ValueError:
-            raise ServiceError("anthropic", f"the arguments of {self.name} are not JSON") from None
-        if not isinstance(arguments, dict):
-            raise ServiceError("anthropic", f"the arguments of {self.name} are not an object")
-        return FunctionCallFromLLM(self.name, self.id, arguments, context)
+        return FunctionCallFromLLM(self.name, self.id, arguments_of("anthropic", self.name, self.arguments), context)
 
 
 def _usage(usage: Mapping[str, Any]) -> LLMTokenUsage:
@@ -236,19 +213,16 @@ class AnthropicSettings:
     extra: Mapping[str, Any] = field(default_factory=dict)  # into each request as it is
 
 
-class Anthropic:
+class Anthropic(Keyed):
     settings = AnthropicSettings
-
-    def prepare(self, settings: AnthropicSettings) -> None:
-        tls()
-        checked_key(settings.key, VARIABLE)
+    variable = VARIABLE
 
     def make(self, settings: AnthropicSettings) -> AnthropicLLMService:
         wanted = LLMSettings(model=settings.model, max_tokens=settings.max_tokens, extra=dict(settings.extra))
         if settings.temperature is not None:
             wanted.temperature = settings.temperature
         return AnthropicLLMService(
-            api_key=checked_key(settings.key, VARIABLE),
+            api_key=self.key(settings),
             base_url=settings.base_url,
             version=settings.version,
             settings=wanted,

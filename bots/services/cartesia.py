@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bots.services.http import checked_key, tls
+from bots.services.http import Keyed
 from bots.services.settings import TTSSettings, is_given
 from bots.services.websocket import Message, SocketTTSService, socket_url
 from media.codecs import ulaw_to_pcm
@@ -115,16 +115,13 @@ class CartesiaSettings:
     options: Mapping[str, Any] = field(default_factory=dict)  # of each request, as Cartesia has them
 
 
-class Cartesia:
+class Cartesia(Keyed):
     settings = CartesiaSettings
-
-    def prepare(self, settings: CartesiaSettings) -> None:
-        tls()
-        checked_key(settings.key, VARIABLE)
+    variable = VARIABLE
 
     def make(self, settings: CartesiaSettings) -> CartesiaTTSService:
         return CartesiaTTSService(
-            api_key=checked_key(settings.key, VARIABLE),
+            api_key=self.key(settings),
             base_url=settings.base_url,
             cartesia_version=settings.version,
             options=settings.options,

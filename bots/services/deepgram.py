@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bots.services.http import checked_key, tls
+from bots.services.http import Keyed
 from bots.services.settings import STTSettings, TTSSettings, is_given
 from bots.services.stt import STTService
 from bots.services.websocket import Line, Message, SocketTTSService, socket_url
@@ -23,6 +23,7 @@ from media.secret import Secret
 BATCH_S = 0.06  # of audio in one message
 KEEPALIVE_S = 4.0  # Deepgram closes a line that was silent for ten seconds
 URL = "wss://api.deepgram.com"
+VARIABLE = "DEEPGRAM_API_KEY"
 _CLEAR = "clear"
 
 
@@ -232,32 +233,26 @@ class DeepgramTTSSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-class DeepgramSTT:
+class DeepgramSTT(Keyed):
     settings = DeepgramSTTSettings
-
-    def prepare(self, settings: DeepgramSTTSettings) -> None:
-        tls()
-        checked_key(settings.key, "DEEPGRAM_API_KEY")
+    variable = VARIABLE
 
     def make(self, settings: DeepgramSTTSettings) -> DeepgramSTTService:
         return DeepgramSTTService(
-            api_key=checked_key(settings.key, "DEEPGRAM_API_KEY"),
+            api_key=self.key(settings),
             base_url=settings.base_url,
             options=settings.options,
             settings=STTSettings(model=settings.model, language=settings.language),
         )
 
 
-class DeepgramTTS:
+class DeepgramTTS(Keyed):
     settings = DeepgramTTSSettings
-
-    def prepare(self, settings: DeepgramTTSSettings) -> None:
-        tls()
-        checked_key(settings.key, "DEEPGRAM_API_KEY")
+    variable = VARIABLE
 
     def make(self, settings: DeepgramTTSSettings) -> DeepgramTTSService:
         return DeepgramTTSService(
-            api_key=checked_key(settings.key, "DEEPGRAM_API_KEY"),
+            api_key=self.key(settings),
             base_url=settings.base_url,
             settings=TTSSettings(voice=settings.voice, extra=dict(settings.options)),
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from bots.services.http import checked_key, tls
+from bots.services.http import Keyed
 from bots.services.settings import TTSSettings, is_given
 from bots.services.websocket import Message, SocketTTSService, socket_url
 from media.codecs import ulaw_to_pcm
@@ -159,16 +159,13 @@ class ElevenLabsSettings:
     options: Mapping[str, Any] = field(default_factory=dict)  # of the query
 
 
-class ElevenLabs:
+class ElevenLabs(Keyed):
     settings = ElevenLabsSettings
-
-    def prepare(self, settings: ElevenLabsSettings) -> None:
-        tls()
-        checked_key(settings.key, VARIABLE)
+    variable = VARIABLE
 
     def make(self, settings: ElevenLabsSettings) -> ElevenLabsTTSService:
         return ElevenLabsTTSService(
-            api_key=checked_key(settings.key, VARIABLE),
+            api_key=self.key(settings),
             base_url=settings.base_url,
             voice_settings=settings.voice_settings,
             options=settings.options,

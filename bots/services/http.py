@@ -6,12 +6,16 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 
+from bots.services.base import AIService
 from media.errors import ConfigError, ServiceError
+from media.events import MaybeAwaitable
+from media.frames import StartFrame
 from media.secret import Secret
 
 TIMEOUT = httpx.Timeout(connect=5.0, read=30.0, write=10.0, pool=5.0)
@@ -39,15 +43,57 @@ def checked_key(key: Secret | None, variable: str) -> str:
     return key.reveal()
 
 
+class Keyed:
+    """A provider whose table has a `key`; `variable` is what a user would call it in the environment."""
+
+    variable: ClassVar[str]
+
+    def key(self, settings: Any) -> str:
+        """Raises ConfigError."""
+        return checked_key(settings.key, self.variable)
+
+    def prepare(self, settings: Any) -> None:
+        tls()
+        self.key(settings)
+
+
+class HttpService(AIService):
+    """A service with one HTTP client, from StartFrame until it is released. Stands before the kind of service it is."""
+
+    _headers: Mapping[str, str] = {}
+    _client: httpx.AsyncClient | None = None
+
+    def start(self, frame: StartFrame) -> MaybeAwaitable:
+        self._client = client(self._headers)
+        return None
+
+    async def release(self) -> None:
+        http, self._client = self._client, None
+        if http is not None:
+            await http.aclose()
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        """Raises ServiceError outside a pipeline."""
+        if self._client is None:
+            raise ServiceError(type(self).__name__, "the service is not started")
+        return self._client
+
+    @asynccontextmanager
+    async def lent(self) -> AsyncIterator[httpx.AsyncClient]:
+        """The client; outside a pipeline one that is closed again."""
+        if self._client is not None:
+            yield self._client
+            return
+        async with client(self._headers) as http:
+            yield http
+
+
 # ---------------------------------------------------------------- a request
 
 
-async def server_events(
-    service: str, http: httpx.AsyncClient | None, url: str, body: Mapping[str, Any]
-) -> AsyncIterator[Any]:
+async def server_events(service: str, http: httpx.AsyncClient, url: str, body: Mapping[str, Any]) -> AsyncIterator[Any]:
     """The objects of a stream of server-sent events, up to `[DONE]` or its end. Raises ServiceError, TimeoutError."""
-    if http is None:
-        raise ServiceError(service, "the service is not started")
     try:
         async with http.stream("POST", url, json=body) as response:
             if response.status_code != 200:

@@ -7,6 +7,7 @@ cancels it, and what was queued behind it is dropped with it.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from bots.context.summary import summarise
 from bots.context.tools import FunctionSchema, ToolsSchema, schema_of
 from bots.services.base import FUNCTION_FAILED, AIService
 from bots.services.settings import LLMSettings, ServiceSettings, is_given
+from media.errors import ServiceError
 from media.events import DONE, Handle, MaybeAwaitable
 from media.flow import DOWNSTREAM
 from media.frames import (
@@ -60,6 +62,17 @@ class FunctionCallParams:
 
 
 FunctionHandler = Callable[[FunctionCallParams], Awaitable[None]]
+
+
+def arguments_of(vendor: str, function: str, text: str) -> dict[str, Any]:
+    """Of a function call, as a model has written them. Raises ServiceError."""
+    try:
+        arguments = json.loads(text or "{}")
+    except ValueError:
+        raise ServiceError(vendor, f"the arguments of {function} are not JSON") from None
+    if not isinstance(arguments, dict):
+        raise ServiceError(vendor, f"the arguments of {function} are not an object")
+    return arguments
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,23 +5,28 @@ Source: platform.openai.com/docs/api-reference/chat (streamed chunks as server-s
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import httpx
-
 from bots.context.context import LLMContext
 from bots.context.tools import ToolsSchema
-from bots.services.http import answer_to, asked_again, client, problem_in, server_events, tls
-from bots.services.llm import LLMService
+from bots.services.http import (
+    HttpService,
+    Keyed,
+    answer_to,
+    asked_again,
+    checked_key,
+    problem_in,
+    server_events,
+)
+from bots.services.llm import LLMService, arguments_of
 from bots.services.openai_audio import Speech, Transcriptions
 from bots.services.settings import NOT_GIVEN, LLMSettings, ServiceSettings, is_given
-from media.errors import ConfigError, ServiceError
-from media.frames import FunctionCallFromLLM, StartFrame
+from media.errors import ServiceError
+from media.frames import FunctionCallFromLLM
 from media.metrics import LLMTokenUsage
 from media.secret import Secret
 
@@ -52,7 +57,7 @@ class OpenAILLMSettings(LLMSettings):
     max_completion_tokens: Any = NOT_GIVEN
 
 
-class OpenAILLMService(LLMService):
+class OpenAILLMService(HttpService, LLMService):
     """Answers by streamed chat completions.
 
     Args:
@@ -89,17 +94,6 @@ class OpenAILLMService(LLMService):
             headers["openai-project"] = project
         self._headers, self._url = headers, base_url.rstrip("/") + "/chat/completions"
         self._first_s = retry_timeout_secs if retry_on_timeout else None
-        self._client: httpx.AsyncClient | None = None
-
-    # ------------------------------------------------------------ life
-
-    def start(self, frame: StartFrame) -> None:
-        self._client = client(self._headers)
-
-    async def release(self) -> None:
-        http, self._client = self._client, None
-        if http is not None:
-            await http.aclose()
 
     # ------------------------------------------------------------ a request
 
@@ -153,7 +147,7 @@ class OpenAILLMService(LLMService):
         return asked_again(lambda: self._stream(body), self._first_s)
 
     async def _stream(self, body: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
-        async for chunk in server_events("openai", self._client, self._url, body):
+        async for chunk in server_events("openai", self.http, self._url, body):
             if "error" in chunk:
                 raise ServiceError("openai", problem_in(chunk), retryable=True)
             yield chunk
@@ -164,15 +158,11 @@ class OpenAILLMService(LLMService):
         body = self._body(context, system_instruction)
         if max_tokens is not None:
             body["max_tokens"] = max_tokens
-        own = self._client is None  # outside a pipeline
-        http = self._client or client(self._headers)
         try:
-            content = (await answer_to("openai", http, self._url, body))["choices"][0]["message"].get("content")
+            async with self.lent() as http:
+                content = (await answer_to("openai", http, self._url, body))["choices"][0]["message"].get("content")
         except (LookupError, TypeError, AttributeError) as exc:
             raise ServiceError("openai", f"{type(exc).__name__}: {exc}", retryable=True) from exc
-        finally:
-            if own:
-                await http.aclose()
         return content if isinstance(content, str) else None
 
 
@@ -191,12 +181,7 @@ class _Call:
         self.arguments += function.get("arguments") or ""
 
     def complete(self, context: LLMContext) -> FunctionCallFromLLM:
-        try:
-            arguments = json.loads(self.arguments or "{}")
-        except ValueError:
-            raise ServiceError("openai", f"the arguments of {self.name} are not JSON") from None
-        if not isinstance(arguments, dict):
-            raise ServiceError("openai", f"the arguments of {self.name} are not an object")
+        arguments = arguments_of("openai", self.name, self.arguments)
         return FunctionCallFromLLM(self.name, self.id or f"call-{time.monotonic_ns()}", arguments, context)
 
 
@@ -232,16 +217,14 @@ class OpenAISettings:
             raise ValueError(f"vendor is not known: give base_url, or one of {', '.join(BASE_URLS)}")
 
 
-class OpenAI:
+class OpenAI(Keyed):
     settings = OpenAISettings
 
-    def prepare(self, settings: OpenAISettings) -> None:
-        tls()
-        if settings.key is None:
-            if settings.vendor != "ollama" and not settings.base_url:
-                raise ConfigError("key", "is missing", f'write key = {{ env = "{settings.vendor.upper()}_API_KEY" }}')
-        elif problem := settings.key.problem():
-            raise ConfigError("key", problem, "set it")
+    def key(self, settings: OpenAISettings) -> str:
+        """A server of one's own may need none."""
+        if settings.key is None and (settings.vendor == "ollama" or settings.base_url):
+            return ""
+        return checked_key(settings.key, f"{settings.vendor.upper()}_API_KEY")
 
     def make(self, settings: OpenAISettings) -> OpenAILLMService:
         wanted = OpenAILLMSettings(model=settings.model, extra=dict(settings.extra))
@@ -250,7 +233,7 @@ class OpenAI:
         if settings.max_tokens is not None:
             wanted.max_tokens = settings.max_tokens
         return OpenAILLMService(
-            api_key=settings.key.reveal() if settings.key is not None else "",
+            api_key=self.key(settings),
             base_url=settings.base_url or BASE_URLS[settings.vendor],
             settings=wanted,
         )

@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 
-from bots.services.http import checked_key, client, refused, tls
+from bots.services.http import HttpService, Keyed, checked_key, refused
 from bots.services.settings import STTSettings, TTSSettings, is_given
 from bots.services.stt import SegmentedSTTService
 from bots.services.tts import TTSService
 from media.errors import ServiceError
-from media.frames import Frame, StartFrame, TTSAudioRawFrame
+from media.frames import Frame, TTSAudioRawFrame
 from media.secret import Secret
 
 URL = "https://api.openai.com/v1"
@@ -29,7 +29,7 @@ def _headers(api_key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
 
-class OpenAISTTService(SegmentedSTTService):
+class OpenAISTTService(HttpService, SegmentedSTTService):
     """What was said between two silences, sent as a WAV file.
 
     Args:
@@ -52,20 +52,8 @@ class OpenAISTTService(SegmentedSTTService):
         super().__init__(settings=given, **{"ttfs_p99_latency": 1.0, **kwargs})
         self._headers, self._url = _headers(api_key), base_url.rstrip("/") + "/audio/transcriptions"
         self._prompt, self._options = prompt, dict(options or {})
-        self._client: httpx.AsyncClient | None = None
-
-    def start(self, frame: StartFrame) -> None:
-        self._client = client(self._headers)
-
-    async def release(self) -> None:
-        http, self._client = self._client, None
-        if http is not None:
-            await http.aclose()
 
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame | None, None]:
-        http = self._client
-        if http is None:
-            raise ServiceError("openai", "the service is not started")
         given = self._settings
         form: dict[str, Any] = {"model": given.model, "response_format": "json"}
         if is_given(given.language) and given.language:
@@ -74,7 +62,7 @@ class OpenAISTTService(SegmentedSTTService):
             form["prompt"] = self._prompt
         try:
             files = {"file": ("speech.wav", audio, "audio/wav")}
-            response = await http.post(self._url, data={**form, **self._options, **given.extra}, files=files)
+            response = await self.http.post(self._url, data={**form, **self._options, **given.extra}, files=files)
         except httpx.HTTPError as exc:
             raise ServiceError("openai", f"{type(exc).__name__}: {exc}", retryable=True) from exc
         if response.status_code != 200:
@@ -88,7 +76,7 @@ class OpenAISTTService(SegmentedSTTService):
         yield None
 
 
-class OpenAITTSService(TTSService):
+class OpenAITTSService(HttpService, TTSService):
     """Speech, streamed as it is made.
 
     Args:
@@ -110,27 +98,15 @@ class OpenAITTSService(TTSService):
         super().__init__(settings=defaults.joined_with(settings) if settings is not None else defaults, **kwargs)
         self._headers, self._url = _headers(api_key), base_url.rstrip("/") + "/audio/speech"
         self._instructions, self._options = instructions, dict(options or {})
-        self._client: httpx.AsyncClient | None = None
-
-    def start(self, frame: StartFrame) -> None:
-        self._client = client(self._headers)
-
-    async def release(self) -> None:
-        http, self._client = self._client, None
-        if http is not None:
-            await http.aclose()
 
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
-        http = self._client
-        if http is None:
-            raise ServiceError("openai", "the service is not started")
         given = self._settings
         body = {"model": given.model, "voice": given.voice, "input": text, "response_format": "pcm"}
         if self._instructions:
             body["instructions"] = self._instructions
         left = b""  # half a sample
         try:
-            async with http.stream("POST", self._url, json={**body, **self._options, **given.extra}) as response:
+            async with self.http.stream("POST", self._url, json={**body, **self._options, **given.extra}) as response:
                 if response.status_code != 200:
                     await response.aread()
                     raise refused("openai", response)
@@ -170,21 +146,20 @@ class SpeechSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _key(key: Secret | None, base_url: str) -> str:
-    """A server of one's own may need none."""
-    return "" if key is None and base_url != URL else checked_key(key, VARIABLE)
+class _Keyed(Keyed):
+    variable = VARIABLE
+
+    def key(self, settings: Any) -> str:
+        """A server of one's own may need none."""
+        return "" if settings.key is None and settings.base_url != URL else checked_key(settings.key, VARIABLE)
 
 
-class Transcriptions:
+class Transcriptions(_Keyed):
     settings = TranscriptionSettings
-
-    def prepare(self, settings: TranscriptionSettings) -> None:
-        tls()
-        _key(settings.key, settings.base_url)
 
     def make(self, settings: TranscriptionSettings) -> OpenAISTTService:
         return OpenAISTTService(
-            api_key=_key(settings.key, settings.base_url),
+            api_key=self.key(settings),
             base_url=settings.base_url,
             prompt=settings.prompt,
             options=settings.options,
@@ -192,16 +167,12 @@ class Transcriptions:
         )
 
 
-class Speech:
+class Speech(_Keyed):
     settings = SpeechSettings
-
-    def prepare(self, settings: SpeechSettings) -> None:
-        tls()
-        _key(settings.key, settings.base_url)
 
     def make(self, settings: SpeechSettings) -> OpenAITTSService:
         return OpenAITTSService(
-            api_key=_key(settings.key, settings.base_url),
+            api_key=self.key(settings),
             base_url=settings.base_url,
             instructions=settings.instructions,
             options=settings.options,
