@@ -42,8 +42,9 @@ def test_without_secrets_each_carrier_says_what_it_lacks(sample: Path, monkeypat
 
 def test_its_numbers_reach_its_bots(sample: Path) -> None:
     settings = load_settings(sample)
-    routes = [resolve(settings, "twilio", number) for number in ("15550100", "+15550101", "+1-555-0102", "100")]
-    assert [route and route.bot_name for route in routes] == ["echo", "reception", "news", "not-in-use"]
+    numbers = ("15550100", "+15550101", "+1-555-0102", "+15550103", "100")
+    routes = [resolve(settings, "twilio", number) for number in numbers]
+    assert [route and route.bot_name for route in routes] == ["echo", "reception", "news", "assistant", "not-in-use"]
 
 
 def test_its_bots_can_be_prepared(sample: Path) -> None:

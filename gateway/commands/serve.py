@@ -59,6 +59,7 @@ _HELLO = """
 The gateway listens on http://127.0.0.1:{{port}} (loopback only) with {config}.
 
 Talk to it in a browser:  http://127.0.0.1:{{port}}/console/
+Choose a bot there (assistant listens and answers, reception is a menu), and click Call.
 
 Or, in another terminal, through a simulated carrier:
 

@@ -45,11 +45,12 @@ def test_a_call_from_the_first_click_to_the_hang_up(tmp_path: Path) -> None:
     async def act(it: Running, browser: Browser) -> None:
         page = browser.page
         await page.wait_for_selector("#carrier option", state="attached")
+        await page.select_option("#whom", "other")
         await page.fill("#to", "+14155550100")
         await page.click("#call")
         await browser.says("#call-state", "Connected")
         await page.click("#keypad button:has-text('5')")
-        await browser.says("#timeline", "digit 5")
+        await browser.says("#timeline", "digit: 5")
         await browser.says("#wire", "audio:")
         await page.fill("#wire-search", "connected")
         assert await page.locator("#wire li:visible").count() == 1

@@ -60,17 +60,29 @@ async function refresh() {
 
 // ---------------------------------------------------------------- phone
 
-let known = false;
+let known = 0; // the number of the configuration that the lists are of
 
 async function lines() {
-  if (known) return;
-  const { carriers, numbers: keys } = await ask("api/configuration");
+  const { number, carriers, bots, numbers: keys } = await ask("api/configuration");
+  if (number === known) return;
+  known = number;
   options($("carrier"), carriers);
   options($("route-carrier"), carriers);
   const dialled = keys.filter((key) => /^\+?\d/.test(key)).map((key) => key.replace("*", "00").replaceAll(" ", ""));
-  $("numbers-known").replaceChildren(...dialled.map((key) => Object.assign(document.createElement("option"), { value: key })));
-  if (!$("to").value) $("to").value = dialled[0] || "+15550100";
-  known = true;
+  const before = $("whom").value;
+  $("whom").replaceChildren(
+    group("Numbers", [...dialled.map((one) => new Option(one, `number:${one}`)), new Option("another number", "other")]),
+    group("Bots", bots.map((one) => new Option(one, `bot:${one}`))),
+  );
+  if (before) $("whom").value = before;
+  if ($("whom").selectedIndex < 0) $("whom").selectedIndex = 0;
+  $("whom").dispatchEvent(new Event("change"));
+}
+
+function group(label, members) {
+  const made = Object.assign(document.createElement("optgroup"), { label });
+  made.append(...members);
+  return made;
 }
 
 function options(select, names) {

@@ -1,17 +1,17 @@
 // The dev phone: microphone and keys to /console/phone, and what comes back.
 
-import { Waves } from "./charts.js";
+import { append, cell, Timeline } from "./timeline.js";
 
-const LOG_LINES = 2000;
+const WIRE_LINES = 2000;
 
 const $ = (id) => document.getElementById(id);
 
 export class Phone {
   constructor(access) {
     this.access = access;
-    this.waves = new Waves($("waves"));
+    this.timeline = new Timeline({ canvas: $("waves"), list: $("timeline"), words: $("words"), range: $("waves-at") });
     this.muted = false;
-    this.lines = { timeline: [], wire: [] };
+    this.wire = [];
     for (const key of "123456789*0#") {
       const button = document.createElement("button");
       button.type = "button";
@@ -27,16 +27,18 @@ export class Phone {
       this.muted = !this.muted;
       $("mute").setAttribute("aria-pressed", this.muted);
     });
+    $("whom").addEventListener("change", () => { $("to-label").hidden = $("whom").value !== "other"; });
     $("source").addEventListener("change", () => { $("wav-label").hidden = $("source").value !== "wav"; });
     $("noise").addEventListener("input", () => { $("noise-value").textContent = noiseWords($("noise").value); });
     $("loss").addEventListener("input", () => { $("loss-value").textContent = `${$("loss").value} %`; });
     $("wire-search").addEventListener("input", () => this.search());
     $("save-wav").addEventListener("click", () => save("heard.wav", wav(this.heard, this.rate), "audio/wav"));
     $("save-json").addEventListener("click", () =>
-      save("timeline.json", JSON.stringify({ ...this.lines, over: this.ending }, null, 1), "application/json"));
+      save("timeline.json", JSON.stringify(this.everything(), null, 1), "application/json"));
     document.addEventListener("keydown", (event) => {
       const typing = /INPUT|SELECT|TEXTAREA/.test(document.activeElement?.tagName || "");
-      if (this.socket && !typing && /^[0-9*#]$/.test(event.key)) this.press(event.key);
+      const elsewhere = $("page-phone").hidden || event.ctrlKey || event.metaKey || event.altKey;
+      if (this.socket && !typing && !elsewhere && /^[0-9*#]$/.test(event.key)) this.press(event.key);
     });
   }
 
@@ -86,10 +88,8 @@ export class Phone {
     const socket = (this.socket = new WebSocket(url));
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
-      this.say({
-        carrier: $("carrier").value, to: $("to").value.trim(), from: $("from").value.trim(),
-        rate: this.audio.sampleRate, token: this.access.token,
-      });
+      this.asked = { carrier: $("carrier").value, ...whom(), from: $("from").value.trim(), rate: this.audio.sampleRate };
+      this.say({ ...this.asked, token: this.access.token });
     };
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.told(JSON.parse(data), source) : this.hear(data));
     socket.onclose = () => {
@@ -99,14 +99,13 @@ export class Phone {
   }
 
   clear() {
-    this.waves.clear();
+    this.timeline.clear();
+    this.timeline.live(true);
     this.heard = [];
     this.ending = null;
-    this.lines = { timeline: [], wire: [] };
-    $("timeline").replaceChildren();
+    this.wire = [];
     $("wire").replaceChildren();
     $("counts").replaceChildren();
-    this.drawing = setInterval(() => this.waves.draw(), 100);
   }
 
   talking(source) {
@@ -121,7 +120,7 @@ export class Phone {
       if (noise) for (let i = 0; i < samples.length; i++) samples[i] += (Math.random() * 2 - 1) * noise;
       const lost = Math.random() * 100 < $("loss").value;
       if (lost) samples.fill(0);
-      this.waves.add("caller", samples, rate);
+      this.timeline.audio("caller", samples, rate);
       if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(samples.buffer);
     };
   }
@@ -133,28 +132,30 @@ export class Phone {
         { numberOfInputs: 0, outputChannelCount: [1], processorOptions: { rate: this.rate } });
       this.earpiece.connect(this.audio.destination);
       this.talking(source);
-      this.state(`Connected: ${message.opened.call_id}`);
+      this.id = message.opened.call_id;
+      this.state(`Connected: ${this.id}`);
       for (const button of this.buttons()) button.disabled = false;
     } else if (message.event) {
-      const { t, what, detail } = message.event;
-      this.line("timeline", t, `${what}${detail ? ` ${detail}` : ""}`);
-      if (what !== "mark") this.waves.mark(t, what);
+      this.timeline.event(message.event);
     } else if (message.wire) {
-      const { t, to, text, audio, bytes } = message.wire;
-      this.line("wire", t, text || `audio: ${audio} messages, ${bytes} bytes`, to ? "to" : "from");
+      this.passed(message.wire);
     } else if (message.counts) {
-      figures($("counts"), message.counts);
+      const { t, ...counts } = message.counts;
+      this.counts = counts;
+      figures($("counts"), counts);
     } else if (message.over) {
       this.ending = message.over;
       const { ended_by: by, end_reason: reason, problem, problems = [], refused } = message.over;
       const wrong = problem || problems.join("; ") || (refused ? `refused with ${refused}` : "");
       this.state(wrong || `Over: ended by the ${by}${reason ? ` (${reason})` : ""}.`, Boolean(wrong));
+      if (by) figures($("counts"), { ...this.counts, heard_s: message.over.heard_s, first_audio_s: message.over.first_audio_s,
+        gaps: message.over.gaps_of_the_gateway, microphone_late: message.over.microphone_late });
     }
   }
 
   hear(data) {
     const samples = new Int16Array(data);
-    this.waves.add("bot", samples, this.rate);
+    this.timeline.audio("bot", samples, this.rate);
     this.heard.push(samples);
     this.earpiece?.port.postMessage(data.slice(0), []);
   }
@@ -171,20 +172,19 @@ export class Phone {
     return [$("hang-up"), $("mute"), ...$("keypad").children];
   }
 
-  line(log, t, text, way = "") {
-    this.lines[log].push({ t, text, way });
-    const list = $(log), item = document.createElement("li");
-    const following = list.scrollHeight - list.scrollTop - list.clientHeight < 30;
-    for (const part of [`${t.toFixed(3)} s`, (way === "to" ? "→ " : way === "from" ? "← " : "") + text]) {
-      const span = document.createElement("span");
-      span.textContent = part;
-      item.append(span);
-    }
-    if (way) item.className = way;
-    if (log === "wire") item.hidden = !found(text);
-    list.append(item);
-    while (list.children.length > LOG_LINES) list.firstChild.remove();
-    if (following) list.scrollTop = list.scrollHeight;
+  passed(message) {
+    this.wire.push(message);
+    const { t, to, text, audio, bytes } = message;
+    const said = text || `audio: ${audio} messages, ${bytes} bytes`;
+    const item = document.createElement("li");
+    item.append(cell(`${t.toFixed(3)} s`), cell(`${to ? "→" : "←"} ${said}`));
+    item.className = to ? "to" : "from";
+    item.hidden = !found(said);
+    append($("wire"), item, WIRE_LINES);
+  }
+
+  everything() {
+    return { call: { ...this.asked, call_id: this.id }, ...this.timeline.json(), wire: this.wire, counts: this.counts, over: this.ending };
   }
 
   search() {
@@ -192,8 +192,7 @@ export class Phone {
   }
 
   close() {
-    clearInterval(this.drawing);
-    this.waves.draw();
+    this.timeline.live(false);
     this.stream?.getTracks().forEach((track) => track.stop());
     this.audio?.close();
     this.socket?.close();
@@ -201,8 +200,14 @@ export class Phone {
     $("call").disabled = false;
     for (const button of this.buttons()) button.disabled = true;
     $("save-wav").disabled = !this.heard?.length;
-    $("save-json").disabled = !this.lines.timeline.length;
+    $("save-json").disabled = !this.timeline.events.length;
   }
+}
+
+function whom() {
+  const [kind, name] = $("whom").value.split(/:(.*)/s);
+  if (kind === "bot") return { bot: name };
+  return { to: kind === "number" ? name : $("to").value.trim() };
 }
 
 function found(text) {
