@@ -16,6 +16,8 @@ _RISE: Final = 0.25  # of the slow time: in which the rate rises again
 _SLOW_S: Final = 4.0  # until the rate is the usual one again
 _SLOWEST_S: Final = 60.0  # the same where it complains again and again
 _AGAIN_S: Final = 15.0  # a complaint so soon after the last one was over says that the rate itself is too high
+_DOUBTFUL: Final = 16  # messages that may be on their way at once
+_ROUND_TRIP_S: Final = 0.1  # to the carrier and back, until it has told
 _MARGIN_S: Final = 0.15  # beside the way there and back: how late the carrier may complain of a message
 
 
@@ -50,8 +52,7 @@ class Allowance:
         self._held_until = float("-inf")
         self._slow_until = float("-inf")
         self._slow_s = _SLOW_S
-        self._last: bytes | None = None  # the last binary message
-        self._last_at = 0.0
+        self._sent: deque[tuple[float, bytes]] = deque(maxlen=_DOUBTFUL)  # the last binary messages, and when they left
 
     def text(self, now: float) -> bool:
         """Whether one more of the application's messages may leave."""
@@ -65,16 +66,21 @@ class Allowance:
         if not isinstance(head, bytes):
             return outbox.popleft()[0]
         if now >= self._held_until and self._binary.take(now, self._share(now)):
-            self._last, self._last_at = self._joined(outbox), now
-            return self._last
-        for position, (message, _) in enumerate(outbox):
-            if isinstance(message, str):
+            message = self._joined(outbox)
+            self._sent.append((now, message))
+            return message
+        for position, (waiting, _) in enumerate(outbox):
+            if isinstance(waiting, str):
                 del outbox[position]
-                return message
+                return waiting
         return None
 
-    def refused(self, retry_after_s: float, now: float, round_trip_s: float) -> bytes | None:
-        """The carrier had too many. Gives the message that it is likely to have dropped: it should go again."""
+    def refused(self, retry_after_s: float, now: float, round_trip_s: float | None) -> bytes | None:
+        """The carrier had too many. Gives the message that it is likely to have dropped: it should go again.
+
+        That is the one which left a way there and back ago: on a long way others have left since, which it may well
+        have taken. While nobody knows how long the way is, it is the last one.
+        """
         if now - self._slow_until > _AGAIN_S:
             self._slow_s = _SLOW_S
         elif now > self._held_until:
@@ -83,12 +89,18 @@ class Allowance:
         self._slow_until = self._held_until + self._slow_s
         self._binary.empty(self._held_until)
         self._text.empty(self._held_until)
-        doubtful, self._last = self._last, None
-        return doubtful if now - self._last_at <= round_trip_s + _MARGIN_S else None
+        longest = (_ROUND_TRIP_S if round_trip_s is None else round_trip_s) + _MARGIN_S
+        sent = [entry for entry in self._sent if now - entry[0] <= longest]
+        if not sent:
+            return None
+        usual = 0.0 if round_trip_s is None else round_trip_s + _MARGIN_S / 3
+        dropped = min(reversed(sent), key=lambda entry: abs(now - entry[0] - usual))
+        self._sent.remove(dropped)
+        return dropped[1]
 
     def cleared(self) -> None:
         """The carrier dropped what it had: nothing of that goes again."""
-        self._last = None
+        self._sent.clear()
 
     @property
     def held_until(self) -> float:

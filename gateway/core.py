@@ -82,7 +82,6 @@ _CLOSED = (1000, 1001, 1005)  # close codes of a peer that closes; others are of
 APOLOGY_GRACE_S = 1.0  # after an apology, for the end to come through the bot's pipeline
 MAX_HELD = 3000  # frames kept for a bot that is not ready: a minute of audio
 SLOW_BUILD_S = 0.05  # a bot whose build takes longer holds up every call of the process
-ROUND_TRIP_S = 0.1  # to the carrier and back, until it has told
 
 
 class CallInput(FrameProcessor):
@@ -152,7 +151,7 @@ class CallCore:
         self._transfer_to = ""
         self._held: list[Frame] | None = [] if route is not None else None  # until StartFrame has come through
         self._farewell: Frame | None = None  # the End or Stop frame that has come out of the pipeline
-        self._round_trip_s = ROUND_TRIP_S
+        self._round_trip_s: float | None = None  # to the carrier and back, when it has told
         self._call: Call | None = None  # as the bot sees it
         self._left: Callable[[], None] | None = None  # the carrier waits for the bot's last messages: then this
         self._wire_handlers: dict[type, Callable[[Any, float], None]] = {

@@ -22,6 +22,7 @@ from serializers.base import FrameSerializer, Message
 _APPLICATIONS = (OutputTransportMessageFrame, OutputTransportMessageUrgentFrame)
 
 BACK_OFF_S = 1.0  # where a carrier that got too many messages does not say how long to wait
+_AGAIN = -1  # instead of samples: audio that the ledger has counted when it left for the first time
 
 
 class Outbox:
@@ -75,7 +76,7 @@ class Outbox:
         """Media that has not left yet never does: how many samples that was."""
         if not self._waiting:
             return 0
-        unsent = sum(samples for _, samples in self._waiting if samples)
+        unsent = sum(samples for _, samples in self._waiting if samples is not None and samples > 0)
         kept = [entry for entry in self._waiting if entry[1] is None]
         self._waiting.clear()
         self._waiting.extend(kept)
@@ -132,15 +133,17 @@ class Outbox:
         while self._unsaid and allowance is not None and allowance.text(now):
             self.add(self._serializer.encode(self._unsaid.popleft()))
 
-    def refused(self, retry_after_s: float | None, now: float, round_trip_s: float) -> None:
-        """The carrier had too many messages: the last one goes again, and audio waits."""
+    def refused(self, retry_after_s: float | None, now: float, round_trip_s: float | None) -> None:
+        """The carrier had too many messages: the one that it dropped goes again, and audio waits."""
         if self._allowance is None:
             return
         wait_s = BACK_OFF_S if retry_after_s is None else retry_after_s
         again = self._allowance.refused(wait_s, now, round_trip_s)
         if again is not None:
             self._counters["sent_again"] += 1
-            self._waiting.appendleft((again, 0))
+            # Behind what goes again already: that was said before.
+            first = next((n for n, entry in enumerate(self._waiting) if entry[1] != _AGAIN), len(self._waiting))
+            self._waiting.insert(first, (again, _AGAIN))
 
     def cleared(self) -> None:
         """The carrier dropped what it had: nothing of that goes again."""

@@ -26,11 +26,12 @@ CLOSE_S: Final = 0.08  # a correction of the ledger's that is smaller leaves no 
 class _Track:
     """Samples from `base` on; what was laid nowhere is silence."""
 
-    __slots__ = ("base", "pcm")
+    __slots__ = ("_hole", "_hole_end", "base", "pcm")
 
     def __init__(self) -> None:
         self.base = 0
         self.pcm = bytearray()
+        self._hole = self._hole_end = 0  # the last one that was left, and where it ends
 
     @property
     def end(self) -> int:
@@ -41,7 +42,17 @@ class _Track:
         gap = at - self.end
         if gap > 0:
             self.pcm += bytes(2 * gap)
+            self._hole, self._hole_end = gap, at
         self.pcm += pcm
+
+    def draw(self, count: int) -> None:
+        """What was laid behind the last hole up to `count` samples earlier, as far as that is still here."""
+        count = min(count, self._hole, self._hole_end - self.base)
+        if count > 0:
+            end = 2 * (self._hole_end - self.base)
+            del self.pcm[end - 2 * count : end]
+            self._hole -= count
+            self._hole_end -= count
 
     def take(self, count: int) -> bytes:
         taken = bytes(self.pcm[: 2 * count])
@@ -92,6 +103,8 @@ class CallTape:
                 self._resampler = make_resampler(sample_rate, self.sample_rate)
             pcm = self._resampler.process(pcm)
         said = int((now - self._ledger.latency_s - self._began) * self.sample_rate) - (len(pcm) >> 1)
+        # Nothing is heard before it was said: if this would lie too late, so does what was laid after a late packet.
+        self._caller.draw(self._caller.end - said)
         end = self._caller.end
         late = said - end > LATE_S * self.sample_rate or (end == 0 and said > 0)
         if said + (len(pcm) >> 1) > 0:  # else it was said before

@@ -126,7 +126,6 @@ class FakeGenesys(FakeCarrier):
         self._ping_sent_at = self._rtt = 0.0
         self._binary = Bucket(options.get("binary_rate", 5.0), options.get("binary_burst", 25))
         self._text = Bucket(options.get("text_rate", 10.0), options.get("text_burst", 25))
-        self._said_429_at = -math.inf
         self._takes: Mapping[str, Callable[[JsonObject, JsonObject, float], Messages]] = {
             "opened": self._take_opened,
             "pong": self._take_pong,
@@ -363,11 +362,8 @@ class FakeGenesys(FakeCarrier):
         self.server_seq += 1
 
     def _too_fast(self, wait: float, now: float) -> Messages:
-        """A message over the limit is lost. One complaint a second is enough."""
+        """A message over the limit is lost, and Genesys says so each time."""
         self.rate_limited += 1
-        if now - self._said_429_at < 1.0:
-            return ()
-        self._said_429_at = now
         self.note(now, "rate limit", f"{wait:.2f} s too early")
         retry_after = max(wait, self.plan.options.get("retry_after_s", 3.0))
         parameters = {"code": 429, "message": "Rate limit exceeded", "retryAfter": f"PT{retry_after:.3f}S"}

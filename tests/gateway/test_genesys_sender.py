@@ -224,6 +224,26 @@ def test_whenever_genesys_complains_all_is_heard_once_and_in_order(
     assert fake.rate_limited == call.core.counters["sent_again"]
 
 
+@pytest.mark.parametrize("latency_s", [0.1, 0.15, 0.24, 0.4])
+@pytest.mark.parametrize("squeezed_s", [0.0, 1.0])
+def test_on_a_long_way_all_is_heard_once(latency_s: float, squeezed_s: float) -> None:
+    """Others have left when Genesys complains of one: which it took nobody can know, so the order may suffer."""
+    said = noise(12.0)
+    call, fake = connector(Says((0.5, said)), latency_s=latency_s)
+    call.run(12.0, until=lambda: len(sounds(call.heard())) > 6 * 16000)
+    fake.limit(0.2, 1, call.t)
+    call.run(5.0, until=lambda: fake.rate_limited > 0)
+    call.run(squeezed_s)  # the next ones are on their way, and lost as well
+    fake.limit(5.0, 25, call.t - 5.0)
+    call.run(60.0)
+    heard = sounds(call.heard())
+    packets = [said[at : at + 3200] for at in range(0, len(said), 3200)]
+    assert len(heard) == len(said)
+    assert all(heard.count(packet) == 1 for packet in packets)
+    assert fake.rate_limited == call.core.counters["sent_again"] == call.core.counters["rate_limited"] > 0
+    assert not fake.violations
+
+
 # ---------------------------------------------------------------- text
 
 

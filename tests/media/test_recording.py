@@ -90,6 +90,20 @@ def test_packets_that_come_late_and_in_a_heap_leave_no_hole() -> None:
     assert said[-1] - said[0] + 1 == len(said) == 28 * PACKET
 
 
+def test_what_lies_behind_a_late_first_packet_is_drawn_up() -> None:
+    rig = Rig()
+    for _ in range(7):  # the caller has been speaking since 0.04 s, but this process was not awake
+        rig.step()
+    for value in range(1, 6):
+        rig.tape.caller(packet(value), RATE, 1, rig.now)
+    for value in range(6, 30):
+        rig.step(said=value)
+    caller, _ = rig.tracks()
+    said = np.flatnonzero(caller)
+    assert said[-1] - said[0] + 1 == len(said) == 29 * PACKET
+    assert abs(said[0] - (0.14 - 0.02 - 5 * 0.02) * RATE) < 2, "as early as the last of the heap says"
+
+
 def test_a_caller_of_whom_nothing_comes_is_silent_for_so_long() -> None:
     rig = Rig()
     rig.step(said=5)
