@@ -10,9 +10,9 @@ from typing import Any
 
 import structlog
 
-from gateway.session import Event, Receive, Send
 from gateway.transports.runner import again
 from gateway.transports.telephony import first_words
+from gateway.wires import Event, Receive, Send
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.any_carrier")
 
@@ -41,4 +41,5 @@ class AnyCarrier:
             if event["type"] != "websocket.accept":  # that was said
                 await send(event)
 
-        await self._take(carrier, scope, again(messages, receive), send_on)
+        # Without extensions: a socket that is taken over would not say again what has been read already.
+        await self._take(carrier, {**scope, "extensions": {}}, again(messages, receive), send_on)

@@ -19,11 +19,12 @@ from gateway.core import CallCore
 from gateway.hangups import CallControl
 from gateway.ports import BotRoute
 from gateway.records import CallRecord
-from gateway.session import CallSession, Receive, Send
+from gateway.session import CallSession
 from gateway.snapshot import Snapshot
 from gateway.store import PROVISIONAL, CallKey, HangUp, StoredCall, StoreError
 from gateway.store import Refused as AdmissionRefused
 from gateway.tokens import REUSE_S, Claims, TokenError, used_key
+from gateway.wires import Receive, Send, wire
 from media.call import CallInfo
 from media.errors import GatewayError
 from serializers.base import WireOptions
@@ -221,7 +222,7 @@ class MediaSockets:
         serializer = registry.serializer_class(carrier).for_call(options)
         http = None if claims.trial else snapshot.carriers[carrier]
         control = CallControl(gateway.hang_ups, http, gateway.api, gateway.urls(scope))
-        session = CallSession(receive, send, gateway.clock)
+        session = CallSession(wire(scope, receive, send, gateway.clock), gateway.clock)
         session.key, session.snapshot = CallKey(carrier, claims.call_id), snapshot
         known = claims.call()
         if stored is not None:

@@ -11,12 +11,12 @@ import structlog
 
 from gateway.clock import shared_clock
 from gateway.finisher import Finisher, process_finisher
-from gateway.session import Receive, Send
 from gateway.transports.call import TransportCall, TransportSession
 from gateway.transports.ends import TransportInput, TransportOutput
 from gateway.transports.faces import Faces, Silence
 from gateway.transports.params import TransportParams, WebsocketParams
 from gateway.transports.sound import Later
+from gateway.wires import Receive, Send
 from media.events import DONE, BaseObject, Handle
 from media.flow import Runtime
 from media.frames import ClientConnectedFrame, InterruptionFrame, StartFrame
@@ -166,7 +166,7 @@ class WebsocketTransport(BaseTransport):
         call.prepare(frame, clock.now())
         self._output.attach(call)
         if faces.waits_in:
-            session.waiting = read
+            session.wire.waiting = read
         else:
             call.replay(read, clock.now())
         return session

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -13,11 +13,12 @@ from gateway.core import CallCore
 from gateway.finisher import Finisher
 from gateway.ports import CallLimits
 from gateway.records import LogSink
-from gateway.session import CallSession, Receive, Send
+from gateway.session import CallSession
 from gateway.states import OVER, CallEvent, CallState
 from gateway.transports.ends import TransportInput, TransportOutput
 from gateway.transports.faces import Faces
 from gateway.transports.params import WebsocketParams
+from gateway.wires import AsgiWire, CloseSoon, Receive, Send
 from media.call import Variables
 from media.frames import (
     CallStartedFrame,
@@ -288,7 +289,7 @@ class Pieces:
 
 
 class TransportSession(CallSession):
-    """The shell of a transport's call. What has to be awaited of a user's serializer is awaited here."""
+    """The shell of a transport's call."""
 
     core: TransportCall
 
@@ -301,11 +302,9 @@ class TransportSession(CallSession):
         *,
         fixed_size: int | None = None,
     ) -> None:
-        super().__init__(receive, send, clock)
+        self.wire = TransportWire(receive, send, clock, faces, fixed_size)
+        super().__init__(self.wire, clock)
         self._faces = faces
-        self._pieces = Pieces(fixed_size) if fixed_size else None
-        self._epoch = 0  # of the audio in `_pieces`
-        self.waiting: Sequence[Message] = ()  # read before there was a session, and not decoded yet
 
     async def carry(self, frame: StartFrame) -> None:
         """The whole call, from StartFrame on."""
@@ -318,33 +317,45 @@ class TransportSession(CallSession):
             record = await self.run()
         _sink.put(record)
 
+    def _ended(self, task: Any) -> None:
+        """A task of this call has ended: what it raised is logged, and the user's pipeline goes on."""
+        super(CallSession, self)._ended(task)
+
+
+class TransportWire(AsgiWire):
+    """A transport's way to its socket. What has to be awaited of a user's serializer is awaited here."""
+
+    def __init__(self, receive: Receive, send: Send, clock: Clock, faces: Faces, fixed_size: int | None) -> None:
+        super().__init__(receive, send, clock)
+        self._faces = faces
+        self._call: TransportCall  # from `carry` on
+        self._pieces = Pieces(fixed_size) if fixed_size else None
+        self._epoch = 0  # of the audio in `_pieces`
+        self.waiting: Sequence[Message] = ()  # read before there was a session, and not decoded yet
+
     # ------------------------------------------------------------ in
 
-    async def _read(self) -> None:
-        core, clock, receive = self.core, self._clock, self._receive
-        awaited = self._faces.waits_in
+    async def carry(self, core: CallCore, close_soon: CloseSoon) -> None:
+        assert isinstance(core, TransportCall)
+        self._call = core
+        await super().carry(core, close_soon)
+
+    async def _read(self, core: CallCore) -> None:
         for message in self.waiting:
             await self._deserialize(message)
-        while True:
-            event = await receive()
-            if event["type"] == "websocket.receive":
-                data: Message = event["bytes"] if (text := event.get("text")) is None else text
-                if awaited:
-                    await self._deserialize(data)
-                else:
-                    core.receive(data, clock.now())
-            elif event["type"] == "websocket.disconnect":
-                core.disconnected(event.get("code") or 1006, clock.now())
-                return
+        await super()._read(core)
+
+    def _take(self, core: CallCore, data: Message) -> Awaitable[None] | None:
+        return self._deserialize(data) if self._faces.waits_in else super()._take(core, data)
 
     async def _deserialize(self, data: Message) -> None:
         try:
             frames = await self._faces.deserialize(data)
         except Exception:
             log.debug("transport.deserialize_failed", size=len(data), exc_info=True)
-            self.core.bad_message("the serializer failed")
+            self._call.bad_message("the serializer failed")
             return
-        self.core.take_frames(frames, self.now())
+        self._call.take_frames(frames, self._clock.now())
 
     # ------------------------------------------------------------ out
 
@@ -356,15 +367,15 @@ class TransportSession(CallSession):
             await self._fill()
             return
         if isinstance(message, Frame):
-            epoch = self.core.output.epoch
+            epoch = self._call.output.epoch
             message = await self._serialize(message)
-            if message is None or (epoch != self.core.output.epoch and isinstance(message, bytes)):
+            if message is None or (epoch != self._call.output.epoch and isinstance(message, bytes)):
                 return
         if self._pieces is None or isinstance(message, str):
             await super()._put(message)
             return
-        if self._epoch != self.core.output.epoch:
-            self._epoch = self.core.output.epoch
+        if self._epoch != self._call.output.epoch:
+            self._epoch = self._call.output.epoch
             self._pieces.clear()
         for piece in self._pieces.add(message):
             await super()._put(piece)
@@ -379,7 +390,7 @@ class TransportSession(CallSession):
 
     async def _fill(self) -> None:
         """Silence, as the serializer writes it, until the last piece is full."""
-        pieces, core = self._pieces, self.core
+        pieces, core = self._pieces, self._call
         if pieces is None or not pieces.missing or self._epoch != core.output.epoch:
             return
         rate = core.send_rate
@@ -395,7 +406,3 @@ class TransportSession(CallSession):
                 return
             for piece in pieces.add(filler[:missing]):
                 await super()._put(piece)
-
-    def _ended(self, task: Any) -> None:
-        """A task of this call has ended: what it raised is logged, and the user's pipeline goes on."""
-        super(CallSession, self)._ended(task)

@@ -12,9 +12,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from gateway.finisher import Finisher
-from gateway.session import CLOSE_WAIT_S, Event
+from gateway.session import CLOSE_WAIT_S
 from gateway.transports.base import WebsocketTransport
 from gateway.transports.params import WebsocketParams
+from gateway.wires import Event
 from media.frames import StartFrame
 from serializers.base import FrameSerializer
 from serializers.protobuf import ProtobufFrameSerializer

@@ -7,11 +7,11 @@ from typing import Any
 import structlog
 
 from gateway.finisher import Finisher
-from gateway.session import Event
 from gateway.transports.base import WebsocketTransport
 from gateway.transports.call import TransportSession
 from gateway.transports.params import FastAPIWebsocketParams
 from gateway.transports.telephony import read_so_far
+from gateway.wires import Event
 from media.frames import StartFrame
 
 __all__ = ["FastAPIWebsocketParams", "FastAPIWebsocketTransport"]

@@ -9,10 +9,10 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketState
 
-from gateway.session import Event, Receive, Send
 from gateway.transports.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
 from gateway.transports.params import TransportParams
 from gateway.transports.telephony import parse_telephony_websocket, serializer_for
+from gateway.wires import Event, Receive, Send
 from serializers.base import Message
 
 __all__ = [

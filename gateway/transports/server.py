@@ -10,9 +10,10 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from gateway.finisher import Finisher
-from gateway.session import CLOSE_WAIT_S, Event
+from gateway.session import CLOSE_WAIT_S
 from gateway.transports.base import WebsocketTransport
 from gateway.transports.params import WebSocketServerParams, WebsocketServerParams
+from gateway.wires import Event
 from media.events import BaseObject
 from media.frames import StartFrame
 from serializers.base import FrameSerializer

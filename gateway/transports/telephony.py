@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
-from gateway.session import Receive
+from gateway.wires import Receive
 from serializers.base import FrameSerializer, Message
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.transports")

@@ -12,6 +12,7 @@ from gateway.records import CallRecord
 from gateway.registry import serializer_class
 from gateway.session import CallSession
 from gateway.simulator.base import FakeCarrier, fake_carrier
+from gateway.wires import AsgiWire
 from serializers.base import WireOptions
 from tests.endtoend import actors
 from tests.endtoend.served import run, until
@@ -27,7 +28,7 @@ class HandMade:
         self.sent = 0
         clock = Clock()
         self.clock = clock
-        self.session = CallSession(self.events.get, self.send, clock)
+        self.session = CallSession(AsgiWire(self.events.get, self.send, clock), clock)
         self.session.core = CallCore(
             serializer_class(name).for_call(WireOptions()),
             self.session,
