@@ -330,7 +330,7 @@ class OutputStage(FrameProcessor):
         paced = self.paced
         if paced is None:
             raise LocalProtocolError(f"{type(frame).__name__} before StartFrame")
-        if not paced:
+        if not paced.queue:
             self._act(frame, self._wire.now())
             return
         paced.put(frame)
@@ -497,6 +497,8 @@ class OutputStage(FrameProcessor):
         try:
             while items := paced.take(now):
                 self._send(items, now)
+                if not paced.queue:
+                    break
         finally:
             self._releasing = False
 
@@ -562,7 +564,7 @@ class OutputStage(FrameProcessor):
         paced = self.paced
         if paced is None:
             return
-        waiting = bool(paced)
+        waiting = bool(paced.queue)
         if waiting and self._unflushed and now - self._last_push > self._flush_after_s and not self._in_speech:
             self._flush()  # a sound without TTSStoppedFrame has ended: its last packet must leave
         self.release(now)  # also where nothing waits: that is how pacing notices a stalled loop

@@ -75,7 +75,6 @@ class PacedBuffer:
         "_odd",
         "_offset",
         "_peak_bytes",
-        "_queue",
         "_seconds_per_byte",
         "_size",
         "_speaking",
@@ -83,6 +82,7 @@ class PacedBuffer:
         "_tick",
         "dropped",
         "late",
+        "queue",
         "sample_rate",
         "underruns",
     )
@@ -116,7 +116,7 @@ class PacedBuffer:
         self._max_bytes = int(max_s * sample_rate) * self._frame
         self._keep_bytes = int(keep_ms * sample_rate / 1000) * self._frame
 
-        self._queue: deque[bytes | object] = deque()  # audio is bytes, all else an item
+        self.queue: deque[bytes | object] = deque()  # audio is bytes, all else an item; others only look if it is empty
         self._offset = 0  # bytes of the queue's first entry that have left
         self._bytes = 0  # audio waiting
         self._items = 0  # items waiting
@@ -148,7 +148,7 @@ class PacedBuffer:
             if not pcm:
                 return
             waiting = self._bytes + len(pcm)
-        self._queue.append(pcm)
+        self.queue.append(pcm)
         self._bytes = waiting
         if waiting > self._peak_bytes:
             self._peak_bytes = waiting
@@ -160,7 +160,7 @@ class PacedBuffer:
         """
         if isinstance(item, bytes | bytearray | memoryview):
             raise TypeError("audio goes in by push()")
-        self._queue.append(item)
+        self.queue.append(item)
         self._items += 1
 
     def flush(self) -> None:
@@ -179,10 +179,12 @@ class PacedBuffer:
             self._stretch = max(0.0, self._stretch - (now - self._last) * _SHRINK)
         self._last = now
         horizon = self._horizon
-        queue = self._queue
+        queue = self.queue
         if not queue or self._held:
             if not self._held:
-                self._expect_audio(now, horizon)
+                # As in `_expect_audio`: this is what every tick of a silent or live call comes to.
+                tick = self._tick
+                self._expected = _INFINITY if horizon + tick <= now else max(now + tick, horizon)
             return _NOTHING
 
         size = self._size
@@ -235,8 +237,8 @@ class PacedBuffer:
         The schedule starts anew: clear the carrier too. One that cannot be cleared plays what it has, and the
         schedule goes on behind that: then `unsent` is how many samples, of those that have left here, it never gets.
         """
-        items = [entry for entry in self._queue if type(entry) is not bytes and entry is not FLUSH]
-        self._queue.clear()
+        items = [entry for entry in self.queue if type(entry) is not bytes and entry is not FLUSH]
+        self.queue.clear()
         self._history.clear()
         self._offset = self._bytes = self._items = self._history_bytes = 0
         self._odd = b""
@@ -289,7 +291,7 @@ class PacedBuffer:
                 entry = entry[len(heard) :]
             back.append(entry)
             wanted -= len(entry)
-        queue = self._queue
+        queue = self.queue
         if self._offset:
             head = queue.popleft()
             assert type(head) is bytes
@@ -329,9 +331,9 @@ class PacedBuffer:
     @property
     def next_due(self) -> float | None:
         """When `take` will next have something; a time in the past means at once; None while nothing is complete."""
-        if self._held or not self._queue:
+        if self._held or not self.queue:
             return None
-        if type(self._queue[0]) is not bytes:
+        if type(self.queue[0]) is not bytes:
             return self._last
         if self._bytes < self._size and not self._items:
             return None
@@ -355,7 +357,7 @@ class PacedBuffer:
         return (self._lead + self._stretch) * 1000
 
     def __bool__(self) -> bool:
-        return bool(self._queue)
+        return bool(self.queue)
 
     # ------------------------------------------------------------ inside
 
@@ -374,7 +376,7 @@ class PacedBuffer:
 
     def _gather(self, size: int) -> bytes:
         """The next packet where the first entry does not hold more than it; shorter where an item comes first."""
-        queue = self._queue
+        queue = self.queue
         parts: list[bytes] = []
         while queue and size:
             head = queue[0]
