@@ -1061,6 +1061,20 @@ class CallUpdatedFrame(WireFrame):
 
 
 @dataclass(slots=True, eq=False)
+class AnsweredByFrame(SystemFrame):
+    """Who has taken up a call that was placed: "human", "machine", "fax", or "unknown".
+
+    Downstream from the carrier, or both ways from a bot that has found it out itself. May come twice: with `beep` when
+    a machine that was recognised before has begun to record.
+    """
+
+    who: str
+    detail: str = ""  # the carrier's own word, or by what the bot tells
+    source: str = "carrier"  # or "bot"
+    beep: bool = False  # the machine records from now on
+
+
+@dataclass(slots=True, eq=False)
 class CarrierErrorFrame(WireFrame):
     """The carrier complains; the call goes on unless it also ends it."""
 
