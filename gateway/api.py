@@ -94,6 +94,7 @@ class LiveCall(BaseModel):
     direction: str
     from_number: str
     to_number: str
+    answered_by: str
     duration_s: float
     counters: dict[str, int]
 
@@ -169,6 +170,12 @@ class Configuration(BaseModel):
 
 class Draining(BaseModel):
     live: Annotated[int, Field(description="calls that are still up")]
+
+
+class Scopes(BaseModel):
+    """What the asker may do."""
+
+    scopes: list[str]
 
 
 class Rule(BaseModel):
@@ -415,6 +422,14 @@ def create_api(desk: CallDesk, settings: Callable[[], Settings], urls: Callable[
     ) -> Routed:
         """Which bot would answer a call to that number now, and why: every rule in the order in which it counts."""
         return Routed.model_validate(desk.route(carrier, number))
+
+    @api.get("/scopes", tags=["gateway"])
+    async def scopes(
+        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None
+    ) -> Scopes:
+        """What this token, or this machine without one, may do."""
+        found = keeper.scopes_of(request, credentials.credentials if credentials is not None else None)
+        return Scopes(scopes=sorted(found))
 
     @api.get("/health", dependencies=[read], tags=["gateway"])
     async def health() -> Health:

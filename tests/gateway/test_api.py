@@ -90,6 +90,10 @@ def test_every_operation_wants_its_scope_and_nobody_comes_in_without_one(tmp_pat
                     headers = {} if wrong is None else {"authorization": wrong}
                     reply = await api.request(method, path, headers=headers)
                     assert (reply.status_code, reply.headers["www-authenticate"]) == (401, "Bearer"), (path, wrong)
+            for scope in SCOPES:
+                bearer = {"authorization": f"Bearer the token that may {scope}"}
+                assert (await api.get("/scopes", headers=bearer)).json() == {"scopes": [scope]}
+            assert (await api.get("/scopes")).status_code == 401
             assert not it.gateway.calls.draining
             bearer = {"authorization": "Bearer the token that may admin"}
             assert (await api.post("/drain", headers=bearer)).json() == {"live": 0}
