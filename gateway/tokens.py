@@ -1,4 +1,4 @@
-"""Media tokens: what lets a carrier's socket in, and what tells it which call it is.
+"""Tokens: what lets a carrier's socket in, and tells it which call it is; and what lets somebody watch a call.
 
 A token is encrypted and authenticated (AES-256-GCM), so its contents are neither readable nor forgeable: it may
 travel through a carrier's logs. It is valid for a short time and for one use, which the store remembers for all
@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import secrets
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -23,6 +23,7 @@ from media.errors import GatewayError
 
 MAX_LENGTH = 300  # characters; carriers cut or refuse longer URLs
 DEFAULT_TTL_S = 60.0
+MAX_WATCH_LENGTH = 1000
 REUSE_S = 10.0  # a carrier that retries its handshake does so within this time
 
 
@@ -30,7 +31,7 @@ class TokenError(GatewayError):
     """The token does not let anybody in; `reason` is a word for counters and logs."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"media token refused: {reason}")
+        super().__init__(f"token refused: {reason}")
         self.reason = reason
 
 
@@ -60,6 +61,24 @@ class Claims(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True):
         )
 
 
+class WatchClaims(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True):
+    """Who may watch which call, and how."""
+
+    expires: int  # Unix seconds
+    nonce: bytes
+    carrier: str
+    call_id: str
+    may_control: bool = False
+    format: str = "protobuf"  # or "json"
+    audio: str = ""  # "mixed": one channel, "stereo": the caller left; "": none
+    rate: int = 0  # Hz; 0: the wire's
+    logs: bool = False
+
+
+C = TypeVar("C", Claims, WatchClaims)
+_WATCH = "/rtvi"  # no carrier is called that, so that neither kind of token is good for the other
+
+
 def used_key(token: str) -> str:
     """What the store remembers of a token that was used: its nonce."""
     return f"token:{token[:16]}"
@@ -79,17 +98,33 @@ class TokenMint:
         Raises ValueError if it would be longer than carriers bear.
         """
         nonce = secrets.token_bytes(12)
-        packed = msgspec.msgpack.encode(
-            Claims(expires=int(self._now() + ttl_s), nonce=nonce[:4], carrier=carrier, **claims)
-        )
-        token = base64.urlsafe_b64encode(nonce + self._box.encrypt(nonce, packed, carrier.encode())).rstrip(b"=")
+        expires = int(self._now() + ttl_s)
+        token = self._seal(Claims(expires=expires, nonce=nonce[:4], carrier=carrier, **claims), nonce, carrier)
         if len(token) > MAX_LENGTH:
             raise ValueError(f"media token of {len(token)} characters; carriers take {MAX_LENGTH}")
-        return token.decode("ascii")
+        return token
 
     def read(self, carrier: str, token: str) -> Claims:
         """The claims of `token`; whether it was used before is for the store to say. Raises TokenError."""
-        if not token or len(token) > MAX_LENGTH:
+        return self._open(token, MAX_LENGTH, carrier, Claims)
+
+    def mint_watch(self, carrier: str, call_id: str, *, ttl_s: float = DEFAULT_TTL_S, **claims: Any) -> str:
+        """A token that lets somebody watch that call; `claims` are the fields of WatchClaims."""
+        nonce = secrets.token_bytes(12)
+        expires = int(self._now() + ttl_s)
+        said = WatchClaims(expires=expires, nonce=nonce[:4], carrier=carrier, call_id=call_id, **claims)
+        return self._seal(said, nonce, _WATCH)
+
+    def read_watch(self, token: str) -> WatchClaims:
+        """As `read`, of a token of `mint_watch`."""
+        return self._open(token, MAX_WATCH_LENGTH, _WATCH, WatchClaims)
+
+    def _seal(self, claims: msgspec.Struct, nonce: bytes, purpose: str) -> str:
+        sealed = nonce + self._box.encrypt(nonce, msgspec.msgpack.encode(claims), purpose.encode())
+        return base64.urlsafe_b64encode(sealed).rstrip(b"=").decode("ascii")
+
+    def _open(self, token: str, longest: int, purpose: str, kind: type[C]) -> C:
+        if not token or len(token) > longest:
             raise TokenError("malformed")
         try:
             raw = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
@@ -98,8 +133,7 @@ class TokenMint:
         if base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != token or len(raw) < 12 + 16:
             raise TokenError("malformed")  # one token has one spelling
         try:
-            packed = self._box.decrypt(raw[:12], raw[12:], carrier.encode())
-            claims = msgspec.msgpack.decode(packed, type=Claims)
+            claims = msgspec.msgpack.decode(self._box.decrypt(raw[:12], raw[12:], purpose.encode()), type=kind)
         except (InvalidTag, msgspec.MsgspecError):
             raise TokenError("forged") from None
         if claims.expires < self._now():

@@ -31,6 +31,7 @@ class FrameDirection(Enum):
 DOWNSTREAM, UPSTREAM = FrameDirection.DOWNSTREAM, FrameDirection.UPSTREAM
 
 Entry = Callable[[Frame, FrameDirection], Any]
+Tap = Callable[["FrameProcessor", "FrameProcessor", FrameDirection, Entry], Entry]
 
 
 # ---------------------------------------------------------------- what a pipeline is given to live on
@@ -125,7 +126,8 @@ class Flow:
 
     `watch(frame)` is called after each outermost push; `probe(processor, frame, direction)` before each frame that is
     processed; `tap(source, destination, direction, entry)` gives the entry that a link shall lead to. They cost
-    nothing unless set; after setting or taking away a probe or a tap, call `relink()`.
+    nothing unless set; after setting or taking away a probe or a tap, call `relink()`. Those who come and go while the
+    pipeline runs have taps of their own: `add_tap`, `remove_tap`.
     """
 
     __slots__ = (
@@ -142,6 +144,7 @@ class Flow:
         "runtime",
         "stray_error",
         "tap",
+        "taps",
         "waiting",
         "watch",
     )
@@ -151,7 +154,8 @@ class Flow:
         self.busy = runtime is None  # nobody may begin a push without a runtime
         self.waiting: deque[tuple[Callable[[Frame], None], Frame]] = deque()
         self.watch: Callable[[Frame], None] | None = None
-        self.tap: Callable[[FrameProcessor, FrameProcessor, FrameDirection, Entry], Entry] | None = None
+        self.tap: Tap | None = None
+        self.taps: tuple[Tap, ...] = ()  # they see a frame before `tap` does, the last one first
         self.probe: Callable[[FrameProcessor, Frame, FrameDirection], None] | None = None
         self.stray_error: Callable[[ErrorFrame], None] | None = None  # an error of a processor with closed links
         self.processors: list[FrameProcessor] = []
@@ -186,6 +190,16 @@ class Flow:
                 self.relink()
         if self.watch is not None:
             self.watch(frame)
+
+    def add_tap(self, tap: Tap) -> None:
+        """`tap` sees every link from now on."""
+        self.taps = (*self.taps, tap)
+        self.relink()
+
+    def remove_tap(self, tap: Tap) -> None:
+        """`tap` sees nothing any more; one that is unknown is ignored."""
+        self.taps = tuple(each for each in self.taps if each is not tap)
+        self.relink()
 
     def relink(self) -> None:
         """Work out all links anew: a tap or a probe came or went."""

@@ -496,6 +496,8 @@ class FrameProcessor(BaseObject):
         link = flow.timed(peer, peer._wiring.entry)
         if flow.tap is not None:
             link = flow.tap(self, peer, direction, link)
+        for tap in flow.taps:
+            link = tap(self, peer, direction, link)
         if self.__has_handlers("on_before_push_frame", "on_after_push_frame"):
             link = self.__hooked_link(link)
         if self._wiring.lanes is not None:
