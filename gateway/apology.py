@@ -11,6 +11,9 @@ import numpy as np
 from bots.base import PrepareContext
 from bots.prompts import Prompt, PromptMaker
 from media.errors import ConfigError, ConfigErrors
+from media.frames import StartFrame, TTSAudioRawFrame, TTSStartedFrame, TTSStoppedFrame
+from media.output import OutputStage
+from media.processor import FrameDirection
 
 DEFAULT: Final = "I am sorry, something has gone wrong. Please call again later."
 _TONE_S, _TONE_HZ, _LEVEL = 0.35, (880.0, 660.0, 440.0), 6000
@@ -56,3 +59,18 @@ def _tones(sample_rate: int) -> bytes:
     time = np.arange(int(_TONE_S * sample_rate)) / sample_rate
     fade = np.minimum(1.0, np.minimum(time, time[::-1]) / 0.02)
     return b"".join((_LEVEL * fade * np.sin(2 * np.pi * hz * time)).astype("<i2").tobytes() for hz in _TONE_HZ)
+
+
+def say_it(prompt: Prompt, output: OutputStage, sample_rate: int) -> float:
+    """Put it behind what `output` has to say already; started here if the bot never got so far. How long it takes."""
+    down = FrameDirection.DOWNSTREAM
+    if output.ledger is None:
+        output.process_frame(StartFrame(), down)
+    chunks = prompt.chunks(sample_rate)
+    frames = [TTSAudioRawFrame(pcm, sample_rate, 1) for pcm in chunks]
+    for frame in (TTSStartedFrame(), *frames, TTSStoppedFrame()):
+        output.process_frame(frame, down)
+    length_s = sum(map(len, chunks)) / (2 * sample_rate)
+    if output.paced is not None and output.ledger is not None:
+        length_s = max(length_s, output.paced.buffered / output.ledger.sample_rate)
+    return length_s

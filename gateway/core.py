@@ -16,19 +16,21 @@ import structlog
 from bots.base import Call, Output, Recording
 from bots.prompts import Prompt
 from bots.rtvi.calls import with_rtvi
+from gateway.apology import say_it
+from gateway.caller_audio import CallerAudio
+from gateway.exchange_watch import watch_exchange
 from gateway.outbox import Outbox
 from gateway.ports import BotRoute, CallLimits, Control, Shell
-from gateway.recording import CallRecording, Recordings
+from gateway.recording import CallRecordings, Recordings
 from gateway.records import CallRecord
 from gateway.states import OVER, TRANSITIONS, CallEvent, CallState, who_ended
 from gateway.timers import Timer, Timers
 from media.call import CallInfo
-from media.codec_check import CodecCheck
-from media.concealment import Concealment
 from media.errors import GatewayError, RemoteProtocolError, UnusableStreamError
 from media.events import DONE, BaseObject, Handle
 from media.exchange import Answer, Exchange
 from media.frames import (
+    AnsweredByFrame,
     AnswerLaterFrame,
     AudioDiscardedFrame,
     CallBrokenFrame,
@@ -58,13 +60,6 @@ from media.frames import (
     StopTaskFrame,
     TaskFrame,
     TaskSystemFrame,
-    TTSAudioRawFrame,
-    TTSStartedFrame,
-    TTSStoppedFrame,
-    UserStartedSpeakingFrame,
-    UserStoppedSpeakingFrame,
-    VADUserStartedSpeakingFrame,
-    VADUserStoppedSpeakingFrame,
 )
 from media.output import OutputStage
 from media.pipeline import Pipeline
@@ -123,6 +118,7 @@ class CallCore:
         self.counters: Counter[str] = Counter()
         self.outbox = Outbox(serializer, self.counters, self.limits.outbox)
         self.reason = self.ended_by = ""
+        self.answered_by = ""  # who has taken up the phone: "human", "machine", "fax", "unknown"
         self.close_code = 1000
         self.close_at: float | None = None  # when the socket should be closed by us, if the carrier has not
         # Of a pipeline that another task drives, and that may outlive this call, the ends are given.
@@ -132,13 +128,11 @@ class CallCore:
         self._route = route  # None: a task of the user's drives the pipeline that holds input and output
         self._lead_ms = serializer.lead_ms if lead_ms is None else lead_ms
         self._in_rate = 8000
-        self._concealment = Concealment(self.counters)
+        self._caller_audio = CallerAudio(self.counters, self._on_audio, serializer.codec_setting)
         self.exchange = Exchange(self._on_answered)
-        self._watch_exchange()
-        self._recording: list[CallRecording] = []  # that are being written
-        self._recorded: list[CallRecording] = []  # all there were
+        watch_exchange(self.exchange, self.output, self.now)
+        self._recording = CallRecordings()
         self._records = False  # from the beginning, by the configuration
-        self._codec_check: CodecCheck | None = None  # in the first second
         self.opened = now
         self._started = now
         self._deadline = now + self.limits.start_s  # of the state: start, drain, end
@@ -155,7 +149,7 @@ class CallCore:
         self._call: Call | None = None  # as the bot sees it
         self._left: Callable[[], None] | None = None  # the carrier waits for the bot's last messages: then this
         self._wire_handlers: dict[type, Callable[[Any, float], None]] = {
-            InputAudioRawFrame: self._on_packet,
+            InputAudioRawFrame: self._caller_audio.take,
             InputDTMFFrame: self._on_digit,
             OutputTransportMessageUrgentFrame: self._on_answer,
             AnswerLaterFrame: self._on_answer_later,
@@ -173,20 +167,6 @@ class CallCore:
             RoundTripFrame: self._on_round_trip,
             CallBrokenFrame: self._on_broken,
         }
-
-    def _watch_exchange(self) -> None:
-        """What the record says of turns and answers comes from edges that the output stage sees anyway."""
-        exchange, output, now = self.exchange, self.output, self.now
-        output.spoke = lambda begins: (exchange.bot_started if begins else exchange.bot_stopped)(now())
-        output.watch(
-            {
-                VADUserStartedSpeakingFrame: lambda frame: exchange.voice(now()),
-                VADUserStoppedSpeakingFrame: lambda frame: exchange.silence(now(), frame.stop_secs),
-                UserStartedSpeakingFrame: lambda frame: exchange.turn_started(now()),
-                UserStoppedSpeakingFrame: lambda frame: exchange.turn_stopped(now()),
-                TTSStartedFrame: lambda frame: exchange.answering(now()),
-            }
-        )
 
     def _on_answered(self, turn: int, answer: Answer) -> None:
         parts = {f"{part}_ms": round(seconds * 1000) for part, seconds in answer.parts.items()}
@@ -251,8 +231,8 @@ class CallCore:
         state = self.state
         if state is CallState.LIVE or state is CallState.DRAINING or state is CallState.PAUSED:
             self.output.tick(now)
-            if self._recording:
-                self._tick_recordings(now)
+            if self._recording.is_on:
+                self._recording.tick(now)
             if self._left is not None:  # the carrier has ended the call, and waits for our word
                 if self._farewell is not None and not self.outbox.has_unsaid:
                     self._left()
@@ -318,6 +298,16 @@ class CallCore:
             return
         self._transfer_to = target
         self.end("transferred")
+
+    def answered(self, frame: AnsweredByFrame) -> None:
+        """The carrier, or the bot itself, tells who has taken up the phone. The first who knows is believed."""
+        is_new = self.answered_by in ("", "unknown") and frame.who != self.answered_by
+        if is_new:
+            self.answered_by = frame.who
+            log.info("call.answered_by", who=frame.who, detail=frame.detail, source=frame.source)
+        if frame.source == "carrier" and (is_new or (frame.beep and frame.who == self.answered_by)):
+            self._push(frame)
+            self._after_push()
 
     def pause(self) -> None:
         """The bot does not want to hear the caller for a while."""
@@ -386,29 +376,20 @@ class CallCore:
 
     def _apologise(self) -> None:
         """Straight to the output: whatever stands before it in the pipeline may be what has failed."""
-        prompt, output = self._apology, self.output
+        prompt = self._apology
         if prompt is None or self.state not in (CallState.LIVE, CallState.PAUSED) or not self.info.receives_audio:
             return
         try:
             if self.pipeline is None:
-                pipeline = Pipeline([self.input, output])
+                pipeline = Pipeline([self.input, self.output])
                 if pipeline.bind(self, on_source=self._on_source, on_sink=self._on_sink) is not DONE:
                     return
                 self.pipeline = pipeline
                 pipeline.push(StartFrame())
-            if output.ledger is None:
-                output.process_frame(StartFrame(), FrameDirection.DOWNSTREAM)
-            chunks = prompt.chunks(self.serializer.send_rate)
-            frames = [TTSAudioRawFrame(pcm, self.serializer.send_rate, 1) for pcm in chunks]
-            for frame in (TTSStartedFrame(), *frames, TTSStoppedFrame()):
-                output.process_frame(frame, FrameDirection.DOWNSTREAM)
+            length_s = say_it(prompt, self.output, self.send_rate)
         except Exception as exc:  # nothing of a failed bot's pipeline is to be relied on
             log.warning("call.no_apology", call=self.info.call_id, problem=repr(exc))
             return
-        length_s = sum(map(len, chunks)) / (2 * self.serializer.send_rate)
-        paced, ledger = output.paced, output.ledger
-        if paced is not None and ledger is not None:
-            length_s = max(length_s, paced.buffered / ledger.sample_rate)
         self.call_later(length_s + APOLOGY_GRACE_S, self._apologised)
 
     def _apologised(self) -> None:
@@ -418,23 +399,16 @@ class CallCore:
 
     def start_recording(self, tracks: Tracks = "both", folder: str = "", longest_s: float | None = None) -> Recording:
         """Record from now on. Raises GatewayError."""
-        ledger = self.output.ledger
         if self.recordings is None:
             raise GatewayError("this call cannot be recorded: the gateway that has it keeps no recordings")
+        ledger = self.output.ledger
         if ledger is None or self.state in OVER or self.state is CallState.ENDING:
             raise GatewayError("there is nothing to record: the call has not begun, or is over")
         recording = self.recordings.begin(
             self.info, ledger, self.now(), tracks=tracks, folder=folder, longest_s=longest_s
         )
-        self._recording.append(recording)
-        self._recorded.append(recording)
+        self._recording.add(recording)
         return recording
-
-    def _tick_recordings(self, now: float) -> None:
-        for recording in self._recording:
-            if not recording.is_over:
-                recording.tick(now)
-        self._recording = [recording for recording in self._recording if not recording.is_over]
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         """`callback` at the first tick after `delay_s`; its exceptions end the call, not the process."""
@@ -520,8 +494,8 @@ class CallCore:
             self.counters["audio_to_monitor"] += 1
             return
         self.outbox.audio(pcm, self.send_rate)
-        for recording in self._recording:
-            recording.tape.sent(pcm)
+        if self._recording.is_on:
+            self._recording.sent(pcm)
 
     def send(self, frame: Frame) -> None:
         self.outbox.send(frame, self.now())
@@ -578,7 +552,7 @@ class CallCore:
         if self.output.paced is not None:
             counters["underruns"] = self.output.paced.underruns
         variables = dict(self.variables.outgoing)
-        if kept := [recording for recording in self._recorded if not recording.is_deleted]:
+        if kept := self._recording.kept:
             counters["recorded_ms"] = round(sum(recording.seconds for recording in kept) * 1000)
             variables["recording"] = ", ".join(recording.path.name for recording in kept)
         return CallRecord(
@@ -589,51 +563,17 @@ class CallCore:
             reason=self.reason,
             duration_s=round(now - self.opened, 3),
             counters=counters,
+            answered_by=self.answered_by,
             answers=tuple(self.exchange.answers),
             variables=variables,
         )
 
     # ------------------------------------------------------------ frames off the wire
 
-    def _on_packet(self, frame: InputAudioRawFrame, now: float) -> None:
-        """As it came: perhaps late, or after a hole."""
-        if self._codec_check is not None:
-            self._check_codec(self._codec_check, frame, now)
-        if frame.seq is None:
-            self._on_audio(frame, now)
-            return
-        for ready in self._concealment.take(frame):
-            self._on_audio(ready, now)
-
-    def _listen_to_codec(self) -> None:
-        """The call has begun: does what comes sound like what was agreed?"""
-        receive = self.info.receive
-        if receive.channels == 1 and not self.info.probe:
-            self._codec_check = CodecCheck(receive.encoding, receive.sample_rate)
-
-    def _check_codec(self, check: CodecCheck, frame: InputAudioRawFrame, now: float) -> None:
-        if frame.sample_rate != check.sample_rate or frame.num_channels != 1:
-            self._codec_check = None  # resampled: the bytes cannot be seen any more
-            return
-        wrong = check.hear(frame.audio, now)
-        if check.is_over:
-            self._codec_check = None
-        if wrong is not None:
-            self.counters["codec_contradicted"] += 1
-            name = self.serializer.codec_setting
-            log.error(
-                "call.codec_contradicted",
-                call=self.info.call_id,
-                carrier=self.info.carrier,
-                negotiated=wrong.negotiated,
-                looks_like=wrong.looks_like,
-                remedy=f"carriers.{self.info.carrier}.{name}" if name else "the codec at the carrier's side",
-            )
-
     def _on_audio(self, frame: InputAudioRawFrame, now: float) -> None:
         if self.state is CallState.LIVE or self.state is CallState.DRAINING:
-            for recording in self._recording:
-                recording.tape.caller(frame.audio, frame.sample_rate, frame.num_channels, now)
+            if self._recording.is_on:
+                self._recording.caller(frame, now)
             self._push(frame)
 
     def _on_digit(self, frame: InputDTMFFrame, now: float) -> None:
@@ -702,7 +642,7 @@ class CallCore:
         self.variables = Variables(self.info.parameters)
         self._started = now
         self.exchange.begin(now)
-        self._listen_to_codec()
+        self._caller_audio.begin(self.info)
         self._move(CallEvent.STARTED, "", now)
         structlog.contextvars.bind_contextvars(call=self.info.call_id, carrier=self.info.carrier)
         if self.info.probe:
@@ -767,7 +707,7 @@ class CallCore:
     def _on_sink(self, frame: Frame) -> None:
         """What has come through the whole pipeline."""
         if isinstance(frame, StartFrame):
-            if self._records and not self._recorded:
+            if self._records and not self._recording.all:
                 self._record_all()
             self.counters["bot_start_ms"] = round((self.now() - self._started) * 1000)
             held, self._held = self._held or (), None
@@ -796,6 +736,8 @@ class CallCore:
             self.cancel(str(frame.reason or "cancelled"))
         elif isinstance(frame, InterruptionTaskFrame):
             self.inject(InterruptionFrame())
+        elif isinstance(frame, AnsweredByFrame):
+            self.answered(frame)
 
     def _on_ended(self, frame: CallEndedFrame, now: float) -> None:
         self._move(CallEvent.CALLER_ENDED, frame.reason, now)
@@ -937,8 +879,7 @@ class CallCore:
             # Whatever still runs for this call stops now; nothing can be heard any more.
             self.pipeline.push(CancelFrame(self.reason))
         self._timers.clear()
-        for recording in self._recording:
-            recording.stop()
+        self._recording.stop()
 
     @property
     def never_started(self) -> bool:

@@ -22,6 +22,7 @@ import structlog
 from annotated_types import Ge, Gt, MinLen
 
 from media.call import CallInfo
+from media.frames import InputAudioRawFrame
 from media.ledger import PlayoutLedger
 from media.recording import CallTape, Tracks
 from media.wav import WavWriter
@@ -212,6 +213,43 @@ class CallRecording:
 
     def _remove(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+class CallRecordings:
+    """The recordings of one call: that by the configuration, and those that its bot has begun."""
+
+    def __init__(self) -> None:
+        self.all: list[CallRecording] = []
+        self.is_on = False  # whether one is being written
+        self._written: list[CallRecording] = []
+
+    @property
+    def kept(self) -> list[CallRecording]:
+        return [recording for recording in self.all if not recording.is_deleted]
+
+    def add(self, recording: CallRecording) -> None:
+        self.all.append(recording)
+        self._written.append(recording)
+        self.is_on = True
+
+    def caller(self, frame: InputAudioRawFrame, now: float) -> None:
+        for recording in self._written:
+            recording.tape.caller(frame.audio, frame.sample_rate, frame.num_channels, now)
+
+    def sent(self, pcm: bytes) -> None:
+        for recording in self._written:
+            recording.tape.sent(pcm)
+
+    def tick(self, now: float) -> None:
+        for recording in self._written:
+            if not recording.is_over:
+                recording.tick(now)
+        self._written = [recording for recording in self._written if not recording.is_over]
+        self.is_on = bool(self._written)
+
+    def stop(self) -> None:
+        for recording in self._written:
+            recording.stop()
 
 
 def _for_us_only(path: str, flags: int) -> int:

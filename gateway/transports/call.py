@@ -200,7 +200,7 @@ class TransportCall(CallCore):
         self._told_start = True
         self.info = frame.call
         self.variables = Variables(self.info.parameters)
-        self._listen_to_codec()
+        self._caller_audio.begin(self.info)
         structlog.contextvars.bind_contextvars(call=self.info.call_id, carrier=self.info.carrier)
         self._move(CallEvent.STARTED, "", now)
         self.output.opened()

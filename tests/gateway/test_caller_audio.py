@@ -197,4 +197,4 @@ def test_a_rate_that_was_not_agreed() -> None:
 def test_the_check_ends_with_the_first_second() -> None:
     call, _ = call_with()
     call.run(2.0)
-    assert call.core._codec_check is None
+    assert call.core._caller_audio._check is None

@@ -186,8 +186,8 @@ def test_a_disk_that_does_not_take_it_costs_the_recording_only(tmp_path: Path) -
     written(recordings)
     call.run(1.0)
     assert not call.over
-    assert not call.core._recording
-    assert call.core._recorded[0].problem.startswith(("FileExistsError", "NotADirectoryError"))
+    assert not call.core._recording.is_on
+    assert call.core._recording.all[0].problem.startswith(("FileExistsError", "NotADirectoryError"))
     call.hang_up()
     call.run(1.0)
     assert call.over
