@@ -27,7 +27,7 @@ from media.vad import Deliver, VoiceSource, Windows
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.vad")
 
 GATHER_S: Final = 0.008  # the first window of a batch waits so long for others
-BATCH: Final = 32  # rows; more gain nothing
+BATCH: Final = 128  # rows; with more, the first of them would wait for the last
 BACKLOG: Final = 128  # windows of one call that wait to be judged: four seconds, for a bot that was late to listen
 _DELAYS: Final = 512  # batches over which the delay is told
 

@@ -25,6 +25,7 @@ from tests.media.rig import run
 
 TEXTS = ("can you repeat that please", "seven", "I would like to speak to somebody", "hold on a second")
 VOICES = ("en-us+f3", "de", "en-gb", "es")
+ROWS = 128  # the most that gateway/vad_engine.py judges at once
 
 
 @cache
@@ -112,6 +113,24 @@ def test_a_batch_has_the_bits_of_single_runs(rate: int) -> None:
                 rows.close(mine[number])
     for number in range(count):
         assert found[number] == alone(spoken(number, rate), rate)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_large_batches_have_the_bits_of_single_runs_too(rate: int) -> None:
+    """As many calls as the engine judges at once: speech from loud to hardly there, each with a memory of its own."""
+    rng, model = np.random.default_rng(5), load_model()
+    size = WINDOW[rate] // 8 * 9  # a window, and what the model wants again of the one before
+    voice = np.frombuffer(spoken(2, rate), "<i2").astype(np.float32) / 32768
+    starts = rng.integers(0, len(voice) - size, ROWS)
+    levels = 10.0 ** rng.uniform(-3.0, 0.0, ROWS)
+    audio = np.array([voice[at : at + size] * level for at, level in zip(starts, levels, strict=True)], np.float32)
+    states = rng.normal(0.0, 0.3, (2, ROWS, 128)).astype(np.float32)
+    single = [model.step(rate, audio[[n]], np.ascontiguousarray(states[:, [n]])) for n in range(ROWS)]
+    for count in (ROWS, ROWS - 1, 75, 33):
+        some = rng.permutation(ROWS)[:count]
+        confidence, after = model.step(rate, audio[some], np.ascontiguousarray(states[:, some]))
+        assert confidence.tolist() == [float(single[n][0][0]) for n in some]
+        assert after.tobytes() == np.concatenate([single[n][1] for n in some], axis=1).tobytes()
 
 
 def test_a_slot_that_is_used_again_remembers_nothing() -> None:
