@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(f"{options.calls} calls, {memory:.4f} MB each\n")
         print(
-            "| rate | lines | CPU ms per call-second | of it in the loop | the model alone | asked | added p50 / p99 | loop held p99.9 |"
+            "| rate | lines | CPU ms per call-second | in the loop | the model | asked | added p50 / p99 | held p99.9 |"
         )
         print("|---|---|---|---|---|---|---|---|")
         for one in found:
