@@ -19,7 +19,19 @@ from gateway.console.phone import Phone
 if TYPE_CHECKING:
     from gateway.app import Gateway
 
-FILES = ("index.html", "console.css", "console.js", "phone.js", "charts.js", "timeline.js", "sound.js")
+FILES = (
+    "index.html",
+    "console.css",
+    "console.js",
+    "api.js",
+    "call.js",
+    "charts.js",
+    "elements.js",
+    "live.js",
+    "phone.js",
+    "sound.js",
+    "timeline.js",
+)
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.browser.chromium import PATIENCE_MS, chromium, needs
+import pytest
+
+from tests.browser.chromium import AXE, PATIENCE_MS, chromium, needs
 from tests.endtoend.actors import echo
 from tests.gateway.rig import Running, running
 
 pytestmark = needs()
+with contextlib.suppress(ImportError):  # then everything here is skipped
+    from playwright.async_api import expect
 
 
 class Browser:
@@ -24,15 +30,15 @@ class Browser:
         page.on("pageerror", lambda problem: self.complaints.append(str(problem)))
 
     async def says(self, where: str, what: str) -> None:
-        from playwright.async_api import expect
-
         # Not page.wait_for_function: it evaluates text again and again, which the page's policy forbids.
         await expect(self.page.locator(where)).to_contain_text(what, timeout=PATIENCE_MS)
 
 
-def in_a_browser(folder: Path, act: Any, *, path: str = "/console/", **how: Any) -> None:
+def in_a_browser(
+    folder: Path, act: Any, *, path: str = "/console/", options: Mapping[str, Any] | None = None, **how: Any
+) -> None:
     async def main() -> None:
-        async with running(folder, bots={"echo": echo}, **how) as it, chromium() as context:
+        async with running(folder, bots={"echo": echo}, **how) as it, chromium(**options or {}) as context:
             browser = Browser(await context.new_page())
             await browser.page.goto(it.url + path)
             await act(it, browser)
@@ -58,6 +64,10 @@ def test_a_call_from_the_first_click_to_the_hang_up(tmp_path: Path) -> None:
         await other.goto(f"{it.url}/console/#live")
         await other.wait_for_selector("#live-rows tr")
         assert await other.inner_text("#live-count") == "1 up"
+        await other.fill("#live-filter", "nobody")
+        await expect(other.locator("#live-count")).to_have_text("1 up, 0 shown", timeout=PATIENCE_MS)
+        assert await other.locator("#live-rows tr").count() == 0
+        await other.fill("#live-filter", "4155550100")
         await other.click("#live-rows button")
         await browser.says("#call-state", "ended by the bot")
         async with page.expect_download() as saving:
@@ -66,8 +76,9 @@ def test_a_call_from_the_first_click_to_the_hang_up(tmp_path: Path) -> None:
         assert await asyncio.to_thread(os.path.getsize, heard) > 8000
         await other.goto(f"{it.url}/console/#past")
         await other.wait_for_selector("#past-rows tr")
-        await other.click("#past-rows button")
-        await other.wait_for_selector("#past-detail:visible")
+        await other.click("#past-rows a")
+        await expect(other.locator("#call-end")).to_contain_text("bot", timeout=PATIENCE_MS)
+        await expect(other.locator("#call-end")).to_contain_text("console", timeout=PATIENCE_MS)
 
     in_a_browser(tmp_path, act)
 
@@ -100,3 +111,41 @@ def test_a_token_is_asked_for_and_used(tmp_path: Path) -> None:
         browser.complaints[:] = [one for one in browser.complaints if "401" not in one]  # the browser logs each
 
     in_a_browser(tmp_path, act, path="/console/#live", gateway="console = true", more=tokens)
+
+
+PAGES = ("phone", "live", "past", "numbers", "health")
+JUDGE = """async () => (await axe.run()).violations
+    .filter((one) => ["serious", "critical"].includes(one.impact))
+    .map((one) => `${one.id}: ${one.nodes.map((node) => node.target.join(" ")).join(", ")}`)"""
+
+
+@needs(AXE)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
+        {"color_scheme": "dark", "viewport": {"width": 375, "height": 700}},
+    ],
+    ids=["light", "dark and small"],
+)
+def test_every_page_can_be_read_by_everybody(options: Mapping[str, Any], tmp_path: Path) -> None:
+    async def act(it: Running, browser: Browser) -> None:
+        page = browser.page
+        await page.wait_for_selector("#carrier option", state="attached")
+        await page.select_option("#source", "silence")
+        await page.click("#call")
+        await browser.says("#call-state", "Connected")
+        await page.evaluate(AXE.read_text())
+        for name in PAGES:
+            await page.click(f"nav a[href='#{name}']")
+            await page.wait_for_selector(f"#page-{name}:visible")
+            if name in ("live", "past"):
+                await page.wait_for_selector(f"#{name}-rows tr")
+            assert await page.evaluate(JUDGE) == []
+            wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert wide <= 0, f"{name} is wider than the screen"
+        await page.click("nav a[href='#phone']")
+        await page.click("#hang-up")
+        await browser.says("#call-state", "ended by the caller")
+
+    in_a_browser(tmp_path, act, options=options)

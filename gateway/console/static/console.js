@@ -1,35 +1,18 @@
 // The pages: which is in sight, and what the API says.
 
+import { access, ask, post } from "./api.js";
+import { CallPage, health as mediaHealth } from "./call.js";
 import { chart } from "./charts.js";
-import { Phone, figures } from "./phone.js";
+import { $, duration, figures, link, make, moment, options, row } from "./elements.js";
+import { Live } from "./live.js";
+import { Phone } from "./phone.js";
 
-const $ = (id) => document.getElementById(id);
-const PAGES = ["phone", "live", "past", "numbers", "health"];
-const EVERY_MS = { live: 1000, health: 5000 };
-
-const access = {
-  get token() { return sessionStorage.getItem("token") || ""; },
-  set token(value) { sessionStorage.setItem("token", value); },
-};
-
-async function ask(path, options = {}) {
-  const headers = access.token ? { authorization: `Bearer ${access.token}` } : {};
-  const reply = await fetch(`../${path}`, { ...options, headers: { ...headers, ...options.headers } });
-  if (reply.status === 401) {
-    show("access");
-    throw new Error("a token is needed");
-  }
-  const body = await reply.json();
-  if (!reply.ok && !("taken" in body)) throw new Error(body.detail || reply.statusText); // a refused reload says why
-  return body;
-}
-
-const post = (path, body = {}) =>
-  ask(path, { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
+const PAGES = ["phone", "live", "past", "call", "numbers", "health"];
+const EVERY_MS = { live: 2000, health: 5000 };
 
 // ---------------------------------------------------------------- pages
 
-let page = "", timer = 0;
+let page = "", of = [], timer = 0; // `of`: what the address says behind the page's name
 
 function show(name) {
   for (const one of [...PAGES, "access"]) $(`page-${one}`).hidden = one !== name;
@@ -40,8 +23,9 @@ function show(name) {
 }
 
 async function go() {
-  const wanted = location.hash.slice(1);
+  const [wanted, ...rest] = location.hash.slice(1).split("/").map(decodeURIComponent);
   page = PAGES.includes(wanted) ? wanted : "phone";
+  of = rest;
   clearTimeout(timer);
   show(page);
   await refresh();
@@ -49,8 +33,10 @@ async function go() {
 
 async function refresh() {
   const current = page;
+  clearTimeout(timer);
   try {
-    await { phone: lines, live, past: () => past(), numbers, health }[current]();
+    await permitted();
+    await { phone: lines, live: () => live.refresh(), past: () => past(), call: () => call.show(...of), numbers, health }[current]();
     $("state").textContent = "";
   } catch (problem) {
     $("state").textContent = problem.message;
@@ -58,12 +44,28 @@ async function refresh() {
   if (EVERY_MS[current] && page === current) timer = setTimeout(refresh, EVERY_MS[current]);
 }
 
+// Nobody looks: nobody is asked.
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(timer);
+  if (!document.hidden && EVERY_MS[page]) refresh();
+});
+
+let permittedFor = null;
+
+async function permitted() {
+  if (permittedFor === access.token) return;
+  const { scopes } = await ask("scopes");
+  access.scopes = new Set(scopes);
+  permittedFor = access.token;
+  for (const one of document.querySelectorAll("[data-scope]")) one.hidden = !access.scopes.has(one.dataset.scope);
+}
+
 // ---------------------------------------------------------------- phone
 
 let known = 0; // the number of the configuration that the lists are of
 
 async function lines() {
-  const { number, carriers, bots, numbers: keys } = await ask("api/configuration");
+  const { number, carriers, bots, numbers: keys } = await ask("configuration");
   if (number === known) return;
   known = number;
   options($("carrier"), carriers);
@@ -80,87 +82,23 @@ async function lines() {
 }
 
 function group(label, members) {
-  const made = Object.assign(document.createElement("optgroup"), { label });
-  made.append(...members);
-  return made;
+  return make("optgroup", { label }, ...members);
 }
 
-function options(select, names) {
-  const before = select.value;
-  select.replaceChildren(...names.map((name) => new Option(name, name)));
-  if (names.includes(before)) select.value = before;
-}
-
-// ---------------------------------------------------------------- tables
-
-function row(cells) {
-  const made = document.createElement("tr");
-  for (const cell of cells) {
-    const data = document.createElement("td");
-    data.append(cell instanceof Node ? cell : String(cell ?? ""));
-    made.append(data);
-  }
-  return made;
-}
-
-function button(text, label, act) {
-  const made = document.createElement("button");
-  made.type = "button";
-  made.textContent = text;
-  made.setAttribute("aria-label", label);
-  made.addEventListener("click", act);
-  return made;
-}
-
-const duration = (s) => (s == null ? "" : `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`);
-
-const rows = new Map(); // of live calls, by their ids: kept, so that what has focus stays where it is
-
-async function live() {
-  const { calls } = await ask("api/calls/live");
-  const filter = $("live-filter").value.toLowerCase();
-  const shown = calls.filter((one) => `${one.carrier} ${one.from_number} ${one.to_number} ${one.bot}`.toLowerCase().includes(filter));
-  $("live-count").textContent = `${calls.length} up${filter ? `, ${shown.length} shown` : ""}`;
-  const here = new Set();
-  for (const one of shown) {
-    const key = `${one.carrier}/${one.call_id}`;
-    here.add(key);
-    const values = [one.carrier, one.from_number, one.to_number, one.bot, one.state, duration(one.duration_s),
-      one.counters.interruptions || 0, one.counters.underruns || 0];
-    let made = rows.get(key);
-    if (!made) {
-      const end = button("End", `End the call from ${one.from_number}`, async () => {
-        await post(`api/calls/${encodeURIComponent(one.carrier)}/${encodeURIComponent(one.call_id)}/end`);
-      });
-      made = row([...values, end]);
-      rows.set(key, made);
-      $("live-rows").append(made);
-    }
-    values.forEach((value, index) => {
-      if (made.children[index].textContent !== String(value ?? "")) made.children[index].textContent = value ?? "";
-    });
-  }
-  for (const [key, made] of rows) {
-    if (!here.has(key)) {
-      made.remove();
-      rows.delete(key);
-    }
-  }
-}
+// ---------------------------------------------------------------- past calls
 
 let older = "";
 
 async function past(more = false) {
   const asked = new URLSearchParams({ limit: 50, number: $("past-number").value.trim(), carrier: $("past-carrier").value.trim() });
   if (more) asked.set("after", older);
-  const { calls, next } = await ask(`api/calls?${asked}`);
+  const { calls, next } = await ask(`calls?${asked}`);
   const made = calls.map((one) => {
-    const bad = one.hang_up === "failed" || one.reason === "error";
-    const at = new Date(one.created * 1000).toLocaleString();
-    const when = button(at, `${at}: show all of this call`, () => detail(one));
-    const line = row([when, one.carrier, one.from_number, one.to_number, one.bot, duration(one.duration_s),
-      one.ended_by || one.standing, one.reason, one.hang_up]);
-    line.classList.toggle("bad", bad);
+    const at = moment(one.created), address = `#call/${encodeURIComponent(one.carrier)}/${encodeURIComponent(one.call_id)}`;
+    const media = mediaHealth(one.counters);
+    const line = row([link(at, address, `${at}: all of this call`), one.carrier, one.from_number, one.to_number, one.bot,
+      duration(one.duration_s), one.ended_by || one.standing, one.reason, one.hang_up, media]);
+    line.classList.toggle("bad", one.hang_up === "failed" || one.reason === "error" || one.standing === "lost");
     return line;
   });
   if (more) $("past-rows").append(...made);
@@ -169,23 +107,14 @@ async function past(more = false) {
   $("past-more").hidden = !next;
 }
 
-function detail(one) {
-  const { counters, variables, ...plain } = one;
-  for (const name of ["created", "answered", "ended"]) if (plain[name]) plain[name] = new Date(plain[name] * 1000).toLocaleString();
-  figures($("past-figures"), { ...plain, ...counters, ...variables });
-  $("past-detail-title").textContent = `${one.carrier} ${one.call_id}`;
-  $("past-detail").hidden = false;
-  $("past-detail").scrollIntoView({ behavior: "smooth", block: "nearest" });
-}
-
 // ---------------------------------------------------------------- numbers
 
 async function numbers() {
   await lines();
   const { last_reload: last, number, since, file, bots, numbers: keys, carriers, carriers_off: off, warnings } =
-    await ask("api/configuration");
+    await ask("configuration");
   figures($("configuration"), {
-    "number of the configuration": number, since: new Date(since * 1000).toLocaleString(), file,
+    "number of the configuration": number, since: moment(since), file,
     numbers: keys.join(", "), bots: bots.join(", "), carriers: carriers.join(", "),
     "last reload": last ? `${last.taken ? "taken" : "refused"}, ${new Date(last.at * 1000).toLocaleTimeString()}` : "none",
   });
@@ -193,17 +122,17 @@ async function numbers() {
     ...(last?.errors || []).map((one) => `${one.path}: ${one.problem} (${one.remedy})`),
     ...Object.entries(off).map(([name, why]) => `${name} is off: ${why}`), ...warnings,
   ];
-  $("mistakes").replaceChildren(...mistakes.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+  $("mistakes").replaceChildren(...mistakes.map((textContent) => make("li", { textContent })));
 }
 
 async function route(event) {
   event.preventDefault();
   const asked = new URLSearchParams({ number: $("route-number").value.trim(), carrier: $("route-carrier").value });
   try {
-    const { why, considered } = await ask(`api/route?${asked}`);
+    const { why, considered } = await ask(`route?${asked}`);
     $("route-answer").textContent = why;
     $("route-considered").replaceChildren(...considered.map(({ key, matched, why: because }) =>
-      Object.assign(document.createElement("li"), { textContent: `${matched ? "✓ " : ""}[numbers."${key}"] ${because}` })));
+      make("li", { textContent: `${matched ? "✓ " : ""}[numbers."${key}"] ${because}` })));
   } catch (problem) {
     $("route-answer").textContent = problem.message;
   }
@@ -218,7 +147,7 @@ const CHARTS = [
 ];
 
 async function health() {
-  const { points, now } = await ask("api/health");
+  const { points, now } = await ask("health");
   figures($("health-now"), now);
   $("charts").replaceChildren();
   for (const [title, name, unit] of CHARTS) chart($("charts"), title, points.map((point) => [point.t, point[name]]), unit);
@@ -226,6 +155,8 @@ async function health() {
 
 // ---------------------------------------------------------------- start
 
+access.refused = () => show("access");
+const live = new Live(), call = new CallPage();
 new Phone(access);
 addEventListener("hashchange", () => { go(); $("main").focus(); });
 $("access").addEventListener("submit", (event) => {
@@ -233,9 +164,8 @@ $("access").addEventListener("submit", (event) => {
   access.token = $("token").value.trim();
   go();
 });
-$("live-filter").addEventListener("input", () => live());
-$("past-form").addEventListener("submit", (event) => { event.preventDefault(); refresh(); });
+for (const form of ["past-form", "live-form"]) $(form).addEventListener("submit", (event) => { event.preventDefault(); refresh(); });
 $("past-more").addEventListener("click", () => past(true));
 $("route-form").addEventListener("submit", route);
-$("reload").addEventListener("click", async () => { await post("api/reload"); await refresh(); });
+$("reload").addEventListener("click", async () => { await post("reload"); await refresh(); });
 go();

@@ -1,10 +1,9 @@
 // The dev phone: microphone and keys to /console/phone, and what comes back.
 
+import { $, figures, make, save } from "./elements.js";
 import { append, cell, Timeline } from "./timeline.js";
 
 const WIRE_LINES = 2000;
-
-const $ = (id) => document.getElementById(id);
 
 export class Phone {
   constructor(access) {
@@ -224,17 +223,6 @@ function problemWords(problem) {
   return problem.message || String(problem);
 }
 
-export function figures(list, values) {
-  list.replaceChildren();
-  for (const [name, value] of Object.entries(values)) {
-    const row = document.createElement("div"), term = document.createElement("dt"), what = document.createElement("dd");
-    term.textContent = name.replaceAll("_", " ");
-    what.textContent = value === null || value === "" ? "–" : String(value);
-    row.append(term, what);
-    list.append(row);
-  }
-}
-
 function wav(pieces, rate) {
   const bytes = pieces.reduce((sum, piece) => sum + piece.byteLength, 0);
   const head = new DataView(new ArrayBuffer(44));
@@ -244,12 +232,4 @@ function wav(pieces, rate) {
   head.setUint32(24, rate, true); head.setUint32(28, 2 * rate, true);
   head.setUint16(32, 2, true); head.setUint16(34, 16, true); text(36, "data"); head.setUint32(40, bytes, true);
   return new Blob([head, ...pieces]);
-}
-
-function save(name, content, type) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }

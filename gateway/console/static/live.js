@@ -1,0 +1,100 @@
+// The table of live calls. Rows are kept, and only what has changed is written: it stays usable with hundreds of calls.
+
+import { access, ask, pathOf, post } from "./api.js";
+import { $, button, duration, link, options, row } from "./elements.js";
+
+const NUMBER = new Set(["duration_s", "interruptions", "gaps"]);
+// What is not worth a word when it changes: figures that grow all the time.
+const STEADY = /_ms$|^tts_characters$|^stt_answers$|^llm_answers$|^tts_answers$/;
+
+export class Live {
+  constructor() {
+    this.rows = new Map(); // by the calls' keys
+    this.known = new Map(); // what was last seen of each: counters, state, and what happened when
+    this.calls = [];
+    for (const id of ["live-filter", "live-carrier", "live-state", "live-sort"]) {
+      $(id).addEventListener("input", () => this.draw());
+    }
+  }
+
+  async refresh() {
+    const { calls } = await ask("calls/live");
+    const now = Date.now() / 1000, here = new Set();
+    this.calls = calls.map((call) => {
+      const key = `${call.carrier}/${call.call_id}`;
+      here.add(key);
+      return { ...call, key, gaps: call.counters.underruns || 0, interruptions: call.counters.interruptions || 0,
+        happened: this.happened(key, call, now) };
+    });
+    for (const key of this.known.keys()) if (!here.has(key)) this.known.delete(key);
+    options($("live-carrier"), [...new Set(calls.map((one) => one.carrier))].sort(), "every carrier");
+    options($("live-state"), [...new Set(calls.map((one) => one.state))].sort(), "every state");
+    this.draw();
+  }
+
+  // The last thing that a call was seen to do, from what has changed since the time before.
+  happened(key, { counters, state }, now) {
+    const before = this.known.get(key);
+    let { what = "", at = 0 } = before || {};
+    if (before) {
+      const changed = Object.keys(counters).filter((name) => counters[name] !== before.counters[name] && !STEADY.test(name));
+      if (state !== before.state) [what, at] = [state, now];
+      else if (changed.length) [what, at] = [changed[changed.length - 1].replaceAll("_", " "), now];
+    }
+    this.known.set(key, { counters, state, what, at });
+    return what ? `${what}, ${Math.round(now - at)} s ago` : "";
+  }
+
+  chosen() {
+    const text = $("live-filter").value.trim().toLowerCase(), carrier = $("live-carrier").value, state = $("live-state").value;
+    const chosen = this.calls.filter((one) => (!carrier || one.carrier === carrier) && (!state || one.state === state) &&
+      (!text || `${one.from_number} ${one.to_number} ${one.bot} ${one.call_id}`.toLowerCase().includes(text)));
+    const by = $("live-sort").value;
+    if (by === "newest") return chosen.reverse(); // they come oldest first
+    return NUMBER.has(by) ? chosen.sort((one, other) => other[by] - one[by]) : chosen;
+  }
+
+  draw() {
+    const chosen = this.chosen(), body = $("live-rows");
+    const all = chosen.length === this.calls.length;
+    $("live-count").textContent = `${this.calls.length} up${all ? "" : `, ${chosen.length} shown`}`;
+    const before = [...body.children], wanted = chosen.map((one) => this.row(one));
+    if (wanted.length !== before.length || wanted.some((made, index) => made !== before[index])) this.place(body, wanted);
+    for (const key of this.rows.keys()) if (!this.known.has(key)) this.rows.delete(key);
+  }
+
+  // In their order, moving as few as possible: what has focus keeps it.
+  place(body, wanted) {
+    const staying = new Set(wanted);
+    for (const one of [...body.children]) if (!staying.has(one)) one.remove();
+    let at = body.firstElementChild;
+    for (const one of wanted) {
+      if (one === at) at = at.nextElementSibling;
+      else body.insertBefore(one, at);
+    }
+  }
+
+  row(call) {
+    const values = [call.carrier, call.from_number, call.to_number, call.bot, call.state, duration(call.duration_s),
+      call.interruptions, call.gaps, call.happened];
+    let made = this.rows.get(call.key);
+    if (!made) {
+      const who = call.from_number || call.call_id, actions = document.createElement("span");
+      actions.append(link("Watch", `#call/${encodeURIComponent(call.carrier)}/${encodeURIComponent(call.call_id)}`, `Watch the call from ${who}`));
+      if (access.scopes.has("control")) {
+        actions.append(" ", button("End", `End the call from ${who}`, async () => {
+          await post(`${pathOf(call.carrier, call.call_id)}/end`, { reason: "console" });
+        }));
+      }
+      made = row([...values, actions]);
+      this.rows.set(call.key, made);
+    }
+    values.forEach((value, index) => {
+      const cell = made.children[index], text = String(value ?? "");
+      if (cell.textContent !== text) cell.textContent = text;
+    });
+    made.classList.toggle("bad", call.gaps > 0);
+    return made;
+  }
+}
+
