@@ -21,10 +21,11 @@ from gateway.caller_audio import CallerAudio
 from gateway.exchange_watch import watch_exchange
 from gateway.outbox import Outbox
 from gateway.ports import BotRoute, CallLimits, Control, Shell
-from gateway.recording import CallRecordings, Recordings
+from gateway.recording import CallRecordings, Ear, Recordings
 from gateway.records import CallRecord
 from gateway.states import OVER, TRANSITIONS, CallEvent, CallState, who_ended
 from gateway.timers import Timer, Timers
+from gateway.trail import Trail
 from media.call import CallInfo
 from media.errors import GatewayError, RemoteProtocolError, UnusableStreamError
 from media.events import DONE, BaseObject, Handle
@@ -50,6 +51,7 @@ from media.frames import (
     InputDTMFFrame,
     InterruptionFrame,
     InterruptionTaskFrame,
+    MarkFrame,
     OutputTransportMessageUrgentFrame,
     PlaybackClearedFrame,
     PlaybackCompletedFrame,
@@ -60,6 +62,8 @@ from media.frames import (
     StopTaskFrame,
     TaskFrame,
     TaskSystemFrame,
+    UserMuteStartedFrame,
+    UserMuteStoppedFrame,
 )
 from media.output import OutputStage
 from media.pipeline import Pipeline
@@ -130,7 +134,9 @@ class CallCore:
         self._in_rate = 8000
         self._caller_audio = CallerAudio(self.counters, self._on_audio, serializer.codec_setting)
         self.exchange = Exchange(self._on_answered)
-        watch_exchange(self.exchange, self.output, self.now)
+        self.trail = Trail(self.now, now)
+        self._hear: Callable[[InputAudioRawFrame], None] = self._push
+        watch_exchange(self.exchange, self.trail, self.output, self.now)
         self._recording = CallRecordings()
         self._records = False  # from the beginning, by the configuration
         self.opened = now
@@ -155,7 +161,7 @@ class CallCore:
             AnswerLaterFrame: self._on_answer_later,
             CallStartedFrame: self._on_started,
             CallEndedFrame: self._on_ended,
-            PlayedFrame: self.output.on_wire,
+            PlayedFrame: self._on_played,
             PlaybackStartedFrame: self.output.on_wire,
             PlaybackCompletedFrame: self.output.on_wire,
             PlaybackClearedFrame: self._on_cleared,
@@ -170,6 +176,7 @@ class CallCore:
 
     def _on_answered(self, turn: int, answer: Answer) -> None:
         parts = {f"{part}_ms": round(seconds * 1000) for part, seconds in answer.parts.items()}
+        self.trail.answer(answer)
         log.info("turn.answered", turn=turn, wait_ms=round(answer.wait_s * 1000), **parts)
 
     # ------------------------------------------------------------ what comes in
@@ -329,6 +336,20 @@ class CallCore:
             self.pipeline.push(CancelFrame(reason))
         self._move(CallEvent.CANCELLED, reason, self.now())
 
+    def mute(self, on: bool) -> None:
+        """The bot hears silence in place of the caller; recordings and whoever listens in hear him all the same."""
+        if on is not self.is_muted:
+            self._hear = self._push_silence if on else self._push
+            self.inject(UserMuteStartedFrame() if on else UserMuteStoppedFrame())
+
+    @property
+    def is_muted(self) -> bool:
+        return self._hear == self._push_silence
+
+    def listen(self, ear: Ear) -> None:
+        """`ear` hears both sides from now on, until it is over."""
+        self._recording.listen(ear)
+
     def carrier_ended(self, by: str = "caller") -> None:
         """The carrier reports, by another way than the socket, that the call is over."""
         self._move(CallEvent.CALLER_ENDED, by, self.now())
@@ -443,6 +464,7 @@ class CallCore:
         self.counters["interruptions"] += 1
         self.exchange.interruption(self.now())
         self.output.interrupt(frame)
+        self.trail.interruption(frame)
         if not self.outbox.may_send_audio(self.now()):
             self.output.hold()
 
@@ -498,6 +520,8 @@ class CallCore:
             self._recording.sent(pcm)
 
     def send(self, frame: Frame) -> None:
+        if type(frame) is MarkFrame:
+            self.trail.moment("mark", frame.name)
         self.outbox.send(frame, self.now())
 
     def _say_at_once(self, messages: Sequence[Message]) -> None:
@@ -520,6 +544,7 @@ class CallCore:
         """Media that has not left yet never does; then the carrier's own clear, ahead of all later media."""
         unsent = self.outbox.drop_media()
         self.outbox.cleared()
+        self.trail.moment("clear")
         self.send(frame)
         self.shell.wake()
         return unsent
@@ -574,10 +599,16 @@ class CallCore:
         if self.state is CallState.LIVE or self.state is CallState.DRAINING:
             if self._recording.is_on:
                 self._recording.caller(frame, now)
-            self._push(frame)
+            self._hear(frame)
+
+    def _push_silence(self, frame: InputAudioRawFrame) -> None:
+        """In place of what the caller says, for a bot that must not hear it."""
+        frame.audio = bytes(len(frame.audio))
+        self._push(frame)
 
     def _on_digit(self, frame: InputDTMFFrame, now: float) -> None:
         self.counters["digits"] += 1
+        self.trail.digit(frame.button.value)
         self._push(frame)
 
     def _on_answer(self, frame: OutputTransportMessageUrgentFrame, now: float) -> None:
@@ -726,6 +757,7 @@ class CallCore:
         """What has come up to the top of the pipeline: requests and errors."""
         if isinstance(frame, ErrorFrame):
             self.counters["errors"] += 1
+            self.trail.moment("error", f"{frame.processor}")
             if frame.fatal:
                 self.fail(f"{frame.processor}: {frame.error}", frame.exception)
         elif isinstance(frame, EndTaskFrame):
@@ -741,6 +773,10 @@ class CallCore:
 
     def _on_ended(self, frame: CallEndedFrame, now: float) -> None:
         self._move(CallEvent.CALLER_ENDED, frame.reason, now)
+
+    def _on_played(self, frame: PlayedFrame, now: float) -> None:
+        self.trail.moment("played", frame.name)
+        self.output.on_wire(frame, now)
 
     def _on_cleared(self, frame: PlaybackClearedFrame, now: float) -> None:
         self.counters["cleared"] += 1
@@ -826,6 +862,7 @@ class CallCore:
         if target is None:
             return
         before, self.state = self.state, target
+        self.trail.moment("state", target.value)
         if reason and not self.reason:
             self.reason = reason
             self.ended_by = who_ended(event, reason)

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Protocol
 
 import structlog
 from annotated_types import Ge, Gt, MinLen
@@ -215,13 +215,27 @@ class CallRecording:
         self.path.unlink(missing_ok=True)
 
 
+class Ear(Protocol):
+    """Who hears both sides of a call, in step."""
+
+    @property
+    def tape(self) -> CallTape: ...
+    @property
+    def is_over(self) -> bool: ...
+    def tick(self, now: float) -> None:
+        """Every 20 ms or so."""
+
+    def stop(self) -> None:
+        """The call is over."""
+
+
 class CallRecordings:
     """The recordings of one call: that by the configuration, and those that its bot has begun."""
 
     def __init__(self) -> None:
         self.all: list[CallRecording] = []
-        self.is_on = False  # whether one is being written
-        self._written: list[CallRecording] = []
+        self.is_on = False  # whether somebody hears the call
+        self._written: list[Ear] = []
 
     @property
     def kept(self) -> list[CallRecording]:
@@ -229,7 +243,11 @@ class CallRecordings:
 
     def add(self, recording: CallRecording) -> None:
         self.all.append(recording)
-        self._written.append(recording)
+        self.listen(recording)
+
+    def listen(self, ear: Ear) -> None:
+        """It hears what a recording would, and is none."""
+        self._written.append(ear)
         self.is_on = True
 
     def caller(self, frame: InputAudioRawFrame, now: float) -> None:

@@ -231,3 +231,28 @@ def _named(frame: Frame) -> dict[str, Any]:
 
 def _nothing(frame: Frame) -> Messages:
     return ()
+
+
+# ---------------------------------------------------------------- for whoever has no frames
+
+
+def packed_message(text: str) -> bytes:
+    """A message, JSON already."""
+    packed: bytes = _Frame(message={"data": text}).SerializeToString()
+    return packed
+
+
+def packed_audio(pcm: bytes, sample_rate: int, channels: int, pts: int) -> bytes:
+    """`pts` in nanoseconds."""
+    audio = {"audio": pcm, "sample_rate": sample_rate, "num_channels": channels, "pts": pts}
+    packed: bytes = _Frame(audio=audio).SerializeToString()
+    return packed
+
+
+def message_in(data: bytes) -> str | None:
+    """The message in what came; None: it is of another kind. Raises RemoteProtocolError."""
+    try:
+        frame = _Frame.FromString(data)
+    except DecodeError:
+        raise RemoteProtocolError("protobuf", "not a frame", outline(data)) from None
+    return frame.message.data if frame.WhichOneof("frame") == "message" else None

@@ -1,0 +1,103 @@
+"""What has happened in one call, in the order of time: edges of speech and turns, keys, marks, interruptions, answers.
+
+It is kept for every call, for none of it comes by the packet, and has neither words nor keys: those are told to
+whoever watches at that moment. docs/watching.md has the shapes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from media.exchange import Answer
+from media.frames import (
+    FloorFrame,
+    Frame,
+    InterruptionFrame,
+    UserMuteStartedFrame,
+    UserMuteStoppedFrame,
+    UserStartedSpeakingFrame,
+    UserStoppedSpeakingFrame,
+    VADUserStartedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
+)
+
+KEPT: Final = 300  # entries of one call
+
+Entry = Mapping[str, Any]
+
+
+class Trail:
+    """Of one call.
+
+    Args:
+        now: the call's clock.
+        began: when the call's socket came, on that clock: `t` is 0 there.
+    """
+
+    def __init__(self, now: Callable[[], float], began: float) -> None:
+        self.entries: deque[Entry] = deque(maxlen=KEPT)
+        self.tell: Callable[[Entry], None] | None = None  # who watches; must not raise
+        self._now, self._began = now, began
+        self.sees: Mapping[type[Frame], Callable[[Any], None]] = {
+            VADUserStartedSpeakingFrame: lambda frame: self.edge("voice", True, frame.start_secs),
+            VADUserStoppedSpeakingFrame: lambda frame: self.edge("voice", False, frame.stop_secs),
+            UserStartedSpeakingFrame: lambda frame: self.edge("turn", True),
+            UserStoppedSpeakingFrame: lambda frame: self.edge("turn", False),
+            UserMuteStartedFrame: lambda frame: self.edge("mute", True),
+            UserMuteStoppedFrame: lambda frame: self.edge("mute", False),
+            FloorFrame: self._floor,
+        }
+
+    # ------------------------------------------------------------ what happens
+
+    def edge(self, what: str, on: bool, ago_s: float = 0.0) -> None:
+        """Something begins or ends, or did `ago_s` ago."""
+        self._add({"t": self._t(ago_s), "what": what, "on": on})
+
+    def moment(self, what: str, detail: str = "", **fields: Any) -> None:
+        self._add({"t": self._t(), "what": what, "detail": detail, **fields})
+
+    def bot(self, speaks: bool) -> None:
+        self.edge("bot", speaks)
+
+    def digit(self, key: str) -> None:
+        """Which key it was is told, not kept."""
+        kept = {"t": self._t(), "what": "digit", "detail": ""}
+        self.entries.append(kept)
+        self._tell({**kept, "detail": key})
+
+    def interruption(self, frame: InterruptionFrame) -> None:
+        """It has taken effect: what was heard is known."""
+        heard, detail, fields = frame.heard, frame.reason, {"reason": frame.reason}
+        if heard is not None:
+            cut = f"{heard.heard_ms} ms of the reply were heard, {heard.unheard_ms} ms were not"
+            detail = f"{frame.reason}: {cut}" if frame.reason else cut
+            self.moment("interruption", detail, **fields, heard_ms=heard.heard_ms, unheard_ms=heard.unheard_ms)
+        else:
+            self.moment("interruption", detail, **fields)
+
+    def answer(self, answer: Answer) -> None:
+        parts = {part: round(seconds * 1000) for part, seconds in answer.parts.items()}
+        wait_ms = round(answer.wait_s * 1000)
+        words = "".join(f", {part.replace('_', ' ')} {ms} ms" for part, ms in parts.items())
+        self.moment("answer", f"after {wait_ms} ms{words}", wait_ms=wait_ms, parts=parts)
+
+    def _floor(self, frame: FloorFrame) -> None:
+        values = ", ".join(f"{name} {value:g}" for name, value in frame.values.items())
+        detail = f"{frame.decision}: {frame.reason}{f' ({values})' if values else ''}"
+        self.moment("floor", detail, decision=frame.decision, reason=frame.reason, values=dict(frame.values))
+
+    # ------------------------------------------------------------ small things
+
+    def _t(self, ago_s: float = 0.0) -> float:
+        return max(0.0, round(self._now() - self._began - ago_s, 3))
+
+    def _add(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        self._tell(entry)
+
+    def _tell(self, entry: Entry) -> None:
+        if self.tell is not None:
+            self.tell(entry)
