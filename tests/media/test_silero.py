@@ -12,6 +12,7 @@ from bots.speech import speak
 from media.errors import ConfigError
 from media.silero import (
     WINDOW,
+    Floats,
     Row,
     RowSource,
     SileroModel,
@@ -67,6 +68,61 @@ def test_it_hears_a_voice_and_not_the_silence_around_it(number: int, rate: int) 
 def test_noise_is_not_a_voice() -> None:
     hiss = np.round(np.random.default_rng(1).normal(0, 1000, 8000 * 5)).astype("<i2").tobytes()
     assert max(alone(hiss)[4:]) < 0.5
+
+
+def softer(pcm: bytes, db: float) -> bytes:
+    return np.round(np.frombuffer(pcm, "<i2") * 10 ** (-db / 20)).astype("<i2").tobytes()
+
+
+class Watched(SileroModel):
+    """Keeps how loud the windows are that it is shown, in dBFS."""
+
+    def __init__(self) -> None:
+        super().__init__(default_model())
+        self.shown: list[float] = []
+
+    def step(self, sample_rate: int, audio: Floats, state: Floats) -> tuple[Floats, Floats]:
+        self.shown.append(10 * np.log10(float((audio[0].astype(float) ** 2).mean()) + 1e-12))
+        return super().step(sample_rate, audio, state)
+
+
+def shown(*pcm: bytes) -> list[float]:
+    """The loudest window of each that one call's model is shown."""
+    model = Watched()
+    rows = SileroRows(model, 8000)
+    row, found = rows.open(), []
+    for piece in pcm:
+        model.shown.clear()
+        for window in windows_of(piece):
+            rows.judge([row], [window], [0.0])
+        found.append(max(model.shown))
+    return found
+
+
+def test_the_model_is_shown_a_soft_voice_as_if_it_spoke_up() -> None:
+    (loud,) = shown(spoken(0))
+    assert shown(softer(spoken(0), 6))[0] == pytest.approx(loud - 6, abs=0.1)  # still loud enough
+    for db in (12, 18, 21):
+        assert shown(softer(spoken(0), db))[0] == pytest.approx(loud - 6.5, abs=1)
+
+
+def test_it_speaks_up_by_20_db_at_most() -> None:
+    (loud,) = shown(spoken(2))
+    assert shown(*[softer(spoken(2), 33)] * 6)[-1] == pytest.approx(loud - 33 + 20, abs=0.1)
+
+
+def test_what_gain_a_caller_has_is_his_own_level_and_not_that_of_his_pauses() -> None:
+    soft, hiss = softer(spoken(0), 24), np.random.default_rng(1).normal(0, 20, 80_000).astype("<i2").tobytes()
+    first, _, _, again = shown(soft, hiss, bytes(160_000), soft)
+    assert again == pytest.approx(first, abs=2)
+
+
+def test_who_speaks_more_softly_than_before_is_shown_louder_again() -> None:
+    soft = softer(spoken(2), 24)
+    (wanted,) = shown(soft)
+    first, *_, last = shown(spoken(2), *[soft] * 6)[1:]
+    assert first < wanted - 6
+    assert last == pytest.approx(wanted, abs=2)
 
 
 def test_by_hand_as_with_pipecat() -> None:
