@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from media.call import CallInfo, Variables
-from media.frames import Frame, KeypadEntry
+from media.frames import AnsweredByFrame, Frame, KeypadEntry
 from media.processor import FrameProcessor
 from media.recording import Tracks
 
@@ -23,6 +23,9 @@ class CallPort(Protocol):
 
     @property
     def sample_rate(self) -> int: ...
+    @property
+    def answered_by(self) -> str: ...
+    def answered(self, frame: AnsweredByFrame) -> None: ...
     def now(self) -> float: ...
     def inject(self, frame: Frame) -> None: ...
     def interrupt(self) -> None: ...
@@ -86,6 +89,11 @@ class Call:
     def sample_rate(self) -> int:
         """Hz of the PCM that the pipeline carries, both ways."""
         return self._port.sample_rate
+
+    @property
+    def answered_by(self) -> str:
+        """Who has taken up the phone, where that is known: "human", "machine", "fax", "unknown"; else ""."""
+        return self._port.answered_by
 
     def now(self) -> float:
         """Seconds of the process's monotonic clock."""

@@ -31,6 +31,7 @@ from gateway.history import History
 from gateway.housekeeping import prune
 from gateway.media_sockets import MediaSockets, Refused
 from gateway.metrics import Metrics, joined
+from gateway.notes import SharedNotes
 from gateway.notify import Notifier
 from gateway.recording import Recordings
 from gateway.records import CallRecord, LogSink, RecordSink
@@ -42,7 +43,9 @@ from gateway.store import CallKey, Standing, Store, Worker
 from gateway.store_sql import SqlStore
 from gateway.tokens import TokenMint
 from gateway.vad_engine import VoiceEngine
+from media.frames import AnsweredByFrame
 from webhooks.base import (
+    AnsweredBy,
     CallRef,
     CallStatus,
     CarrierEvent,
@@ -86,8 +89,11 @@ class Gateway:
         self.worker = Worker(f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}", endpoint)
         self.colleagues = Colleagues(self, endpoint)
         self.colleagues.answers("over", self._told_over)
+        self.colleagues.answers("answered-by", self._told_answered_by)
         self.colleagues.answers("displaced", self._told_displaced)
         self.colleagues.answers("metrics", self._told_metrics)
+        self.notes = SharedNotes(self)
+        self.notes.keep(self.snapshot.carriers.values())
         self.api = CarrierApi(self.snapshot.carriers, patience=patience)
         locks = Lives(self.store.path if isinstance(self.store, SqlStore) else "")
         self.hang_ups = HangUps(self.store, self.api, self.worker, rhythm=rhythm, locks=locks)
@@ -166,6 +172,7 @@ class Gateway:
     def take(self, snapshot: Snapshot) -> None:
         """New calls get `snapshot` from now on. What the process took from its first one stays."""
         self.snapshot = snapshot
+        self.notes.keep(snapshot.carriers.values())
         self.api.carriers.update(snapshot.carriers)
         self.calls.max_calls = snapshot.settings.gateway.max_calls
         self.expected.prune()
@@ -201,6 +208,7 @@ class Gateway:
             await self.reloader.close()
         await self.clock.stop()
         self.stopping.set()
+        self.notes.close()
         for task in self._house:
             task.cancel()
         if self._house:
@@ -263,6 +271,8 @@ class Gateway:
         folded = await self.store.fold(event, time.time())
         if folded.new and folded.standing is Standing.NEVER_CAME:
             self.hang_ups.look_soon()  # its stream has failed: at some carriers the call goes on without it
+        if folded.new and isinstance(event, AnsweredBy):
+            await self._answered_by(event)
         if not folded.new or not isinstance(event, CallStatus) or not event.phase.final:
             return
         key, by = CallKey(event.carrier, event.call_id), event.ended_by or "caller"
@@ -272,6 +282,21 @@ class Gateway:
         await self.colleagues.ask_all("over", told, time.time())  # one of them may have it, or be hanging it up
         if folded.standing is not Standing.LIVE:
             self.events.ended(key)
+
+    async def _answered_by(self, event: AnsweredBy) -> None:
+        """Whoever has the call tells its bot; one whose media has yet to come finds it in the record."""
+        told = {name: getattr(event, name) for name in ("carrier", "call_id", "who", "detail", "beep")}
+        if not self._tell_answered_by(told):
+            await self.colleagues.ask_all("answered-by", told, time.time())
+
+    def _tell_answered_by(self, told: Mapping[str, Any]) -> bool:
+        session = self.calls.find(CallKey(told["carrier"], told["call_id"]))
+        if session is not None:
+            session.core.answered(AnsweredByFrame(told["who"], told["detail"], beep=told["beep"]))
+        return session is not None
+
+    async def _told_answered_by(self, told: Mapping[str, Any]) -> None:
+        self._tell_answered_by(told)
 
     def _over(self, key: CallKey, by: str) -> bool:
         """The carrier says that a call is over. Gives whether it lives here."""

@@ -340,6 +340,7 @@ def view(session: CallSession) -> dict[str, Any]:
         "direction": core.info.direction,
         "from_number": core.info.from_number,
         "to_number": core.info.to_number,
+        "answered_by": core.answered_by,
         "duration_s": round(now - core.opened, 1),
         "counters": dict(core.counters),
     }

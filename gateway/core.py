@@ -312,7 +312,8 @@ class CallCore:
         if is_new:
             self.answered_by = frame.who
             log.info("call.answered_by", who=frame.who, detail=frame.detail, source=frame.source)
-        if frame.source == "carrier" and (is_new or (frame.beep and frame.who == self.answered_by)):
+        greeting_over = frame.beep and frame.who == self.answered_by
+        if frame.source == "carrier" and (is_new or greeting_over) and self.state not in OVER:
             self._push(frame)
             self._after_push()
 

@@ -27,6 +27,7 @@ from gateway.tokens import REUSE_S, Claims, TokenError, used_key
 from gateway.wires import Receive, Send, wire
 from media.call import CallInfo
 from media.errors import GatewayError
+from media.frames import AnsweredByFrame
 from serializers.base import WireOptions
 from webhooks.base import InboundCall, NotAuthentic, StandingStream
 
@@ -174,6 +175,18 @@ class MediaSockets:
                 return
         key, now = session.key, time.time()
         await self._surely(lambda: self._gateway.store.started(key, info, bot, now), "started", key)
+        if info.direction == "outbound":
+            await self._tell_answerer(session, key)
+
+    async def _tell_answerer(self, session: CallSession, key: CallKey) -> None:
+        """The carrier may have said who has answered before there was a socket."""
+        try:
+            stored = await self._gateway.store.call(key)
+        except StoreError as exc:
+            log.warning("call.answerer_unknown", call=key.call_id, carrier=key.carrier, problem=str(exc))
+            return
+        if stored is not None and stored.answered_by:
+            session.core.answered(AnsweredByFrame(stored.answered_by, stored.answered_detail))
 
     async def _named_stream(self, snapshot: Snapshot, session: CallSession, info: CallInfo, bot: str) -> None:
         """The start message has told which call a standing stream is: record and slot get its name."""

@@ -25,6 +25,7 @@ class CallRecord:
     duration_s: float
     counters: dict[str, int] = field(default_factory=dict)
     variables: dict[str, Any] = field(default_factory=dict)
+    answered_by: str = ""  # "human", "machine", "fax", "unknown"; "": nobody looked
     answers: tuple[Answer, ...] = ()  # how long the caller waited for each; for histograms
 
 

@@ -203,6 +203,7 @@ class AnsweredBy:
     who: str  # "human", "machine", "fax", "unknown"
     key: str
     detail: str = ""  # "machine_end_beep" and the like
+    beep: bool = False  # the machine's greeting is over: it records
 
 
 CarrierEvent = CallStatus | StreamStatus | AnsweredBy
@@ -371,6 +372,7 @@ class CarrierHttp(ABC):
     account_fields: ClassVar[tuple[str, str]] = ("", "")
     hosts: ClassVar[Sequence[str]] = ()  # patterns (fnmatch) of the hosts to which its requests may go
     refused_upgrade_s: ClassVar[float] = 0.0  # an upgrade that is not authentic is answered no sooner than this
+    notes: ClassVar[Notes | None] = None  # what it remembers beyond a call: all workers are told
     streams_share_calls: ClassVar[bool] = False  # one call may have several standing streams: each has its own record
 
     def __init__(self, settings: Any) -> None:

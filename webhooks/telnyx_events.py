@@ -61,6 +61,7 @@ _DETECTED: Mapping[str, str] = {
     "ended": "machine",
     "fax_detected": "fax",
 }
+_GREETING_OVER = ("beep_detected", "ended")
 _SIDES: Mapping[tuple[str, bool], str] = {  # who hung up, and whether the call was ours
     ("caller", False): "caller",
     ("callee", False): "bot",
@@ -174,6 +175,7 @@ class CallControl:
                 who=_DETECTED.get(result, "unknown"),
                 key=_key(data),
                 detail=result,
+                beep=result in _GREETING_OVER,
             )
         )
 

@@ -103,7 +103,14 @@ def _events(form: Mapping[str, str], call_id: str) -> list[CarrierEvent]:
     if result := form.get("AnsweredBy", ""):
         who = "machine" if result.startswith("machine") else _DETECTED.get(result, "unknown")
         events.append(
-            AnsweredBy(carrier="telnyx", call_id=call_id, who=who, key=f"{call_id} amd {result}", detail=result)
+            AnsweredBy(
+                carrier="telnyx",
+                call_id=call_id,
+                who=who,
+                key=f"{call_id} amd {result}",
+                detail=result,
+                beep=result.startswith("machine_end"),
+            )
         )
     status = form.get("CallStatus", "")
     if "StreamEvent" not in form and (phase := STATUSES.get(status)):

@@ -306,6 +306,7 @@ class TwilioHttp(CarrierHttp):
                 who=who if who in ("human", "machine", "fax") else "unknown",
                 key=f"{call_id}/answered-by/{said}",
                 detail=said,
+                beep=said.startswith("machine_end"),
             ),
         )
 

@@ -206,7 +206,16 @@ def _of_socket(said: Said, status: str, leg: str, call_id: str) -> tuple[list[Ca
 def _of_phone(said: Said, status: str, leg: str) -> list[CarrierEvent]:
     if status in ("human", "machine"):
         detail = _text(said.get("sub_state"))
-        return [AnsweredBy(carrier="vonage", call_id=leg, who=status, key=f"{leg} {status} {detail}", detail=detail)]
+        return [
+            AnsweredBy(
+                carrier="vonage",
+                call_id=leg,
+                who=status,
+                key=f"{leg} {status} {detail}",
+                detail=detail,
+                beep=detail == "beep_start",
+            )
+        ]
     phase = PHASES.get(status)
     if phase is None:
         return []

@@ -142,6 +142,8 @@ def ended(db: Connection, key: CallKey, record: CallRecord, now: float, hang_up:
         "counters": to_json(record.counters),
         "variables": to_json(record.variables),
     }
+    if record.answered_by and row.answered_by in ("", "unknown"):
+        values["answered_by"] = record.answered_by  # what the bot has found out; the carrier's own word stands
     if hang_up is HangUp.PENDING:
         values |= due(row, record.reason, now, now)[1]
     elif hang_up is not HangUp.NONE and row.hang_up == HangUp.NONE.value:

@@ -567,7 +567,8 @@ def test_unknown_reports_are_taken() -> None:
 )
 def test_texml_machine_detection(said: str, who: str) -> None:
     (reported,) = texml().handle("status", form({"CallSid": "v3:AAA", "AnsweredBy": said}), URLS).events
-    assert reported == AnsweredBy(carrier="telnyx", call_id="v3:AAA", who=who, key=f"v3:AAA amd {said}", detail=said)
+    key, beep = f"v3:AAA amd {said}", said == "machine_end_beep"
+    assert reported == AnsweredBy(carrier="telnyx", call_id="v3:AAA", who=who, key=key, detail=said, beep=beep)
 
 
 def test_the_wrong_plane_is_named() -> None:
@@ -888,6 +889,7 @@ def test_call_control_machine_detection(name: str, result: str, who: str) -> Non
     (reported,) = call_control().handle("events", event(name, result=result), URLS).events
     assert isinstance(reported, AnsweredBy)
     assert (reported.who, reported.detail) == (who, result)
+    assert reported.beep == ("greeting" in name)
 
 
 @pytest.mark.parametrize("name", ["call.dtmf.received", "call.bridged", "call.cost", "", "future.event"])

@@ -438,6 +438,7 @@ def test_who_answered(said: str, who: str) -> None:
     [event] = handled("status", {"CallSid": CALL, "AccountSid": ACCOUNT, "AnsweredBy": said}).events
     assert isinstance(event, AnsweredBy)
     assert (event.call_id, event.who, event.detail) == (CALL, who, said)
+    assert event.beep == (said == "machine_end_other")
 
 
 @pytest.mark.parametrize(

@@ -831,6 +831,7 @@ def test_who_has_answered(who: str, sub_state: str | None) -> None:
     assert isinstance(event, AnsweredBy)
     assert (event.call_id, event.who, event.detail) == (LEG, who, sub_state or "")
     assert event.key == f"{LEG} {who} {sub_state or ''}"
+    assert event.beep == (sub_state is not None)
 
 
 @pytest.mark.parametrize(
