@@ -62,6 +62,7 @@ class GatewaySettings:
     drain_s: Annotated[float, Ge(0)] = 30.0  # at shutdown live calls may finish for so long
     max_message_bytes: Annotated[int, Interval(ge=4096, le=16_777_216)] = 262_144
     outbox_messages: Annotated[int, Ge(50)] = 1000  # waiting for a carrier that reads too slowly
+    websocket: Literal["lean", "websockets"] = "lean"  # whose WebSockets: our own, or the library's, at a higher price
     reload_on_change: bool | None = None  # read this file again when it changes; None: with `gateway run`
     console: bool | None = None  # the page at /console; unset: while this machine alone can reach and ask the gateway
     generic_ws: bool = False  # /ws, which takes any carrier's socket without a token
@@ -318,7 +319,7 @@ def _warnings(
         yield "gateway.secret is not set: media tokens are only valid in this process, and end with it"
     if gateway.generic_ws:
         yield "gateway.generic_ws is on: whoever reaches /ws reaches a bot, with no token"
-    if not numbers and not any(own.named_bots() for own in carriers.values()):
+    if not numbers and not any(own.named_bots() or own.urls_name_bots for own in carriers.values()):
         yield "there is no [numbers] table: no call will be answered"
 
 

@@ -57,7 +57,6 @@ Json = dict[str, Any]
 
 PACKET_MS = 200  # 1600 bytes of PCMU, 5 messages a second: Genesys counts messages and answers 429 to many
 CLOSED_WAITS_S = 3.0  # for what is still to be done or said after `close`, of the 10 s in which Genesys wants `closed`
-MAX_CHECKPOINTS = 10_000  # of sessions that may still come again
 
 # Who has spoken, for the bot, by the name of the channel.
 VOICES = {"external": "customer", "internal": "agent"}
@@ -330,10 +329,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         """Up to here the audio has come: for a session that continues this one."""
         if not self._one_way or self._media is None:
             return
-        checkpoints, key = self._checkpoints, self.session.id
-        if key not in checkpoints and len(checkpoints) >= MAX_CHECKPOINTS:
-            del checkpoints[next(iter(checkpoints))]
-        checkpoints[key] = self.session.position
+        self._checkpoints[self.session.id] = self.session.position
 
     def _take_media(self, media: Media | None) -> None:
         """What is passed on of `media`: of two channels those that are wanted, of one that one."""
@@ -495,6 +491,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
     def hand_over(self) -> Messages:
         if not self._one_way or not self._p.reconnect or self.session.state is not SessionState.ACTIVE:
             return ()
+        self._checkpoint()
         return self._say("reconnect", {"info": "draining"})
 
     def _barge_in(self, frame: InterruptionFrame) -> Messages:

@@ -40,6 +40,13 @@ def test_nothing_at_all_is_a_configuration_and_warns() -> None:
     assert any("secret" in warning for warning in settings.warnings)
 
 
+def test_who_has_bots_in_urls_needs_no_numbers(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("k\n")
+    keys = {"main": {"api_key": {"file": "key"}, "unsigned": True}}
+    settings = parse_settings({"carriers": {"genesys": {"keys": keys}}}, tmp_path)
+    assert not any("[numbers]" in warning for warning in settings.warnings)
+
+
 def test_a_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_TWILIO_TOKEN", "t")
     (tmp_path / "key").write_text("k\n")

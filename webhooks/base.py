@@ -22,6 +22,7 @@ from annotated_types import Ge, Interval, Predicate
 
 from media.errors import GatewayError
 from media.secret import Secret
+from webhooks.notes import Notes
 
 __all__ = ["CarrierHttp", "CarrierSettings", "Secret"]
 
@@ -51,6 +52,8 @@ class CarrierSettings:
     choices, `Secret` for what must not stand in the file. A field without a default must be given. A rule between
     fields raises ValueError in `__post_init__`.
     """
+
+    urls_name_bots: ClassVar[bool] = False  # the URL of a standing stream may name its bot: no number is needed
 
     enabled: bool = True
     verify_signatures: bool = True  # false lets anybody in who knows the URL; the start of the gateway warns

@@ -32,6 +32,7 @@ from webhooks.base import (
     WebRequest,
 )
 from webhooks.genesys_signature import LONGEST_S, Upgrade, Verdict, base_string, nonce_of, secret_key, verify
+from webhooks.notes import Notes
 from webhooks.signature import fingerprint, header_names, same, url_parts
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ class GenesysKey:
 class GenesysSettings(CarrierSettings):
     """[carriers.genesys] in gateway.toml."""
 
+    urls_name_bots: ClassVar[bool] = True
+
     keys: Mapping[str, GenesysKey] = field(default_factory=dict)
     monitor: bool | None = None  # one-way sessions; None: those that offer the agent's channel
     channel: Channel | None = None  # None: the customer's; both of a monitor
@@ -77,9 +80,6 @@ class GenesysSettings(CarrierSettings):
     def named_bots(self) -> Mapping[str, str]:
         return {f"keys.{name}.bot": key.bot for name, key in self.keys.items() if key.bot}
 
-
-# Up to where each monitor was heard, for when it comes again: the process's, since settings are read again meanwhile.
-_checkpoints: dict[str, int] = {}
 
 _IDS = ("audiohook-organization-id", "audiohook-session-id", "audiohook-correlation-id")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -98,6 +98,7 @@ class GenesysHttp(CarrierHttp):
 
     carrier = "genesys"
     refused_upgrade_s: ClassVar[float] = 0.5
+    notes = Notes(10_000)  # by session of a monitor: up to where it was heard, for when it comes again
     streams_share_calls: ClassVar[bool] = True  # one conversation may be monitored twice, or meet two connectors
 
     def __init__(self, settings: GenesysSettings) -> None:
@@ -164,7 +165,7 @@ class GenesysHttp(CarrierHttp):
                 "session_id": session,
                 "connector": path,
                 "correlation_id": correlation,
-                "checkpoints": _checkpoints,
+                "checkpoints": self.notes,
             },
             log={"session": session, "correlation": correlation, "key": name},
         )
