@@ -28,13 +28,14 @@ from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway.api import Gatekeeper
-from gateway.console.seen import Seen, Told
+from gateway.console.seen import Seen
 from gateway.simulator.base import CallPlan, FakeCarrier, Message
 from gateway.simulator.caller import Limits, place_call
 from gateway.simulator.configured import mint_for, simulated
 from gateway.simulator.report import CallReport
 from gateway.simulator.script import Script
 from gateway.store import CallKey
+from gateway.trail import Entry as Told
 from media.errors import ConfigError
 from media.frames import KeypadEntry
 
@@ -143,6 +144,8 @@ class _Person:
         reader = asyncio.create_task(self._read(), name="phone-reader")
         try:
             report = await self._call()
+            if self._seen is not None:
+                self._seen.look()
             self._tell_events()
             self._say({"over": _over(report, self._missing)})
             with contextlib.suppress(TimeoutError):
@@ -193,10 +196,11 @@ class _Person:
         elif self._carrier.call_id:
             self._session = self._gateway.calls.find(CallKey(self._carrier.name, self._carrier.call_id))
             if self._session is not None and self._session.core.pipeline is not None:
-                self._seen = Seen(self._session.core, self._tell)
+                core = self._session.core
+                self._seen = Seen(core, self._tell, self._t() - (core.now() - core.opened))
 
-    def _tell(self, told: Told, ago_s: float) -> None:
-        self._say({"event": {"t": max(0.0, round(self._t() - ago_s, 3)), **told}})
+    def _tell(self, told: Told) -> None:
+        self._say({"event": told})
 
     def _tell_events(self) -> None:
         for event in self._carrier.events[self._told :]:
