@@ -30,7 +30,7 @@ class SharedNotes:
             self._carriers = {http.carrier: http for http in carriers if http.notes is not None}
             for name, http in self._carriers.items():
                 assert http.notes is not None
-                http.notes.tell = lambda key, value, name=name: self._note(name, key, value)  # type: ignore[misc]
+                http.notes.tell = lambda key, value, name=name: self._note(name, key, value)
 
     def close(self) -> None:
         for http in self._carriers.values():

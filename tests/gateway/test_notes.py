@@ -37,6 +37,14 @@ def worker(folder: Path, number: int) -> tuple[Gateway, Notes]:
     return gateway, notes
 
 
+async def known(gateway: Gateway) -> None:
+    """Wait until it knows the other one."""
+    for _ in range(1000):
+        if await gateway.colleagues.others(time.time()):
+            return
+        await asyncio.sleep(0.01)
+
+
 def test_a_note_goes_to_the_other_worker(tmp_path: Path) -> None:
     async def main() -> None:
         async with AsyncExitStack() as stack:
@@ -44,8 +52,8 @@ def test_a_note_goes_to_the_other_worker(tmp_path: Path) -> None:
             for gateway in (one, other):
                 await gateway.start()
                 stack.push_async_callback(gateway.stop)
-            while not await one.colleagues.others(time.time()) or not await other.colleagues.others(time.time()):
-                await asyncio.sleep(0.01)
+            for gateway in (one, other):
+                await known(gateway)
             for position in range(1, 6):
                 here["a session"] = position * 8000
             here["another"] = 1
