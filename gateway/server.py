@@ -16,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway.app import Gateway
+from gateway.lean import socket as lean
 from gateway.routes import create_app
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.serve")
@@ -23,7 +24,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.serve")
 T = TypeVar("T")
 
 REQUEST_S = 10.0  # for the whole head of a request, the handshake of a media socket among them
-LINGER_S = 2.0  # after a call: for what was sent last to be read, and for the peer's own half of the close
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -63,8 +63,8 @@ class HttpSocket(H11Protocol):
             self._waiting = None
 
 
-class MediaSocket(WebSocketsSansIOProtocol):
-    """A socket that is gone soon after its call, also where the peer has stopped reading.
+class StockSocket(WebSocketsSansIOProtocol):
+    """The stock protocol, with a socket that is gone soon after its call, also where the peer has stopped reading.
 
     uvicorn closes the transport, which first writes what is still waiting: to a peer that does not read, for ever.
     """
@@ -75,7 +75,7 @@ class MediaSocket(WebSocketsSansIOProtocol):
     async def run_asgi(self) -> None:
         await super().run_asgi()
         if not self._lost:
-            self._linger = self.loop.call_later(LINGER_S, self.transport.abort)
+            self._linger = self.loop.call_later(lean.LINGER_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
@@ -85,6 +85,9 @@ class MediaSocket(WebSocketsSansIOProtocol):
         if self._linger is not None:
             self._linger.cancel()
         super().connection_lost(exc)
+
+
+WEBSOCKETS: dict[str, type[asyncio.Protocol]] = {"lean": lean.LeanSocket, "websockets": StockSocket}
 
 
 class Server(uvicorn.Server):
@@ -151,7 +154,7 @@ def server(gateway: Gateway, *, host: str | None = None, port: int | None = None
         host=settings.host if host is None else host,
         port=settings.port if port is None else port,
         http=HttpSocket,
-        ws=MediaSocket,
+        ws=WEBSOCKETS[settings.websocket],
         # Carriers answer pings late or not at all: silence of the media is the sign of death, not a missing pong.
         ws_ping_interval=None,
         ws_ping_timeout=None,

@@ -41,7 +41,7 @@ _CLOSED_BY_PEER: Final = frozenset({*range(1000, 1004), *range(1007, 1015), *ran
 
 _SHORT, _LONG, _LONGEST = Struct("!BB"), Struct("!BBH"), Struct("!BBQ")
 _CODE = Struct("!H")
-_LENGTH_16, _LENGTH_64 = Struct("!H"), Struct("!Q")
+_LENGTH_64 = Struct("!Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,11 @@ class Parser:
         at, end = 0, len(data)
         while end - at >= 2:
             first, second = data[at], data[at + 1]
+            opcode = first & _OPCODE
+            if first & (_FIN | _RESERVED) != _FIN or not TEXT <= opcode <= BINARY or self._opcode:
+                self._check(first)
+            if not second & _MASKED:
+                raise _BrokenError(PROTOCOL_ERROR, "a frame that is not masked")
             length = second & _LENGTH
             head = at + 2
             if length == _TWO_BYTES:
@@ -138,11 +143,6 @@ class Parser:
                     self._needed = head - at
                     return at
                 (length,) = _LENGTH_64.unpack_from(data, at + 2)
-            if first & (_FIN | _RESERVED) != _FIN or not TEXT <= first & _OPCODE <= BINARY or self._opcode:
-                self._check(first)
-            if not second & _MASKED:
-                raise _BrokenError(PROTOCOL_ERROR, "a frame that is not masked")
-            opcode = first & _OPCODE
             if opcode & CLOSE:
                 if length > _CONTROL_LIMIT:
                     raise _BrokenError(PROTOCOL_ERROR, "a control frame that is too long")
@@ -217,9 +217,10 @@ def _closed(payload: bytes) -> Closed:
     if len(payload) == 1:
         raise _BrokenError(PROTOCOL_ERROR, "half a close code")
     (code,) = _CODE.unpack_from(payload)
+    reason = _text(payload[_CODE.size :])
     if code not in _CLOSED_BY_PEER:
         raise _BrokenError(PROTOCOL_ERROR, "a close code that may not be sent")
-    return Closed(code, _text(payload[2:]))
+    return Closed(code, reason)
 
 
 _CONTROLS: dict[int, Callable[[bytes], Event]] = {CLOSE: _closed, PING: Ping, PONG: Pong}

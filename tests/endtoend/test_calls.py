@@ -149,7 +149,7 @@ def test_the_carrier_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_caller_who_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernel buffers, the server's buffer and the outbox fill up, and no further; then the call ends."""
     monkeypatch.setattr("gateway.session.CLOSE_WAIT_S", 0.3)
-    monkeypatch.setattr("gateway.server.LINGER_S", 0.3)
+    monkeypatch.setattr("gateway.lean.socket.LINGER_S", 0.3)
 
     async def one(served: Served, name: str) -> int:
         fake = fake_carrier(name)()
