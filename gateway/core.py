@@ -538,12 +538,14 @@ class CallCore:
             width = 2 if self.info.send.encoding == "L16" else 1
             self.output.go_on(now, self.outbox.audio_bytes / (width * self.send_rate))
 
-    def flush(self) -> None:
+    def flush(self) -> int:
+        padding = self.serializer.padding_samples
         self.outbox.add(self.serializer.flush(), media=True)
+        return padding
 
     def clear(self, frame: InterruptionFrame) -> int:
         """Media that has not left yet never does; then the carrier's own clear, ahead of all later media."""
-        unsent = self.outbox.drop_media()
+        unsent = self.outbox.drop_media() + self.serializer.held_samples
         self.outbox.cleared()
         self.trail.moment("clear")
         self.send(frame)

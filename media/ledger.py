@@ -6,7 +6,8 @@ played. What is not known is the way to the carrier and how long it waits before
 All times are those of our clock at the carrier, the way there included.
 
 The way there and back is measured as half of the shortest round trip, and a carrier that is slower to start than
-that is taken to have a buffer against jitter. An echo moves the run that its mark stands in, and what follows it.
+that is taken to have a buffer against jitter. An echo moves the run that its mark stands in, and what follows it. One
+that came straight back says that all was played when its mark arrived, and not when it was.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _SLACK_S: Final = 0.05  # by how much one round trip may take longer than anothe
 _TIGHT_S: Final = 0.04  # audio that comes so shortly before the carrier runs dry may have been late
 _ROUNDING_S: Final = 1e-4
 _IDLE_S: Final = 0.3  # a mark this long after the last audio was played comes straight back
+_AT_ONCE_S: Final = 0.015  # an echo that takes no longer than the way there and back, and this
 _FORGET_S: Final = 1.0  # a run is forgotten this long after the next one began
 _MAX_MARKS: Final = 256  # waiting for their echo; a carrier that never answers must not cost memory
 
@@ -45,7 +47,8 @@ class _Mark(NamedTuple):
     position: int
     run: _Run | None  # that the sample before it is in
     padding: float  # seconds of it between that sample and the mark
-    idle_since: float  # when it was sent to a carrier that had played all; else 0
+    sent_at: float | None
+    idle: bool  # the carrier had played all when it was sent
 
 
 class PlayoutLedger:
@@ -115,10 +118,14 @@ class PlayoutLedger:
             self._runs[-1].tight = True
         self._end += samples * self._seconds_per_sample
 
-    def flush(self) -> None:
-        """The serializer was flushed: with a `clear_grain_ms`, the last message was filled up with silence."""
-        if self._grain and self._kept > self._aligned[-1]:
-            self.pad(-(self._kept - self._aligned[-1]) % self._grain)
+    def flush(self, padding: int | None = None) -> None:
+        """The serializer was flushed: the last message was filled up with `padding` samples of silence.
+
+        None: with a `clear_grain_ms`, up to that.
+        """
+        begun = self._kept - self._aligned[-1]
+        self.pad(padding if padding is not None else -begun % self._grain if self._grain else 0)
+        if self._grain and begun > 0:
             self._aligned.append(self._kept)
 
     def pad(self, samples: int) -> None:
@@ -132,11 +139,11 @@ class PlayoutLedger:
         """A name for a mark that is put on the wire after what was sent so far."""
         self._mark_count += 1
         name = f"g{self.generation}-{self._mark_count}"
-        idle = now if now is not None and now > self._end + _IDLE_S else 0.0
+        idle = now is not None and now > self._end + _IDLE_S
         run = self._runs[-1] if self._runs else None
         if len(self._marks) >= _MAX_MARKS:
             del self._marks[next(iter(self._marks))]
-        self._marks[name] = _Mark(self._kept, run, self._padding, idle)
+        self._marks[name] = _Mark(self._kept, run, self._padding, now, idle)
         return name
 
     def cleared(self, now: float, unsent: int = 0) -> int:
@@ -171,10 +178,9 @@ class PlayoutLedger:
         mark = self._marks.get(name)
         if mark is None:
             return False
-        if mark.idle_since:
-            way = (now - mark.idle_since) / 2
-            self._measure(min(way, self._latency) if self._measured else way)
-        elif mark.run is not None:
+        if mark.sent_at is not None:
+            self._round_trip(now - mark.sent_at, mark.idle)
+        if mark.run is not None and not mark.idle and not self._came_straight_back(mark, now):
             sure = not self._echoes_marks_on_clear
             if not self._correct(mark.run, mark.position, now - mark.padding, timed=True, sure=sure):
                 return False
@@ -334,6 +340,25 @@ class PlayoutLedger:
         if last is not run:
             self._end = last.start + (self._kept - last.first) * self._seconds_per_sample + self._padding
         return True
+
+    def _round_trip(self, seconds: float, sure: bool) -> None:
+        """The way there and back takes no longer than this; `sure`: no shorter either."""
+        if sure:
+            way = seconds / 2
+            self._measure(min(way, self._latency) if self._measured else way)
+        elif -_EARLY_S < seconds < self._shortest:
+            self._shortest = max(seconds, 0.0)
+            self._latency = min(self._latency, self._shortest / 2)
+
+    def _came_straight_back(self, mark: _Mark, now: float) -> bool:
+        """The carrier may have been silent when the mark arrived, and the clock says nothing else."""
+        if mark.sent_at is None or mark.run is None:
+            return False
+        run, way = mark.run, self._latency
+        played = run.start + (mark.position - run.first) * self._seconds_per_sample + mark.padding
+        known = run.corrected or not self._start_delay_guessed
+        slack = _SLACK_S if known and played < mark.sent_at + way else _AT_ONCE_S
+        return now - mark.sent_at <= 2 * way + slack and played <= now - way
 
     def _confirm(self, position: int) -> None:
         self.confirmed = max(self.confirmed, position)

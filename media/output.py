@@ -82,8 +82,9 @@ class Wire(Protocol):
     def send(self, frame: Frame) -> None:
         """Whatever messages `frame` means to this carrier."""
 
-    def flush(self) -> None:
-        """The end of speech: the carrier's own padding."""
+    def flush(self) -> int:
+        """The end of speech: samples of silence with which the carrier's last packet was filled."""
+        ...
 
     def clear(self, frame: InterruptionFrame) -> int:
         """Queued media leaves the outbox, and the carrier drops what it holds. How many samples had not left yet."""
@@ -527,9 +528,9 @@ class OutputStage(FrameProcessor):
     def _act(self, item: Any, now: float) -> None:
         """Something whose turn has come among the packets."""
         if item is FLUSH:
-            self._wire.flush()
+            padding = self._wire.flush()
             if self.ledger is not None:
-                self.ledger.flush()
+                self.ledger.flush(padding)
         elif item is _SPEECH_STARTS:
             self._cancel_stop()
             if not self._speaking:

@@ -182,6 +182,16 @@ class FrameSerializer:
         """How to end this call by the carrier's API, if the serializer was built with credentials and auto_hang_up."""
         return None
 
+    @property
+    def held_samples(self) -> int:
+        """Samples that `encode` was given and that wait for the rest of their packet."""
+        return 0
+
+    @property
+    def padding_samples(self) -> int:
+        """Samples of silence with which `flush` would fill the packet that is begun."""
+        return 0
+
     def flush(self) -> Messages:
         """The end of speech: what is left of a packet, padded to a legal size, and the resampler's tail."""
         return ()

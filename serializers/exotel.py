@@ -255,6 +255,14 @@ class ExotelFrameSerializer(JsonSerializer):
         self._held = pcm[end:]
         return [self._media(pcm[at : at + size]) for at in range(0, end, size)]
 
+    @property
+    def held_samples(self) -> int:
+        return len(self._held) >> 1
+
+    @property
+    def padding_samples(self) -> int:
+        return (self._packet - len(self._held)) >> 1 if self._held else 0
+
     def flush(self) -> Messages:
         messages = list(self._audio(self.flush_wire_pcm(), self._rate))
         if tail := self._held:

@@ -275,6 +275,14 @@ class TelnyxFrameSerializer(JsonSerializer):
             raise ValueError(f"inbound_encoding {self._send.encoding!r}: only {', '.join(ENCODINGS)} can be sent")
         return f"{_HEAD}{b64encode_as_string(compress(pcm))}{_TAIL}"
 
+    @property
+    def held_samples(self) -> int:
+        return len(self._rest) >> 1
+
+    @property
+    def padding_samples(self) -> int:
+        return (self._shortest - len(self._rest)) >> 1 if self._rest else 0
+
     def flush(self) -> Messages:
         tail = self.flush_wire_pcm()
         messages = self._send_pcm(tail) if tail else ()

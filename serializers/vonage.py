@@ -211,6 +211,14 @@ class VonageFrameSerializer(JsonSerializer):
         self._held = pcm[end:]
         return [pcm[at : at + size] for at in range(0, end, size)]
 
+    @property
+    def held_samples(self) -> int:
+        return len(self._held) >> 1
+
+    @property
+    def padding_samples(self) -> int:
+        return (self._size - len(self._held)) >> 1 if self._held else 0
+
     def flush(self) -> Messages:
         frames = list(self._frames(self.flush_wire_pcm()))
         if tail := self._held:

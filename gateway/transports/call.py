@@ -237,11 +237,12 @@ class TransportCall(CallCore):
             super().send(frame)
             self.shell.wake()
 
-    def flush(self) -> None:
-        super().flush()
+    def flush(self) -> int:
+        padding = super().flush()
         if self._cuts:
             self.outbox.add((_FILL,), media=True)
         self.shell.wake()
+        return padding
 
     def released(self, frame: Frame) -> None:
         super().released(frame)

@@ -80,7 +80,9 @@ class NoWire:
 
     def send_audio(self, pcm: bytes) -> None: ...
     def send(self, frame: Frame) -> None: ...
-    def flush(self) -> None: ...
+    def flush(self) -> int:
+        return 0
+
     def clear(self, frame: InterruptionFrame) -> int:
         return 0
 

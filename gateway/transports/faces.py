@@ -125,6 +125,14 @@ class _Later(FrameSerializer):
     def clear_grain_ms(self) -> int:  # type: ignore[override]
         return self._inner.clear_grain_ms if self._knows else 0
 
+    @property
+    def held_samples(self) -> int:
+        return self._inner.held_samples if self._knows else 0
+
+    @property
+    def padding_samples(self) -> int:
+        return self._inner.padding_samples if self._knows else 0
+
     def begin(self, in_sample_rate: int | None) -> None:
         if isinstance(self._inner, FrameSerializer):
             self._inner.begin(in_sample_rate)
