@@ -1,4 +1,5 @@
-"""Speech to speech: recognition, a context, a model, a voice; each of them chosen in gateway.toml.
+"""Speech to speech: recognition, a context, a model, a voice; each of them chosen in gateway.toml. Or one model that
+hears and speaks itself.
 
 Without any of that chosen it works on a fresh machine: pocketsphinx hears the phrases of the rules, the rules answer,
 and espeak-ng speaks.
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
+from bots.agent_turns import AfterSilence, Idle, SpeechTurns, spoken_turns
 from bots.base import Bot, Build, Call, Output, PrepareContext, TimerHandle
 from bots.context.context import LLMContext
 from bots.context.pair import LLMContextAggregatorPair
@@ -51,8 +53,7 @@ from media.processor import FrameDirection, FrameProcessor
 from media.resample import resample_all
 from media.silero import SileroVADAnalyzer
 from media.turns.start import TranscriptionUserTurnStartStrategy, VADUserTurnStartStrategy
-from media.turns.stop import SpeechTimeoutUserTurnStopStrategy
-from media.turns.strategies import UserTurnStrategies
+from media.turns.strategies import ExternalUserTurnStrategies, UserTurnStrategies
 from media.vad import VADParams
 from media.vad_processor import VADProcessor
 
@@ -60,6 +61,8 @@ log = logging.getLogger(__name__)
 
 
 Service = Mapping[str, Any] | tuple[Mapping[str, Any], ...]
+
+SPEECH_TURN_S = 0.5  # of speech into the bot's that is a turn, where nobody tells words from other sounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,7 @@ class AgentSettings:
     stt: Service = field(default_factory=lambda: {"use": "pocketsphinx"})
     llm: Service = field(default_factory=lambda: {"use": "rules"})
     tts: Service = field(default_factory=lambda: {"use": "espeak"})
+    speech: Service | None = None  # a model that hears and speaks: in place of `stt` and `llm`
     greeting: PromptSetting | None = None  # said at once; made when the configuration loads
     prompt: str = ""  # the model's instruction
     voice: str = ""  # of the greeting, where it is text
@@ -147,7 +151,8 @@ class CallTools:
         except ValueError as exc:
             await params.result_callback({"error": str(exc)})
         else:
-            quiet = FunctionCallResultProperties(run_llm=False)
+            # A model that has said something with it has done so; one that has not, still owes the caller an answer.
+            quiet = FunctionCallResultProperties(run_llm=False) if params.llm.spoke else None
             await params.result_callback({"set": True}, properties=quiet)
 
     async def _last(self, params: FunctionCallParams, then: Any) -> None:
@@ -284,7 +289,7 @@ class AgentBot:
 
     async def prepare(self, settings: AgentSettings, context: PrepareContext) -> Build:
         errors: list[ConfigError] = []
-        chosen: dict[str, list[tuple[str, Chosen]]] = {"stt": [], "llm": [], "tts": []}
+        chosen: dict[str, list[tuple[str, Chosen]]] = {kind: [] for kind in _kinds(settings)}
         for kind, found in chosen.items():
             for path, table in _tables(kind, getattr(settings, kind)):
                 try:
@@ -293,13 +298,15 @@ class AgentBot:
                     errors.append(exc.within(path))
         if errors:
             raise ConfigErrors(errors)
-        needs = _needs(chosen["stt"], chosen["llm"])
-        for found in chosen.values():
+        needs = _needs(settings, chosen)
+        for kind, found in chosen.items():
             for path, service in found:
                 try:
-                    await service.prepare(**needs.get(id(service), {}))
+                    await service.prepare(**({} if kind == "speech" else needs.get(id(service), {})))
                 except ConfigError as exc:
                     errors.append(exc.within(path))
+        if len({getattr(service.settings, "turns", "") for _, service in chosen.get("speech", ())}) > 1:
+            errors.append(ConfigError("speech", "its services differ in `turns`", "let the same one end them in all"))
         if errors:
             raise ConfigErrors(errors)
         phrases = await _phrases(settings, context, [service for _, service in chosen["tts"]])
@@ -310,9 +317,24 @@ class AgentBot:
                 kind: [(service.use, service.make(**needs.get(id(service), {}))) for _, service in found]
                 for kind, found in chosen.items()
             }
-            return _agent(call, settings, phrases, text, made)
+            make_agent = _agent if settings.speech is None else _speech_agent
+            return make_agent(call, settings, phrases, text, made)
 
         return build
+
+
+def _kinds(settings: AgentSettings) -> Sequence[str]:
+    """Of services that this agent has. Raises ConfigErrors for tables that it would not use."""
+    if settings.speech is None:
+        return "stt", "llm", "tts"
+    default = AgentSettings()
+    unused = [kind for kind in ("stt", "llm") if getattr(settings, kind) != getattr(default, kind)]
+    if unused:
+        raise ConfigErrors(
+            ConfigError(kind, "has no use where `speech` is: it hears and thinks", "remove one of both")
+            for kind in unused
+        )
+    return "speech", "tts"
 
 
 def _tables(kind: str, setting: Service) -> Iterable[tuple[str, Mapping[str, Any]]]:
@@ -368,10 +390,12 @@ async def _spoken(name: str, text: str, context: PrepareContext, voice: str, voi
     return None
 
 
-def _needs(recognisers: Found, models: Found) -> dict[int, dict[str, Any]]:
-    """A recogniser that knows phrases only is told those of the dialogues."""
-    phrases = tuple(phrase for _, llm in models for phrase in getattr(llm.settings, "phrases", ()))
-    return {id(stt): {"phrases": phrases} for _, stt in recognisers if hasattr(stt.settings, "phrases")}
+def _needs(settings: AgentSettings, chosen: Mapping[str, Found]) -> dict[int, dict[str, Any]]:
+    """A recogniser that knows phrases only is told those of the dialogues; a model that hears, how long a pause is."""
+    if "speech" in chosen:
+        return {id(speech): {"silence_s": settings.silence_s} for _, speech in chosen["speech"]}
+    phrases = tuple(phrase for _, llm in chosen.get("llm", ()) for phrase in getattr(llm.settings, "phrases", ()))
+    return {id(stt): {"phrases": phrases} for _, stt in chosen.get("stt", ()) if hasattr(stt.settings, "phrases")}
 
 
 class Watched:
@@ -389,7 +413,7 @@ class Watched:
                 service.keep_unheard()  # for the one that takes over
             several = len(made) > 1 or kind == "stt"
             service.patience_s = settings.patience_s if several else settings.timeout_s
-        switcher: Any = LLMSwitcher if kind == "llm" else ServiceSwitcher
+        switcher: Any = LLMSwitcher if kind in ("llm", "speech") else ServiceSwitcher
         self.switcher = switcher([service for _, service in made], RestingFailover)
         self.switcher.on_failure = self._failed
         self.switcher.add_event_handler("on_service_switched", self._switched)
@@ -422,12 +446,9 @@ def _agent(
     made: Mapping[str, Sequence[tuple[str, AIService]]],
 ) -> Sequence[FrameProcessor]:
     announcer = Announcer(call, settings, phrases, greeting)
-    services = {kind: Watched(call, kind, each, settings).switcher for kind, each in made.items()}
-    for switcher in services.values():
-        switcher.strategy.add_event_handler("on_exhausted", lambda strategy, error: announcer.apologise())
+    services = _watched(call, settings, made, announcer)
     stt, llm, tts = services["stt"], services["llm"], services["tts"]
-    messages = [{"role": "system", "content": settings.prompt}] if settings.prompt else []
-    context = LLMContext(messages, ToolsSchema(TOOLS))
+    context = _context(settings)
     # The floor holds the bot back as soon as the caller makes a sound; words make a turn of it.
     start = [TranscriptionUserTurnStartStrategy(), VADUserTurnStartStrategy(enable_interruptions=False)]
     strategies = UserTurnStrategies(start=start, stop=[AfterSilence(user_speech_timeout=settings.silence_s)])
@@ -436,10 +457,9 @@ def _agent(
     user, assistant = pair.user(), pair.assistant()
     CallTools(call, llm)
     Idle(call, settings, user)
-    vad = VADProcessor(vad_analyzer=SileroVADAnalyzer(params=VADParams(min_volume=settings.min_volume)))
     keys = (DTMFAggregator(),) if settings.dtmf else ()
     return (
-        vad,
+        _hearing(settings),
         Floor(FloorParams()),
         stt,
         *keys,
@@ -452,37 +472,50 @@ def _agent(
     )
 
 
-class AfterSilence(SpeechTimeoutUserTurnStopStrategy):
-    """A caller who pauses has not finished, though a service may call its transcript final: `silence_s` is waited for.
+def _watched(
+    call: Call, settings: AgentSettings, made: Mapping[str, Sequence[tuple[str, AIService]]], announcer: Announcer
+) -> dict[str, Any]:
+    """The services of each kind, in a switcher."""
+    services = {kind: Watched(call, kind, each, settings).switcher for kind, each in made.items()}
+    for switcher in services.values():
+        switcher.strategy.add_event_handler("on_exhausted", lambda strategy, error: announcer.apologise())
+    return services
 
-    What was not spoken (keys) has no silence behind it, and ends the turn at once.
-    """
 
-    def _maybe_stop(self) -> None:
-        if self._waited or not self._edge:
-            super()._maybe_stop()
+def _context(settings: AgentSettings) -> LLMContext:
+    messages = [{"role": "system", "content": settings.prompt}] if settings.prompt else []
+    return LLMContext(messages, ToolsSchema(TOOLS))
 
 
-class Idle:
-    """Asks a silent caller whether he is there, and ends the call if nobody answers."""
+def _hearing(settings: AgentSettings) -> VADProcessor:
+    return VADProcessor(vad_analyzer=SileroVADAnalyzer(params=VADParams(min_volume=settings.min_volume)))
 
-    def __init__(self, call: Call, settings: AgentSettings, user: Any) -> None:
-        self._call, self._settings, self._user = call, settings, user
-        self._asked = 0
-        user.add_event_handler("on_user_turn_idle", self._on_idle)
-        user.add_event_handler("on_user_turn_started", self._on_turn)
 
-    def _on_turn(self, user: Any, strategy: Any) -> None:
-        self._asked = 0
-
-    def _on_idle(self, user: Any) -> None:
-        self._asked += 1
-        if self._asked <= self._settings.idle_tries:
-            user.push_frame(TTSSpeakFrame(self._settings.idle, append_to_context=True))
-            return
-        if self._settings.goodbye:
-            user.push_frame(TTSSpeakFrame(self._settings.goodbye))
-        self._call.end("no-input")
+def _speech_agent(
+    call: Call,
+    settings: AgentSettings,
+    phrases: Phrases,
+    greeting: str,
+    made: Mapping[str, Sequence[tuple[str, AIService]]],
+) -> Sequence[FrameProcessor]:
+    """One model hears and speaks. The voice before it says only what it does not: `idle`, `goodbye`."""
+    announcer = Announcer(call, settings, phrases, greeting)
+    services = _watched(call, settings, made, announcer)
+    speech, tts = services["speech"], services["tts"]
+    context = _context(settings)
+    for service in speech.llms:
+        service.converse(context, said=greeting)
+    server_turns = speech.llms[0].server_turns
+    floor = FloorParams(turn_s=None) if server_turns else FloorParams(turn_s=SPEECH_TURN_S)
+    turns = SpeechTurns(
+        user_turn_strategies=ExternalUserTurnStrategies() if server_turns else spoken_turns(settings.silence_s),
+        user_idle_timeout=settings.idle_s,
+    )
+    CallTools(call, speech)
+    Idle(call, settings, turns)
+    keys = (DTMFAggregator(),) if settings.dtmf else ()
+    assistant = LLMContextAggregatorPair(context).assistant()
+    return (_hearing(settings), Floor(floor), turns, *keys, tts, speech, announcer, Output(), assistant)
 
 
 BOT: Bot = AgentBot()

@@ -42,7 +42,7 @@ _SUMMED = (
 )
 
 # Counters of an agent's services, by their kind: metric name, help, rest of the key behind "stt_", "llm_", "tts_".
-_SERVICE_KINDS = ("stt", "llm", "tts")
+_SERVICE_KINDS = ("stt", "llm", "tts", "speech")
 _OF_SERVICES = (
     ("gateway_service_answers", "answers of recognisers, models and voices", "answers"),
     ("gateway_service_first_byte_milliseconds", "what they took until their first byte, added up", "ttfb_ms"),

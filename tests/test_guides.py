@@ -49,7 +49,7 @@ async def nobody_there(*asked: Any) -> None:
 
 @pytest.mark.parametrize(
     ("document", "number"),
-    [("programs.md", 0), ("agent.md", 0), ("agent.md", 1), ("agent.md", 2), ("agent.md", 3)],
+    [("programs.md", 0), ("agent.md", 0), ("agent.md", 1), ("agent.md", 2), ("agent.md", 3), ("agent.md", 4)],
     ids=lambda value: str(value),
 )
 def test_configurations(document: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,7 @@ class LLMService(AIService):
         self._answer: Handle | None = None
         self._context: LLMContext | None = None  # that is being answered
         self._said = False  # something of the answer has left
+        self.spoke = False  # there were words in the answer that was begun last
         self._limit: asyncio.Timeout | None = None
         self._skip_tts: bool | None = None
         for event in ("on_function_calls_started", "on_completion_timeout"):
@@ -170,6 +171,7 @@ class LLMService(AIService):
     # ------------------------------------------------------------ an answer
 
     def _begin_answer(self, context: LLMContext) -> None:
+        self.spoke = False
         self.pause_processing_frames()
         self._answer = self.run_beside(self._generate(context), "answer")
 
@@ -220,7 +222,7 @@ class LLMService(AIService):
 
     def push_text(self, text: str) -> None:
         """A piece of the answer."""
-        self._said = True
+        self._said = self.spoke = True
         self.progress()
         frame = LLMTextFrame(text)
         frame.includes_inter_frame_spaces = True

@@ -82,6 +82,11 @@ class PocketsphinxSTTService(SegmentedSTTService):
         yield None
 
 
+async def recognised(phrases: Sequence[str], pcm: bytes, sample_rate: int) -> str:
+    """As `recognise`, without holding up the loop. Raises ConfigError."""
+    return await asyncio.get_running_loop().run_in_executor(_thread, recognise, phrases, pcm, sample_rate)
+
+
 async def warm(phrases: Sequence[str]) -> None:
     """Load the model for these phrases. Raises ConfigError."""
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Services by name: a module in this folder that exports STT, LLM or TTS; a table of settings becomes one of them."""
+"""Services by name: a module in this folder that exports STT, LLM, TTS or SPEECH; a table of settings becomes one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Provider(Protocol):
 
 
 def provider_names(kind: str) -> list[str]:
-    """The modules that export `kind`: "STT", "LLM" or "TTS". Imports none that does not."""
+    """The modules that export `kind`: "STT", "LLM", "TTS" or "SPEECH". Imports none that does not."""
     found = []
     for info in pkgutil.iter_modules(services.__path__):
         spec = importlib.util.find_spec(f"bots.services.{info.name}")

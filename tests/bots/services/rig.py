@@ -54,13 +54,13 @@ async def settle(turns: int = 30) -> None:
 
 
 @asynccontextmanager
-async def pipeline(*services: FrameProcessor, **params: Any) -> AsyncIterator[Rig]:
+async def pipeline(*services: FrameProcessor, rate: int = RATE, **params: Any) -> AsyncIterator[Rig]:
     """Runs, and ends without leaving a task."""
     others = asyncio.all_tasks()
     before, after = Watch(), Watch()
     task = PipelineTask(
         Pipeline([before, *services, after]),
-        params=PipelineParams(audio_in_sample_rate=RATE, audio_out_sample_rate=RATE, **params),
+        params=PipelineParams(audio_in_sample_rate=rate, audio_out_sample_rate=rate, **params),
         idle_timeout_secs=None,
     )
     running = asyncio.ensure_future(task.run())
@@ -148,5 +148,5 @@ class Hearer(STTService):
         yield None
 
 
-def voice(level: int = 1, frames: int = 1) -> list[InputAudioRawFrame]:
-    return [InputAudioRawFrame(level.to_bytes(2, "little") * 160, RATE, 1) for _ in range(frames)]
+def voice(level: int = 1, frames: int = 1, rate: int = RATE) -> list[InputAudioRawFrame]:
+    return [InputAudioRawFrame(level.to_bytes(2, "little") * (rate // 50), rate, 1) for _ in range(frames)]
