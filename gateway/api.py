@@ -191,9 +191,21 @@ class Routed(BaseModel):
     considered: list[Rule]
 
 
+class CarrierHealth(BaseModel):
+    """Counts since the process began."""
+
+    carrier: str
+    on: bool
+    begun: int
+    turned_away: int
+    not_authentic: Annotated[int, Field(description="webhooks and sockets whose signature did not verify")]
+
+
 class Health(BaseModel):
     now: dict[str, int | float | bool]
-    points: list[dict[str, float]]
+    points: Annotated[list[dict[str, float]], Field(description="every ten seconds of the last hour")]
+    carriers: list[CarrierHealth]
+    reasons: Annotated[dict[str, int], Field(description="why callers were turned away")]
 
 
 # ---------------------------------------------------------------- who may

@@ -250,7 +250,12 @@ class CallDesk:
     def health(self) -> Mapping[str, Any]:
         """How this process is, and was in the last hour."""
         history = self._gateway.history
-        return {"now": history.now(), "points": list(history.points)}
+        return {
+            "now": history.now(),
+            "points": list(history.points),
+            "carriers": history.carriers(),
+            "reasons": history.reasons(),
+        }
 
     def configuration(self) -> Mapping[str, Any]:
         """What new calls get, and what came of the last reload."""

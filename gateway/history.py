@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -51,23 +51,55 @@ class History:
         self.points.append(point)
 
     def _counted(self) -> dict[str, int]:
+        begun, away, forged = self._by_carrier()
+        return {"begun": begun.total(), "refused": away.total(), "not_authentic": forged.total()}
+
+    def _by_carrier(self) -> tuple[Counter[str], Counter[str], Counter[str]]:
+        """Calls begun, callers turned away, and webhooks and sockets of nobody knows whom; since the process began."""
         metrics = self._gateway.metrics
-        return {
-            "begun": sum(metrics.started.values()),
-            "refused": sum(metrics.refused.values()),
-            "not_authentic": sum(n for (_, _, result), n in metrics.webhooks.items() if result in NOT_AUTHENTIC),
-        }
+        begun, away, forged = Counter[str](), Counter[str](), Counter[str]()
+        begun.update(metrics.started)
+        for (carrier, reason), n in metrics.refused.items():
+            (forged if reason in NOT_AUTHENTIC else away)[carrier] += n
+        for (carrier, _, result), n in metrics.webhooks.items():
+            if result in NOT_AUTHENTIC:
+                forged[carrier] += n
+        return begun, away, forged
 
     def now(self) -> dict[str, Any]:
-        gateway = self._gateway
+        gateway, counted = self._gateway, self._counted()
         return {
             "live_calls": len(gateway.calls),
             "limit": gateway.calls.max_calls,
             "draining": gateway.calls.draining,
+            "overloaded": gateway.health.overloaded,
             "lateness_ms": round(1000 * gateway.clock.lateness_s(), 2),
-            "begun": sum(gateway.metrics.started.values()),
-            "turned_away": sum(gateway.metrics.refused.values()),
-            "not_authentic": self._counted()["not_authentic"],
+            "begun": counted["begun"],
+            "turned_away": counted["refused"],
+            "not_authentic": counted["not_authentic"],
             "hang_ups_done": gateway.hang_ups.counters["done"] + gateway.hang_ups.counters["already-over"],
             "hang_ups_failed": gateway.hang_ups.counters["failed"],
         }
+
+    def carriers(self) -> list[dict[str, Any]]:
+        """What came of each carrier's calls, webhooks and sockets since the process began."""
+        begun, away, forged = self._by_carrier()
+        on = self._gateway.settings.carriers
+        return [
+            {
+                "carrier": carrier,
+                "on": carrier in on,
+                "begun": begun[carrier],
+                "turned_away": away[carrier],
+                "not_authentic": forged[carrier],
+            }
+            for carrier in sorted({*on, *begun, *away, *forged})
+        ]
+
+    def reasons(self) -> dict[str, int]:
+        """Why callers were turned away since the process began."""
+        found = Counter[str]()
+        for (_, reason), n in self._gateway.metrics.refused.items():
+            if reason not in NOT_AUTHENTIC:
+                found[reason] += n
+        return dict(found)

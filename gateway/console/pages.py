@@ -31,6 +31,7 @@ FILES = (
     "phone.js",
     "sound.js",
     "timeline.js",
+    "watch.js",
 )
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from bots.base import Call
 from gateway.console import pages
@@ -293,6 +293,19 @@ def test_the_route_and_the_last_hour(tmp_path: Path) -> None:
             health = (await api.get("/health")).json()
             assert health["now"]["live_calls"] == 0
             assert len(health["points"]) >= 1
+            assert health["carriers"] == [
+                {"carrier": "twilio", "on": True, "begun": 0, "turned_away": 0, "not_authentic": 0}
+            ]
+            async with httpx.AsyncClient(base_url=it.url, trust_env=False) as http:
+                assert (await http.post("/twilio/answer", data={"CallSid": "CA1"})).status_code == 403
+            with pytest.raises(InvalidStatus):
+                await connect(f"ws://127.0.0.1:{it.port}/twilio/media/made-up", proxy=None)
+            it.gateway.metrics.refused["twilio", "full"] += 3
+            health = (await api.get("/health")).json()
+            (twilio,) = health["carriers"]
+            assert (twilio["not_authentic"], twilio["turned_away"]) == (2, 3)
+            assert (health["now"]["not_authentic"], health["now"]["turned_away"]) == (2, 3)
+            assert health["reasons"] == {"full": 3}
 
     asyncio.run(main())
 

@@ -1,7 +1,8 @@
 // One call, live or over: all that is known of it.
 
-import { ask, pathOf } from "./api.js";
+import { access, ask, pathOf } from "./api.js";
 import { $, duration, figures, moment } from "./elements.js";
+import { Watch } from "./watch.js";
 
 // Which of a record's counters belong together.
 const GROUPS = [
@@ -19,16 +20,23 @@ export function health(counters) {
 }
 
 export class CallPage {
-  async show(carrier, id) {
-    [this.carrier, this.id] = [carrier, id];
-    $("call-title").textContent = `Call ${id} at ${carrier}`;
-    await this.refresh();
+  constructor() {
+    this.watch = new Watch();
   }
 
-  async refresh() {
-    const record = await ask(pathOf(this.carrier, this.id));
+  async show(carrier, id) {
+    this.leave();
+    $("call-title").textContent = `Call ${id} at ${carrier}`;
+    $("call-live").hidden = true;
+    const record = await ask(pathOf(carrier, id));
     this.draw(record);
-    return record;
+    if (!record.live || !access.scopes.has("listen")) return;
+    $("call-live").hidden = false;
+    await this.watch.open(carrier, id, async () => this.draw(await ask(pathOf(carrier, id))));
+  }
+
+  leave() {
+    this.watch.close();
   }
 
   draw(record) {

@@ -24,6 +24,7 @@ function show(name) {
 
 async function go() {
   const [wanted, ...rest] = location.hash.slice(1).split("/").map(decodeURIComponent);
+  if (page === "call") call.leave();
   page = PAGES.includes(wanted) ? wanted : "phone";
   of = rest;
   clearTimeout(timer);
@@ -147,8 +148,15 @@ const CHARTS = [
 ];
 
 async function health() {
-  const { points, now } = await ask("health");
+  const { points, now, carriers, reasons } = await ask("health");
   figures($("health-now"), now);
+  $("health-carriers").replaceChildren(...carriers.map((one) => {
+    const made = row([one.on ? one.carrier : `${one.carrier} (off)`, one.begun, one.turned_away, one.not_authentic]);
+    made.classList.toggle("bad", one.not_authentic > 0);
+    return made;
+  }));
+  const why = Object.entries(reasons).map(([reason, count]) => `${reason} ${count}`).join(", ");
+  $("health-reasons").textContent = why ? `Turned away: ${why}.` : "Nobody was turned away.";
   $("charts").replaceChildren();
   for (const [title, name, unit] of CHARTS) chart($("charts"), title, points.map((point) => [point.t, point[name]]), unit);
 }

@@ -1,7 +1,7 @@
 // Runs in the audio thread: two processors, one that hands the microphone on and one that plays what arrives.
 
 const PIECE = 960; // samples of the microphone in one message
-const AHEAD_S = 0.08; // what waits before play-out begins: the network's unevenness
+const AHEAD_S = 0.08; // what waits before play-out begins, unless it is said: the network's unevenness
 const MOST_S = 1.0; // what may wait at most
 
 class Microphone extends AudioWorkletProcessor {
@@ -30,7 +30,8 @@ class Earpiece extends AudioWorkletProcessor {
   constructor(options) {
     super();
     this.step = options.processorOptions.rate / sampleRate; // of what arrives, for one sample here
-    this.rate = options.processorOptions.rate;
+    const { rate, ahead_s = AHEAD_S, most_s = MOST_S } = options.processorOptions;
+    [this.ahead, this.most] = [ahead_s * rate, most_s * rate];
     this.pieces = [];
     this.waiting = 0; // samples
     this.at = 0; // in the first piece
@@ -39,7 +40,7 @@ class Earpiece extends AudioWorkletProcessor {
     this.port.onmessage = ({ data }) => {
       this.pieces.push(new Int16Array(data));
       this.waiting += data.byteLength / 2;
-      while (this.waiting > MOST_S * this.rate && this.pieces.length > 1) this.drop();
+      while (this.waiting > this.most && this.pieces.length > 1) this.drop();
     };
   }
 
@@ -50,7 +51,7 @@ class Earpiece extends AudioWorkletProcessor {
 
   process(inputs, outputs) {
     const output = outputs[0][0];
-    if (!this.playing && this.waiting >= AHEAD_S * this.rate) this.playing = true;
+    if (!this.playing && this.waiting >= this.ahead) this.playing = true;
     if (!this.playing) return true;
     for (let i = 0; i < output.length; i++) {
       while (this.pieces.length && this.at >= this.pieces[0].length) {

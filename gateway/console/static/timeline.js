@@ -7,8 +7,9 @@ const EDGES = { // what begins and ends: the row that shows it, and its words
   voice: ["caller", "caller speaks", "caller is silent"],
   turn: ["turn", "caller's turn", "caller's turn is over"],
   bot: ["bot", "bot speaks", "bot is silent"],
+  mute: ["mute", "caller is muted", "caller is heard again"],
 };
-const QUIET = new Set(["opened", "audio", "ready", "mark", "service", "state", "closed", "function", "caller says", "bot says"]); // not among the marks
+const QUIET = new Set(["opened", "audio", "ready", "mark", "played", "service", "state", "closed", "function", "caller says", "bot says"]); // not among the marks
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -32,7 +33,8 @@ export class Timeline {
     this.events = [];
     this.loud = { caller: [], bot: [] };
     this.rest = { caller: { peak: 0, samples: 0 }, bot: { peak: 0, samples: 0 } };
-    this.spans = { voice: [], turn: [], bot: [] };
+    this.spans = { voice: [], turn: [], bot: [], mute: [] };
+    this.latest = 0; // seconds
     this.marks = [];
     this.following = true;
     this.list.replaceChildren();
@@ -60,10 +62,16 @@ export class Timeline {
     }
   }
 
+  // Sound of that voice follows from `t` on: there was none, or it was not told, until then.
+  silent(who, t) {
+    while (this.loud[who].length < Math.round(t * PER_S)) this.loud[who].push(0);
+  }
+
   // {t, what, on} is an edge, {t, what, detail} a moment.
   event(event) {
     const { t, what, on, detail = "" } = event;
     this.events.push(event);
+    this.latest = Math.max(this.latest, t);
     const edge = EDGES[what];
     if (edge && on !== undefined) {
       const spans = this.spans[what], last = spans[spans.length - 1];
@@ -111,7 +119,7 @@ export class Timeline {
     canvas.width = width * scale;
     canvas.height = ROWS.height * scale;
     context.scale(scale, scale);
-    const lasted = Math.max(this.loud.caller.length, this.loud.bot.length) / PER_S;
+    const lasted = Math.max(this.latest, this.loud.caller.length / PER_S, this.loud.bot.length / PER_S);
     this.range.max = Math.max(SECONDS, lasted).toFixed(1);
     this.range.hidden = lasted <= SECONDS;
     if (this.following) this.range.value = this.range.max;
