@@ -21,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import BaseRoute, Route
 
-from gateway.control import CallDesk, ControlError, Order, view_record
+from gateway.control import CallDesk, ControlError, Order, view_record, view_transcript
 from gateway.public_url import is_loopback_host
 from gateway.settings import Settings
 from gateway.store import CallFilter, CallKey, Standing, StoreError
@@ -122,6 +122,18 @@ class CallRecord(BaseModel):
     hang_up_attempts: int
     counters: dict[str, int]
     variables: dict[str, Any]
+
+
+class Said(BaseModel):
+    """One utterance."""
+
+    t: Annotated[float, Field(description="seconds since the call's socket came")]
+    who: Literal["caller", "bot"]
+    text: str
+
+
+class CallDetails(CallRecord):
+    transcript: Annotated[list[Said], Field(description="of a call that is over, where it is kept")]
 
 
 class LiveCalls(BaseModel):
@@ -394,9 +406,11 @@ def create_api(desk: CallDesk, settings: Callable[[], Settings], urls: Callable[
         return CallRecords.model_validate({"calls": [view_record(one) for one in page.calls], "next": page.next})
 
     @calls.get("/{carrier}/{call_id}", dependencies=[read])
-    async def record(carrier: Carrier, call_id: CallId) -> CallRecord:
+    async def record(carrier: Carrier, call_id: CallId) -> CallDetails:
         """The record of one call, live or over."""
-        return CallRecord.model_validate(view_record(await desk.record(CallKey(carrier, call_id))))
+        key = CallKey(carrier, call_id)
+        shown = view_record(await desk.record(key))
+        return CallDetails.model_validate({**shown, "transcript": view_transcript(await desk.transcript(key))})
 
     @calls.post("", status_code=201, dependencies=[dial])
     async def place(order: Dial, request: Request) -> Taken:

@@ -19,6 +19,7 @@ import structlog
 from gateway.answering import clipped
 from gateway.routing import explain, resolve
 from gateway.store import PROVISIONAL, CallFilter, CallKey, Page, Refused, Standing, StoredCall
+from gateway.transcript import Line
 from media.errors import GatewayError
 from media.frames import KeypadEntry, OutputDTMFFrame
 from webhooks.base import CallPhase, CallStatus, DialOrder, InboundCall, OutcomeKind, Urls
@@ -86,6 +87,10 @@ class CallDesk:
         if stored is None:
             raise ControlError(404, f"no call {key.call_id} of {key.carrier}")
         return stored
+
+    async def transcript(self, key: CallKey) -> Sequence[Line]:
+        """What was said; empty until the call is over, and where it is not kept."""
+        return await self._gateway.store.transcript(key)
 
     # ------------------------------------------------------------ acting
 
@@ -349,6 +354,10 @@ def view(session: CallSession) -> dict[str, Any]:
         "duration_s": round(now - core.opened, 1),
         "counters": dict(core.counters),
     }
+
+
+def view_transcript(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    return [{"t": line.t, "who": line.who, "text": line.text} for line in lines]
 
 
 def view_record(stored: StoredCall) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from gateway.records import CallRecord
 from gateway.states import OVER, TRANSITIONS, CallEvent, CallState, who_ended
 from gateway.timers import Timer, Timers
 from gateway.trail import Trail
+from gateway.transcript import Transcript
 from media.call import CallInfo
 from media.errors import GatewayError, RemoteProtocolError, UnusableStreamError
 from media.events import DONE, BaseObject, Handle
@@ -138,6 +139,7 @@ class CallCore:
         self._hear: Callable[[InputAudioRawFrame], None] = self._push
         watch_exchange(self.exchange, self.trail, self.output, self.now)
         self._recording = CallRecordings()
+        self._transcript: Transcript | None = None
         self._records = False  # from the beginning, by the configuration
         self.opened = now
         self._started = now
@@ -593,6 +595,7 @@ class CallCore:
             counters=counters,
             answered_by=self.answered_by,
             answers=tuple(self.exchange.answers),
+            transcript=self._transcript.lines if self._transcript is not None else (),
             variables=variables,
         )
 
@@ -722,6 +725,9 @@ class CallCore:
         if (took := self.now() - began) > SLOW_BUILD_S:
             log.warning("call.slow_build", bot=route.bot, took_s=round(took, 3), remedy="do it in `prepare`")
         self.pipeline = pipeline
+        if route.transcript:
+            self._transcript = Transcript(self.now, self.opened)
+            self.input._flow.add_tap(self._transcript.tap)
         start = StartFrame(audio_in_sample_rate=self._in_rate, audio_out_sample_rate=out_rate)
         self.call_later(self.limits.bot_start_s, self._check_started)
         if set_up is DONE:

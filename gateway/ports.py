@@ -35,6 +35,7 @@ class BotRoute:
     sample_rate: int | None = None
     on_error: str = "end"  # or "transfer:<target>"
     record: bool = False  # from its beginning to its end
+    transcript: bool = False  # its words are kept
     apology: Prompt | None = None  # what its callers hear of it when it has failed
     output_variables: Mapping[str, VariableRule] = field(default_factory=dict)  # what its calls may bring back
 

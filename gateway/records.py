@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from gateway.transcript import Line
 from media.call import CallInfo
 from media.exchange import Answer
 
@@ -26,6 +27,7 @@ class CallRecord:
     counters: dict[str, int] = field(default_factory=dict)
     variables: dict[str, Any] = field(default_factory=dict)
     answered_by: str = ""  # "human", "machine", "fax", "unknown"; "": nobody looked
+    transcript: tuple[Line, ...] = ()  # where it is kept
     answers: tuple[Answer, ...] = ()  # how long the caller waited for each; for histograms
 
 

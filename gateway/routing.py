@@ -35,6 +35,10 @@ class Route:
         return self.entry.on_error if self.entry is not None else None
 
     @property
+    def transcript(self) -> bool | None:
+        return self.entry.transcript if self.entry is not None else None
+
+    @property
     def record(self) -> bool | None:
         """The number's own, over the bot's."""
         return self.entry.record if self.entry is not None else None

@@ -94,7 +94,7 @@ class ApiToken:
     """[api.tokens.<name>]: a bearer token and what it may do."""
 
     secret: Secret
-    scopes: Annotated[tuple[Literal["read", "control", "dial", "admin"], ...], MinLen(1)] = ("read",)
+    scopes: Annotated[tuple[Literal["read", "listen", "control", "dial", "admin"], ...], MinLen(1)] = ("read",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +103,8 @@ class ApiSettings:
 
     tokens: Mapping[str, ApiToken] = field(default_factory=dict)
     trust_loopback: bool | None = None  # this machine needs no token; None: while there is neither token nor public_url
+    max_watchers: Annotated[int, Ge(0)] = 100  # of live calls, at each worker
+    max_watchers_per_call: Annotated[int, Ge(1)] = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,7 @@ class BotEntry:
     on_error: str = "end"  # or "transfer:<target>"
     apology: str = DEFAULT  # text or WAV: what is heard of a bot that has failed; "": nothing
     record: bool = False  # its calls are recorded, as [recording] says
+    transcript: bool = False  # the words of its calls are kept with their records
     output_variables: Mapping[str, VariableRule] = field(default_factory=dict)  # what its calls may bring back
 
     def __post_init__(self) -> None:
@@ -148,6 +151,7 @@ class NumberEntry:
     language: str = ""  # the bots' [bots.<name>.languages.<language>], over the rest of their tables
     on_error: str | None = None  # over the bot's own
     record: bool | None = None  # over the bot's own
+    transcript: bool | None = None  # over the bot's own
     max_calls: Annotated[int, Ge(1)] | None = None  # at once, to this number
     output_variables: Mapping[str, VariableRule] = field(default_factory=dict)  # beside the bot's; over one of its name
 

@@ -54,12 +54,23 @@ class Snapshot:
             return None
         if found is None or not found.chooses(bot):
             found = None
-        on_error, record, outputs = entry.on_error, entry.record, entry.output_variables
+        on_error, outputs = entry.on_error, entry.output_variables
+        record, transcript = entry.record, entry.transcript
         if found is not None:
             on_error = found.on_error or on_error
             record = record if found.record is None else found.record
+            transcript = transcript if found.transcript is None else found.transcript
             outputs = {**outputs, **found.output_variables}
-        return BotRoute(bot, build, entry.sample_rate, on_error, record, self.apologies.get(bot), outputs)
+        return BotRoute(
+            bot,
+            build,
+            entry.sample_rate,
+            on_error,
+            record=record,
+            transcript=transcript,
+            apology=self.apologies.get(bot),
+            output_variables=outputs,
+        )
 
 
 def snapshot_of(settings: Settings, builds: Mapping[str, Build], *, number: int = 1) -> Snapshot:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from gateway.records import CallRecord
+from gateway.transcript import Line
 from media.call import CallInfo
 from media.errors import GatewayError
 from webhooks.base import CallPhase, CallRef, CarrierEvent, InboundCall
@@ -345,6 +346,9 @@ class Store(Protocol):
         and ends a call that is not live."""
 
     def call(self, key: CallKey) -> Awaitable[StoredCall | None]: ...
+
+    def transcript(self, key: CallKey) -> Awaitable[tuple[Line, ...]]:
+        """What was said in the call, if it is kept and the call is over."""
 
     def reports(self, key: CallKey) -> Awaitable[Sequence[Report]]:
         """What the carrier has said of the call, in the order of arrival."""

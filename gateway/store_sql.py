@@ -45,6 +45,7 @@ from gateway.store import (
     Usage,
     Worker,
 )
+from gateway.transcript import Line
 from media.call import CallInfo
 from webhooks.base import CallRef, CarrierEvent, InboundCall
 
@@ -176,6 +177,9 @@ class SqlStore:
 
     def call(self, key: CallKey) -> asyncio.Future[StoredCall | None]:
         return self.reader.ask(records.read_call, key)
+
+    def transcript(self, key: CallKey) -> asyncio.Future[tuple[Line, ...]]:
+        return self.reader.ask(records.read_transcript, key)
 
     def reports(self, key: CallKey) -> asyncio.Future[Sequence[Report]]:
         return self.reader.ask(records.read_reports, key)

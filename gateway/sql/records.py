@@ -22,13 +22,17 @@ from gateway.sql.tables import (
     calls,
     change,
     from_json,
+    from_lines,
     reports,
     slots,
     to_json,
+    to_lines,
+    transcripts,
     used,
     workers,
 )
 from gateway.store import CallFilter, CallKey, Folded, HangUp, Page, Report, Standing, StoredCall, Worker
+from gateway.transcript import Line
 from media.call import CallInfo
 from webhooks.base import AnsweredBy, CallPhase, CallStatus, CarrierEvent, InboundCall, StreamStatus
 
@@ -49,6 +53,7 @@ _REPORTS = (
     .where(reports.c.call == bindparam("k"))
     .order_by(reports.c.at, reports.c.key)
 )
+_TRANSCRIPT = select(transcripts.c.lines).where(transcripts.c.call == bindparam("k"))
 _KINDS: dict[type, str] = {CallStatus: "status", StreamStatus: "stream", AnsweredBy: "answered-by"}
 _JSON = ("counters", "variables", "parameters", "extra")
 _PLAIN = tuple(
@@ -149,6 +154,8 @@ def ended(db: Connection, key: CallKey, record: CallRecord, now: float, hang_up:
     elif hang_up is not HangUp.NONE and row.hang_up == HangUp.NONE.value:
         values["hang_up"] = hang_up.value
     change(db, calls, str(key), values)
+    if record.transcript:
+        add(db, transcripts, {"call": str(key), "lines": to_lines(record.transcript)})
     free(db, str(key))
     return True
 
@@ -238,6 +245,11 @@ def _fold_answered_by(row: Row[Any], answered: AnsweredBy, now: float) -> Values
 _FOLDS: dict[type, Any] = {CallStatus: _fold_status, StreamStatus: _fold_stream, AnsweredBy: _fold_answered_by}
 
 
+def read_transcript(db: Connection, key: CallKey) -> tuple[Line, ...]:
+    lines = db.execute(_TRANSCRIPT, {"k": str(key)}).scalar()
+    return () if lines is None else from_lines(lines)
+
+
 def read_reports(db: Connection, key: CallKey) -> Sequence[Report]:
     found = db.execute(_REPORTS, {"k": str(key)})
     return [Report(row.at, row.kind, row.key, from_json(row.content)) for row in found]
@@ -305,6 +317,7 @@ def prune(db: Connection, now: float, keep_s: float, limit: int) -> int:
     gone = 0
     if keys:
         db.execute(delete(reports).where(reports.c.call.in_(keys)))
+        db.execute(delete(transcripts).where(transcripts.c.call.in_(keys)))
         gone += db.execute(delete(calls).where(calls.c.key.in_(keys))).rowcount
     expired = list(db.execute(select(used.c.key).where(used.c.until <= now).limit(limit)).scalars())
     if expired:

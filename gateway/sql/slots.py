@@ -25,6 +25,7 @@ from gateway.sql.tables import (
     reports,
     slots,
     to_json,
+    transcripts,
     workers,
 )
 from gateway.store import (
@@ -255,7 +256,7 @@ def _rename(db: Connection, key: CallKey, call_id: str) -> bool:
     row["key"], row["created"] = names[1], min(call["created"] for call in found.values())
     db.execute(delete(calls).where(calls.c.key.in_(names)))
     db.execute(calls.insert(), row)
-    for table in (reports, outgoing):
+    for table in (reports, transcripts, outgoing):
         db.execute(update(table).where(table.c.call == names[0]).values(call=names[1]))
     db.execute(_QUEUE_UP, {"k": names[1]})
     slot = db.execute(_SLOT, {"k": names[0]}).first()

@@ -33,6 +33,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from gateway.transcript import Line
+
 VERSION = 1  # of these tables; a database of another version is refused
 FOREVER = 1e12  # a time that does not come
 MAX_JSON = 65_536  # bytes; of a larger mapping the largest values are left out
@@ -131,6 +133,14 @@ workers = Table(
     Column("since", Float, nullable=False),  # the lease has held without a gap since then
     Column("lease_s", Float, nullable=False),
     Column("until", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+transcripts = Table(
+    "transcripts",
+    metadata,
+    Column("call", Text, primary_key=True),
+    _word("lines"),
     sqlite_with_rowid=False,
 )
 
@@ -251,6 +261,14 @@ def _encode(value: Any) -> str:
         return msgspec.json.encode(value, enc_hook=repr).decode()
     except (TypeError, ValueError, OverflowError, RecursionError):
         return json.dumps(repr(value)[:1000])
+
+
+def to_lines(lines: Sequence[Line]) -> str:
+    return msgspec.json.encode(lines).decode()
+
+
+def from_lines(text: str) -> tuple[Line, ...]:
+    return msgspec.json.decode(text, type=tuple[Line, ...])
 
 
 def from_json(text: str) -> Values:
