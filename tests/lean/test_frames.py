@@ -17,41 +17,10 @@ from websockets.uri import parse_uri
 
 from gateway.lean import frames
 from gateway.lean.frames import Broken, Closed, Event, Parser, Ping, Pong
+from tests.lean.line import masked
 
 URI = parse_uri("ws://localhost/")
 LIMIT = 200_000  # bytes of a message; nothing that a strategy makes is so long, but it may say that it is
-
-
-def masked(
-    opcode: int,
-    payload: bytes = b"",
-    *,
-    fin: bool = True,
-    reserved: int = 0,
-    mask: bytes | None = b"\x12\x34\x56\x78",
-    says: int | None = None,
-    wide: int = 0,
-) -> bytes:
-    """A client's frame.
-
-    Args:
-        reserved: the three bits.
-        mask: None: a frame that is not masked.
-        says: a length that is not true.
-        wide: 2, 8: at least so many bytes for the length.
-    """
-    length = len(payload) if says is None else says
-    first, bit = (0x80 if fin else 0) | reserved << 4 | opcode, 0 if mask is None else 0x80
-    if length < 126 and not wide:
-        head = struct.pack("!BB", first, bit | length)
-    elif length < 0x10000 and wide < 8:
-        head = struct.pack("!BBH", first, bit | 126, length)
-    else:
-        head = struct.pack("!BBQ", first, bit | 127, length)
-    if mask is None:
-        return head + payload
-    key = int.from_bytes((mask * (len(payload) // 4 + 1))[: len(payload)], "big")
-    return head + mask + (int.from_bytes(payload, "big") ^ key).to_bytes(len(payload), "big")
 
 
 def ours(*chunks: bytes, limit: int = LIMIT) -> list[Event]:
