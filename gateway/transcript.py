@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from media.flow import Entry
-from media.frames import Frame, InterruptionFrame, TranscriptionFrame, TTSStoppedFrame, TTSTextFrame
+from media.frames import Frame, InterruptionFrame, TranscriptionFrame, TTSStartedFrame, TTSStoppedFrame, TTSTextFrame
 from media.output import OutputStage
 from media.processor import FrameDirection, FrameProcessor
 
@@ -23,7 +23,7 @@ Who = Literal["caller", "bot"]
 
 @dataclass(slots=True)
 class Line:
-    """One utterance, `t` seconds after the call's socket came."""
+    """One utterance, `t` seconds after the call's socket came: a bot's begins there, a caller's was understood."""
 
     t: float
     who: Who
@@ -43,6 +43,7 @@ class Transcript:
         self._lines: list[Line] = []
         self._characters = 0
         self._bot: Line | None = None  # whose words are still coming
+        self._bot_since: float | None = None  # when that speech began
         self._pushed = self._sent = 0  # words of the current reply
         self._seen: deque[int] = deque(maxlen=16)  # frames that pass several links
         self._anywhere: Mapping[type[Frame], Callable[[Any], None]] = {
@@ -52,6 +53,7 @@ class Transcript:
         self._to_output: Mapping[type[Frame], Callable[[Any], None]] = {**self._anywhere, TTSTextFrame: self._on_pushed}
         self._from_output: Mapping[type[Frame], Callable[[Any], None]] = {
             **self._anywhere,
+            TTSStartedFrame: self._on_bot_begins,
             TTSTextFrame: self._on_bot,
             TTSStoppedFrame: self._on_bot_ends,
         }
@@ -85,11 +87,11 @@ class Transcript:
         self._seen.append(frame.id)
         return True
 
-    def _add(self, who: Who, text: str) -> Line | None:
+    def _add(self, who: Who, text: str, since: float | None = None) -> Line | None:
         self._characters += len(text)
         if self._characters > LONGEST:
             return None
-        line = Line(round(self._now() - self._began, 2), who, text)
+        line = Line(round((self._now() if since is None else since) - self._began, 2), who, text)
         self._lines.append(line)
         return line
 
@@ -101,10 +103,14 @@ class Transcript:
     def _on_pushed(self, frame: TTSTextFrame) -> None:
         self._pushed += len(frame.text.split())
 
+    def _on_bot_begins(self, frame: TTSStartedFrame) -> None:
+        self._bot_since = self._now()
+
     def _on_bot(self, frame: TTSTextFrame) -> None:
         self._sent += len(frame.text.split())
         if self._bot is None:
-            self._bot = self._add("bot", frame.text.strip())
+            self._bot = self._add("bot", frame.text.strip(), self._bot_since)
+            self._bot_since = None
             return
         space = "" if frame.includes_inter_frame_spaces or frame.text[:1].isspace() else " "
         self._characters += len(frame.text) + 1

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from bots.services.settings import STTSettings
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 RATE = 16000
 _SILENCE = bytes(2 * RATE * 3 // 10)  # it must hear some before and after
 _PLAIN = re.compile(r"[^a-z' ]+")
+_WAYS = 50  # that are looked at
 _HEADER = len(wav_header(0, RATE))
 
 # Decoders are not made for several threads; a phrase takes 10 ms.
@@ -61,7 +63,11 @@ def recognise(phrases: Sequence[str], pcm: bytes, sample_rate: int) -> str:
     decoder.process_raw(_SILENCE + speech + _SILENCE, no_search=False, full_utt=True)
     decoder.end_utt()
     hypothesis = decoder.hyp()
-    return hypothesis.hypstr if hypothesis is not None else ""
+    if hypothesis is None:
+        return ""
+    # The best way through the grammar may stop in the middle of a phrase; the next best that does not is meant.
+    ways = (way.hypstr for way in islice(decoder.nbest(), _WAYS))
+    return hypothesis.hypstr if hypothesis.hypstr in phrases else next((w for w in ways if w in phrases), "")
 
 
 class PocketsphinxSTTService(SegmentedSTTService):

@@ -1,4 +1,4 @@
-"""`gateway demo`: one call through each carrier, from the caller's ear."""
+"""`gateway demo`: one call through each carrier, from the caller's ear, and a conversation with the agent."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from gateway.commands import demo_talk
+from gateway.commands.demo_talk import Talk
 from gateway.commands.serve import write_sample
 from gateway.registry import serializer_class
 from gateway.settings import Settings, load_settings
@@ -55,6 +57,12 @@ class Outcome:
 
     report: CallReport
     wrong: list[str]
+    talk: Talk | None = None  # with the agent
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return self.report.carrier if self.talk is None else "conversation"
 
 
 def demo(*, out: Path, only: Sequence[str] | None = None, as_json: bool = False) -> int:
@@ -70,12 +78,17 @@ def demo(*, out: Path, only: Sequence[str] | None = None, as_json: bool = False)
     for outcome in outcomes:
         report = outcome.report
         if report.heard:
-            write_wav(out / f"{report.carrier}.wav", report.heard, report.heard_rate)
-        (out / f"{report.carrier}.txt").write_text("\n".join(report.lines()) + "\n", encoding="utf-8")
+            write_wav(out / f"{outcome.name}.wav", report.heard, report.heard_rate)
+        (out / f"{outcome.name}.txt").write_text("\n".join(report.lines()) + "\n", encoding="utf-8")
     if as_json:
-        print(json.dumps([{**o.report.to_dict(), "wrong": o.wrong} for o in outcomes]))
+        print(json.dumps([_as_json(outcome) for outcome in outcomes]))
     _print(console, outcomes, out)
     return 0 if all(not outcome.wrong for outcome in outcomes) else 1
+
+
+def _as_json(outcome: Outcome) -> dict[str, object]:
+    talk = {} if outcome.talk is None else {"transcript": list(outcome.talk.transcript)}
+    return {**outcome.report.to_dict(), "wrong": outcome.wrong, **talk}
 
 
 def _voices() -> tuple[Voice, Voice]:
@@ -119,30 +132,43 @@ async def _demo(folder: Path, out: Path, carriers: Sequence[str], say: Callable[
         async with _gateway(config, out / "gateway.log") as url:
             say(f"calling through {len(carriers)} carriers: {SCRIPT_TEXT}")
             voices = await asyncio.to_thread(_voices)
-            calls = [_call(settings, url, account, voices, 0.1 * index) for index, account in enumerate(accounts)]
-            return list(await asyncio.gather(*calls))
+            calls = [_menu(settings, url, account, voices, 0.1 * index) for index, account in enumerate(accounts)]
+            outcomes = list(await asyncio.gather(*calls))
+            say("talking with the agent: " + " ".join(demo_talk.SAYS))
+            phone = next((account for account in accounts if account.carrier == "twilio"), accounts[0])
+            return [*outcomes, await _talk(settings, url, phone)]
 
 
-async def _call(settings: Settings, url: str, account: Account, voices: tuple[Voice, Voice], delay_s: float) -> Outcome:
+async def _menu(settings: Settings, url: str, account: Account, voices: tuple[Voice, Voice], delay_s: float) -> Outcome:
+    await asyncio.sleep(delay_s)
+    report = await _call(settings, url, account, script(*voices), MENU)
+    return Outcome(report, list(_wrong(report)))
+
+
+async def _talk(settings: Settings, url: str, account: Account) -> Outcome:
+    said = await asyncio.to_thread(demo_talk.script, RATE)
+    report = await _call(settings, url, account, said, demo_talk.AGENT)
+    talk = await demo_talk.talk_of(url, report)
+    return Outcome(report, list(talk.wrong(report)), talk)
+
+
+async def _call(settings: Settings, url: str, account: Account, script: Script, number: str) -> CallReport:
     """As the carrier does it: the signed webhook, the answer document, the socket, callbacks, the REST hang-up.
 
     A carrier that has no webhooks opens the socket at once.
     """
-    await asyncio.sleep(delay_s)
-    plan = CallPlan(to_number=MENU, parameters={"demo": "yes"})
+    plan = CallPlan(to_number=number, parameters={"demo": "yes"})
     limits = Limits(longest_s=45)
     web = account.web
     if web is not None:
         web.answer_url = f"{url}/{account.carrier}/answer"
         web.status_url = f"{url}/{account.carrier}/status"
-        report = await place_call_through_webhooks(web, Way(gateway_url=url), script(*voices), plan=plan, limits=limits)
-    else:
-        secret = settings.gateway.secret
-        assert secret is not None
-        carrier = simulated(settings, account.carrier, plan)
-        token = mint_for(TokenMint(secret.reveal()), carrier)
-        report = await place_call(carrier, url.replace("http", "ws", 1), script(*voices), token=token, limits=limits)
-    return Outcome(report, list(_wrong(report)))
+        return await place_call_through_webhooks(web, Way(gateway_url=url), script, plan=plan, limits=limits)
+    secret = settings.gateway.secret
+    assert secret is not None
+    carrier = simulated(settings, account.carrier, plan)
+    token = mint_for(TokenMint(secret.reveal()), carrier)
+    return await place_call(carrier, url.replace("http", "ws", 1), script, token=token, limits=limits)
 
 
 def _wrong(report: CallReport) -> Iterator[str]:
@@ -237,6 +263,8 @@ def _print(console: Console, outcomes: Sequence[Outcome], out: Path) -> None:
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index in (0, 6, 7) else "right")
     for outcome in outcomes:
+        if outcome.talk is not None:
+            continue
         report = outcome.report
         table.add_row(
             report.carrier,
@@ -250,9 +278,17 @@ def _print(console: Console, outcomes: Sequence[Outcome], out: Path) -> None:
         )
     console.print(table)
     for outcome in outcomes:
+        if outcome.talk is not None:
+            console.print(f"A conversation with the agent, through {outcome.report.carrier}:", highlight=False)
+            for line in outcome.talk.lines():
+                console.print(line, markup=False, highlight=False)
+    for outcome in outcomes:
         for problem in outcome.wrong:
             console.print(f"{outcome.report.carrier}: {problem}", style="red", markup=False)
-    console.print(f"What each caller heard is in {out}/<carrier>.wav, its timeline beside it, the log in gateway.log.")
+    console.print(
+        f"What each caller heard is in {out}/<carrier>.wav and conversation.wav, the timelines beside them, the log in "
+        "gateway.log."
+    )
 
 
 def _ms(value: float | None) -> str:
