@@ -1,8 +1,9 @@
 """The control API: HTTP in front of gateway/control.py, with an OpenAPI document at /api/openapi.json.
 
-Bearer tokens with scopes (`[api.tokens.<name>]`): "read" looks, "control" ends, hands over and sends digits, "dial"
-places calls, "admin" drains and reloads. Without any token configured only this machine may ask: the peer and the Host
-must both be loopback addresses, nothing may have been forwarded, and no page of another site may be behind it.
+Bearer tokens with scopes (`[api.tokens.<name>]`): "read" looks, "listen" hears what is said, "control" ends, hands over
+and sends digits, "dial" places calls, "admin" drains and reloads. Without any token configured only this machine may
+ask: the peer and the Host must both be loopback addresses, nothing may have been forwarded, and no page of another site
+may be behind it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Request, Response, Security
@@ -25,11 +26,12 @@ from gateway.control import CallDesk, ControlError, Order, view_record, view_tra
 from gateway.public_url import is_loopback_host
 from gateway.settings import Settings
 from gateway.store import CallFilter, CallKey, Standing, StoreError
+from gateway.watching.sockets import Watching
 from webhooks.base import Urls
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.api")
 
-SCOPES = ("read", "control", "dial", "admin")
+SCOPES = ("read", "listen", "control", "dial", "admin")
 MAX_BODY = 64 * 1024
 BODY_S = 5.0  # for a whole body to arrive
 
@@ -62,6 +64,18 @@ class Digits(_Body):
     digits: Annotated[str, Field(pattern=r"^[0-9*#A-D]{1,64}$")]
 
 
+class WatchOrder(_Body):
+    scope: Literal["listen", "control"] = "listen"
+    audio: Annotated[
+        Literal["none", "mixed", "stereo"], Field(description="of both sides; stereo: the caller left")
+    ] = "none"
+    rate: Annotated[Literal[24000, 0], Field(description="Hz; 0: as on the wire"), _Whole] = 24000
+    format: Annotated[Literal["protobuf", "json"], Field(description="as Pipecat's clients have it, or text")] = (
+        "protobuf"
+    )
+    logs: Annotated[bool, Field(description="the bot's log lines too")] = False
+
+
 class Dial(_Body):
     carrier: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
     to_number: Number
@@ -78,6 +92,26 @@ class Taken(BaseModel):
 
     carrier: str
     call_id: str
+
+
+class WatchAddress(BaseModel):
+    """Where to connect to watch a call: once, within a minute. Pipecat's clients take it as it is."""
+
+    wsUrl: str
+
+
+class Timeline(BaseModel):
+    """What has happened in a live call so far."""
+
+    carrier: str
+    call_id: str
+    state: str
+    bot: str
+    duration_s: float
+    events: Annotated[
+        list[dict[str, Any]],
+        Field(description="each has `t`, seconds of the call, and `what`; `on` where something begins or ends"),
+    ]
 
 
 class Problem(BaseModel):
@@ -347,11 +381,17 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_api(desk: CallDesk, settings: Callable[[], Settings], urls: Callable[[Mapping[str, Any]], Urls]) -> FastAPI:
+def create_api(
+    desk: CallDesk,
+    watching: Watching,
+    settings: Callable[[], Settings],
+    urls: Callable[[Mapping[str, Any]], Urls],
+) -> FastAPI:
     """The API as an ASGI application, to be mounted at /api."""
     keeper = Gatekeeper(settings)
     api = FastAPI(title="telephony-gateway", version="1", docs_url=None, redoc_url=None, responses=_ERRORS)
-    read, control, dial, admin = (Depends(_needs(scope, keeper)) for scope in SCOPES)
+    read, listen, control, dial, admin = (Depends(_needs(scope, keeper)) for scope in SCOPES)
+    may_control = _needs("control", keeper)
     api.add_middleware(BodyLimit)
     calls = APIRouter(prefix="/calls", tags=["calls"])
 
@@ -435,6 +475,34 @@ def create_api(desk: CallDesk, settings: Callable[[], Settings], urls: Callable[
         """Send DTMF digits into a live call."""
         await desk.send_digits(CallKey(carrier, call_id), body.digits)
         return Taken(carrier=carrier, call_id=call_id)
+
+    @calls.get("/{carrier}/{call_id}/timeline", dependencies=[read])
+    async def timeline(carrier: Carrier, call_id: CallId) -> Timeline:
+        """What has happened in a live call so far; it has no words."""
+        return Timeline.model_validate(await watching.timeline(CallKey(carrier, call_id)))
+
+    @calls.post("/{carrier}/{call_id}/rtvi", dependencies=[listen])
+    async def watch(
+        carrier: Carrier,
+        call_id: CallId,
+        request: Request,
+        body: WatchOrder | None = None,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None,
+    ) -> WatchAddress:
+        """Where to watch a live call, and to act on it with the scope `control`."""
+        order = body or WatchOrder()
+        if order.scope == "control":
+            may_control(request, credentials)
+        address = await watching.address(
+            CallKey(carrier, call_id),
+            urls(request.scope).base,
+            may_control=order.scope == "control",
+            format=order.format,
+            audio="" if order.audio == "none" else order.audio,
+            rate=order.rate,
+            logs=order.logs,
+        )
+        return WatchAddress(wsUrl=address)
 
     @api.get("/configuration", dependencies=[read], tags=["gateway"])
     async def configuration() -> Configuration:

@@ -43,6 +43,7 @@ from gateway.store import CallKey, Standing, Store, Worker
 from gateway.store_sql import SqlStore
 from gateway.tokens import TokenMint
 from gateway.vad_engine import VoiceEngine
+from gateway.watching.sockets import COLLEAGUES_PATH, Watching
 from media.frames import AnsweredByFrame
 from webhooks.base import (
     AnsweredBy,
@@ -115,6 +116,9 @@ class Gateway:
         self.desk = CallDesk(self)
         self.desk.listen(self.colleagues)
         self.sockets = MediaSockets(self)
+        self.watching = Watching(self)
+        self.colleagues.answers("timeline", self.watching.told_timeline)
+        self.colleagues.takes(COLLEAGUES_PATH, self.watching.of_colleague)
         self.doctor = Desk(key, lambda: self.snapshot, self.answering.addressing)
         self.answering.diagnose = self.doctor.answer_to
         self._background: set[asyncio.Task[Any]] = set()
@@ -131,6 +135,7 @@ class Gateway:
         self.metrics.gauge(
             "gateway_calls_limit", "calls that may be up, of all workers", lambda: float(self.calls.max_calls)
         )
+        self.metrics.gauge("gateway_watchers", "sockets that watch calls", lambda: float(self.watching.watchers))
         self.metrics.tally("gateway_events", "event webhooks", "result", lambda: self.events.counters)
         self.metrics.tally("gateway_hang_ups", "ends of calls at carriers", "what", lambda: self.hang_ups.counters)
         self.metrics.tally(

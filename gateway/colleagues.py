@@ -20,9 +20,10 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from gateway.control import ControlError
+from gateway.lean.socket import LeanSocket
 from gateway.store import CallKey, StoreError, Worker
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.colleagues")
 
 Answer = Callable[[Mapping[str, Any]], Awaitable[Any]]
+Socket = Callable[[Any, Any, Any], Awaitable[None]]  # ASGI
 ASK_S = 5.0
 
 
@@ -60,6 +62,7 @@ class Colleagues:
     def __init__(self, gateway: Gateway, endpoint: str = "") -> None:
         self._gateway, self.endpoint = gateway, endpoint
         self._answers: dict[str, Answer] = {}
+        self._sockets: dict[str, Socket] = {}
         self._server: _Quiet | None = None
         self._serving: asyncio.Task[None] | None = None
         self._clients: dict[str, httpx.AsyncClient] = {}  # by endpoint
@@ -73,14 +76,26 @@ class Colleagues:
         """Asked for `what`, this worker answers with what `answer(body)` gives."""
         self._answers[what] = answer
 
+    def takes(self, path: str, socket: Socket) -> None:
+        """A WebSocket of another worker's to `path` is `socket`'s; before `open`."""
+        self._sockets[path] = socket
+
     # ------------------------------------------------------------ life
 
     async def open(self) -> None:
         if not self.endpoint:
             return
-        app = Starlette(routes=[Route("/{what}", self._asked, methods=["POST"])])
+        sockets = [WebSocketRoute(path, socket) for path, socket in self._sockets.items()]
+        app = Starlette(routes=[*sockets, Route("/{what}", self._asked, methods=["POST"])])
         config = uvicorn.Config(
-            app, uds=self.endpoint, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
+            app,
+            uds=self.endpoint,
+            ws=LeanSocket,
+            ws_ping_interval=None,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=1,
         )
         self._server = _Quiet(config)
         self._serving = asyncio.get_running_loop().create_task(self._server.serve(), name="colleagues")

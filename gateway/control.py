@@ -109,7 +109,7 @@ class CallDesk:
         """Here, or at the worker that has the call."""
         session = self._gateway.calls.find(key)
         if session is not None:
-            _COMMANDS[what](session, given)
+            COMMANDS[what](session, given)
             return
         owner = await self._gateway.colleagues.owner(key, time.time())
         if owner is None:
@@ -123,7 +123,7 @@ class CallDesk:
         session = self._gateway.calls.find(key)
         if session is None:
             raise ControlError(404, f"no live call {key.call_id} of {key.carrier}")
-        _COMMANDS[asked["what"]](session, asked["given"])
+        COMMANDS[asked["what"]](session, asked["given"])
 
     async def place(self, order: Order, urls: Urls) -> CallKey:
         """Place a call; gives its key when the carrier has taken the order. The slot is taken first."""
@@ -326,7 +326,7 @@ def _send_digits(session: CallSession, digits: str) -> None:
         session.core.inject(OutputDTMFFrame(one))
 
 
-_COMMANDS: Mapping[str, Callable[[CallSession, str], None]] = {
+COMMANDS: Mapping[str, Callable[[CallSession, str], None]] = {
     "end": _end,
     "transfer": _transfer,
     "digits": _send_digits,

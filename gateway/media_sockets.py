@@ -74,7 +74,7 @@ class MediaSockets:
             log.warning("media.refused", carrier=carrier[:20], reason=exc.reason, **exc.facts)
             if exc.not_before_s:
                 await asyncio.sleep(arrived + exc.not_before_s - time.monotonic())
-            await _refuse(scope, send, exc.status)
+            await refuse_upgrade(scope, send, exc.status)
             return
         await self._carry(snapshot, claims, stream, stored, scope, receive, send)
 
@@ -386,7 +386,7 @@ def _wire_options(settings: Any, claims: Claims, stream: StandingStream | None) 
     )
 
 
-async def _refuse(scope: Any, send: Send, status: int) -> None:
+async def refuse_upgrade(scope: Any, send: Send, status: int) -> None:
     """Answer the upgrade with an HTTP status, where the server can; else 403."""
     if "websocket.http.response" in scope.get("extensions", {}):
         await send({"type": "websocket.http.response.start", "status": status, "headers": [(b"content-length", b"0")]})

@@ -18,6 +18,7 @@ from gateway.console.pages import console_routes
 from gateway.doctor.desk import Door
 from gateway.public_url import StripPrefix
 from gateway.start import start_route
+from gateway.watching.sockets import PATH as WATCH_PATH
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -89,9 +90,10 @@ def create_app(gateway: Gateway) -> Starlette:
             Route("/ready", ready),
             Route("/metrics", metrics),
             *unannounced,
-            Mount("/api", create_api(gateway.desk, lambda: gateway.settings, gateway.urls)),
+            Mount("/api", create_api(gateway.desk, gateway.watching, lambda: gateway.settings, gateway.urls)),
             *(console_routes(gateway) if gateway.settings.has_console else ()),
             start_route(gateway),
+            WebSocketRoute(WATCH_PATH, gateway.watching),
             *webhooks("/{carrier}/{route}"),
             WebSocketRoute("/{carrier}/media", media),
             WebSocketRoute("/{carrier}/media/{token:path}", media),

@@ -198,7 +198,7 @@ class Flow:
 
     def remove_tap(self, tap: Tap) -> None:
         """`tap` sees nothing any more; one that is unknown is ignored."""
-        self.taps = tuple(each for each in self.taps if each is not tap)
+        self.taps = tuple(each for each in self.taps if each != tap)
         self.relink()
 
     def relink(self) -> None:

@@ -50,6 +50,7 @@ _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _COMPATIBLE = ("1", RTVI.PROTOCOL_VERSION.partition(".")[0])
 
 Tap = Callable[[FrameProcessor, FrameProcessor, FrameDirection, Entry], Entry]
+Act = Callable[[Any, str, Any], None]  # (processor, id, data)
 Asked = RTVI.ClientMessage | RTVIClientMessageFrame
 
 
@@ -91,6 +92,7 @@ class RTVIProcessor(FrameProcessor):
         self._about: Mapping[str, Any] = ABOUT
         self._early: deque[BaseModel] = deque(maxlen=EARLY)
         self._observer: RTVIObserver | None = None
+        self._acts = ACTS  # what becomes of each type of message
         for event in (
             "on_bot_started",
             "on_client_ready",
@@ -118,7 +120,7 @@ class RTVIProcessor(FrameProcessor):
         message = frame.message
         if not isinstance(message, Mapping) or message.get("label") != RTVI.MESSAGE_LABEL:
             return False
-        self._on_message(message)
+        self.take(message)
         return True
 
     def _take_error(self, frame: ErrorFrame, direction: FrameDirection) -> bool:
@@ -273,11 +275,11 @@ class RTVIProcessor(FrameProcessor):
 
     # ------------------------------------------------------------ from the client
 
-    def _on_message(self, message: Mapping[str, Any]) -> None:
+    def take(self, message: Mapping[str, Any]) -> None:
         """One message of the client; whatever is wrong with it, it is told so, and the session goes on."""
         kind, id = message.get("type"), message.get("id")
         id = id if isinstance(id, str) else ""
-        act = _ACTS.get(kind) if isinstance(kind, str) else None
+        act = self._acts.get(kind) if isinstance(kind, str) else None
         try:
             if not isinstance(kind, str):
                 raise BadMessage("Invalid message: it has no type")
@@ -393,7 +395,7 @@ _TAKES: Mapping[type, Callable[[RTVIProcessor, Any, FrameDirection], bool]] = {
     ErrorFrame: RTVIProcessor._take_error,
     FatalErrorFrame: RTVIProcessor._take_error,
 }
-_ACTS: Mapping[str, Callable[[RTVIProcessor, str, Any], None]] = {
+ACTS: Mapping[str, Act] = {
     "client-ready": RTVIProcessor._on_client_ready,
     "client-message": RTVIProcessor._on_client_message,
     "send-text": RTVIProcessor._on_send_text,
