@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from uvicorn.config import Config
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
 
 from gateway.lean import EXTENSION, DirectSocket
@@ -125,6 +126,7 @@ class Line:
     protocol: Any
     transport: Transport
     state: ServerState
+    failures: list[BaseException]  # of the application: checks of a test among them
     said: list[tuple[int, bytes]] = field(default_factory=list)  # whole messages and control frames of the server
     head: bytes = b""
 
@@ -189,6 +191,8 @@ class Line:
         await self.settle()
         assert not self.state.connections
         assert not self.state.tasks
+        if self.failures:
+            raise self.failures[0]
 
 
 class Served:
@@ -196,8 +200,18 @@ class Served:
 
     def __init__(self, protocol_class: type[Any], app: App, **config: Any) -> None:
         self._class = protocol_class
+        self._failures: list[BaseException] = []
+
+        async def watched(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await app(scope, receive, send)
+            except (LookupError, asyncio.CancelledError, ClientDisconnected):  # as a test wants it
+                raise
+            except BaseException as exc:
+                self._failures.append(exc)
+
         self._config = Config(
-            app,
+            watched,
             ws_max_size=LIMIT,
             ws_per_message_deflate=False,
             **{"ws_ping_interval": None, "ws_ping_timeout": None, "log_config": None, "lifespan": "off", **config},
@@ -210,7 +224,7 @@ class Served:
         protocol = self._class(config=self._config, server_state=state, app_state={})
         transport.protocol = protocol
         protocol.connection_made(transport)
-        return Line(protocol, transport, state)
+        return Line(protocol, transport, state, self._failures)
 
     async def open(self, *more: str) -> Line:
         """A WebSocket."""
