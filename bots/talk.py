@@ -9,15 +9,20 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from bots.base import Call, PrepareContext
+from bots.ear import Ear, Utterance
 from bots.prompts import Prompt, PromptMaker, PromptSetting, say
+from bots.services.pocketsphinx import plain, recognised, warm
+from media.answerer import UNKNOWN, AnswerParams, AnswerRules, Verdict
 from media.errors import ConfigErrors
 from media.events import Handle, MaybeAwaitable
 from media.frames import (
+    AnsweredByFrame,
     AudioRawFrame,
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
@@ -25,6 +30,7 @@ from media.frames import (
     CallResumedFrame,
     CallUpdatedFrame,
     Frame,
+    InputAudioRawFrame,
     InputDTMFFrame,
     InterruptionFrame,
     KeypadEntry,
@@ -34,6 +40,9 @@ from media.processor import FrameDirection, FrameProcessor
 
 MAX_AHEAD: Final = 64  # keys kept for a program that does not ask for them yet; then the oldest is forgotten
 PLAY_GRACE_S: Final = 5.0  # beyond its length, until a prompt of which no end is heard counts as played
+
+EARLY_S: Final = 0.5  # around the end of a question; what began earlier and did not go on for so long may be its echo
+UTTERANCE_S: Final = 15.0  # for somebody who has begun to speak, to come to an end
 
 _KEYS = re.compile(rf"[{re.escape(''.join(key.value for key in KeypadEntry))}]*")
 
@@ -172,33 +181,105 @@ class LiveCall(Call):
     async def ask(
         self,
         prompt: What,
-        choices: Mapping[str, Answer],
+        choices: Mapping[str, Answer] | Mapping[tuple[str, ...], Answer],
         *,
         tries: int = 3,
         timeout_s: float = 5.0,
         digit_gap_s: float = 2.0,
         invalid: What | None = None,
     ) -> Answer | None:
-        """Ask a question that keys answer: what stands in `choices` for the keys pressed; None if nothing fits.
+        """Ask a question that keys or words answer: what stands in `choices` for them; None if nothing fits.
 
         Args:
-            choices: what each key, or row of keys, means: {"1": "sales", "2": "support"}.
-            tries, timeout_s, digit_gap_s, invalid: as for `gather`.
+            choices: what each key, row of keys, word or phrase means: {"1": "sales", "support": "support"}; of several
+                that mean the same, a tuple: {("1", "sales", "buy something"): "sales"}. Words are recognised on this
+                machine, in English, among those of the question: what is heard counts as the nearest of them.
+            tries, digit_gap_s, invalid: as for `gather`.
+            timeout_s: from the end of the question to a key, or to the beginning of an answer.
+
+        ConfigError: a word that the recogniser does not know, or there is no recogniser.
         """
-        if not choices or not all(keys and _KEYS.fullmatch(keys) for keys in choices):
-            raise ValueError(f"choices must be keys of a telephone, got {', '.join(map(repr, choices)) or 'none'}")
-        for attempt in range(tries):
-            if attempt and invalid is not None:
-                await self.play(invalid, interruptible=True)
-            await self.play(prompt, interruptible=True)
-            typed = ""
-            while (key := await self._talk.key(digit_gap_s if typed else timeout_s)) is not None:
-                typed += key
-                if not any(len(keys) > len(typed) and keys.startswith(typed) for keys in choices):
-                    break
-            if typed in choices:
-                return choices[typed]
+        keys, phrases = _meanings(choices)
+        if phrases:
+            await warm(tuple(phrases))
+        with self._talk.listening() if phrases else nullcontext() as ear:
+            for attempt in range(tries):
+                if attempt and invalid is not None:
+                    await self.play(invalid, interruptible=True)
+                await self.play(prompt, interruptible=True)
+                found = await self._answer(keys, phrases, ear, timeout_s, digit_gap_s)
+                if found:
+                    return found[0]
         return None
+
+    async def _answer(
+        self,
+        keys: Mapping[str, Answer],
+        phrases: Mapping[str, Answer],
+        ear: Ear | None,
+        timeout_s: float,
+        digit_gap_s: float,
+    ) -> tuple[Answer] | None:
+        """To one question that has been asked."""
+        talk, typed = self._talk, ""
+        asked = self.now()
+        while True:
+            key: str | Utterance | None
+            if ear is not None and not typed:
+                key = await talk.key_or_speech(ear, timeout_s, asked)
+            else:
+                key = await talk.key(digit_gap_s if typed else timeout_s)
+            if isinstance(key, Utterance):
+                text = await recognised(tuple(phrases), key.pcm, key.sample_rate)
+                return (phrases[text],) if text in phrases else None
+            if key is None:
+                break
+            typed += key
+            if not any(len(one) > len(typed) and one.startswith(typed) for one in keys):
+                break
+        return (keys[typed],) if typed in keys else None
+
+    # ------------------------------------------------------------ who is there
+
+    async def who_answered(self, *, timeout_s: float = 10.0, rules: AnswerParams | None = None) -> str:
+        """Who has taken up the phone: "human", "machine", "fax", or "unknown".
+
+        The carrier's word, where it looks; meanwhile it is listened for how somebody speaks: a word and a pause, or a
+        greeting that goes on, or a beep. Say nothing before. The call's record says what was found.
+
+        Args:
+            timeout_s: then it is unknown. Nobody waits so long for a silent caller: see `rules`.
+            rules: how long a greeting and a pause are.
+        """
+        end = self.now() + timeout_s
+        it = AnswerRules(rules or AnswerParams(), self.now())
+        with self._talk.listening() as ear:
+            while self.answered_by in ("", UNKNOWN):
+                while ear.edges:
+                    it.speech(*ear.edges.popleft())
+                if ear.beeps:
+                    it.beep()
+                verdict = it.look(self.now())
+                if verdict is None and self.now() >= end:
+                    verdict = Verdict(UNKNOWN, "timeout")
+                if verdict is not None:
+                    if verdict.who != self.answered_by:
+                        self._port.answered(AnsweredByFrame(*verdict, "bot"))
+                        self._tell("answered_by", verdict.who)
+                    break
+                await self._talk.news(max(0.0, min(end, it.due()) - self.now()))
+        return self.answered_by
+
+    async def greeting_over(self, *, silence_s: float = 2.0, timeout_s: float = 60.0) -> bool:
+        """Wait until an answering machine records: its beep, or `silence_s` without a word. False: not in time."""
+        talk, end = self._talk, self.now() + timeout_s
+        with talk.listening() as ear:
+            while (now := self.now()) < end:
+                quiet_s = 0.0 if ear.speaking else now - ear.silent_since
+                if ear.beeps or talk.records or quiet_s >= silence_s - 0.001:
+                    return True
+                await talk.news(min(end - now, silence_s - quiet_s))
+        return False
 
     # ------------------------------------------------------------ time and events
 
@@ -209,8 +290,8 @@ class LiveCall(Call):
     def on(self, event: str, handler: Callable[..., Any] | None = None) -> Any:
         """Call `handler` when something happens; also a decorator. A handler may be `async def`.
 
-        Events: "digit" (key), "paused" (), "resumed" (), "updated" (language), "interrupted" (), "frame" (frame): what
-        came from the carrier and is none of the others.
+        Events: "digit" (key), "answered_by" ("human", "machine" ...), "paused" (), "resumed" (), "updated" (language),
+        "interrupted" (), "frame" (frame): what came from the carrier and is none of the others.
         """
         if event not in EVENTS:
             raise ValueError(f"there is no event {event!r}; there are {', '.join(EVENTS)}")
@@ -226,7 +307,7 @@ class LiveCall(Call):
                 self._talk.create_task(result, f"on-{event}")
 
 
-EVENTS: Final = ("digit", "paused", "resumed", "updated", "interrupted", "frame")
+EVENTS: Final = ("digit", "answered_by", "paused", "resumed", "updated", "interrupted", "frame")
 
 
 class _Waiter:
@@ -252,12 +333,17 @@ class Talk(FrameProcessor):
         self._task: Handle | None = None
         self._interruptible = False
         self._begun = self._stopped = self._cut = False  # of what is being said
+        self._told_who = ""
+        self.records = False  # the carrier has told that a machine does
+        self._ears: list[Ear] = []
+        self._changes = 0  # of what is heard
+        self._acts = _ACTS
 
     # ------------------------------------------------------------ frames
 
     def process_frame(self, frame: Frame, direction: FrameDirection) -> MaybeAwaitable:
         passed = self.push_frame(frame, direction)
-        act = _ACTS.get(type(frame))
+        act = self._acts.get(type(frame))
         if act is not None:
             act(self, frame)
             if self._waiting:
@@ -293,6 +379,37 @@ class Talk(FrameProcessor):
 
     def _updated(self, frame: Any) -> None:
         self._call._tell("updated", frame.language)
+
+    def _answered_by(self, frame: Any) -> None:
+        self._changes += 1
+        self.records = self.records or frame.beep
+        if not (frame.beep and self._told_who == frame.who):
+            self._told_who = frame.who
+            self._call._tell("answered_by", frame.who)
+
+    # ------------------------------------------------------------ hearing
+
+    @contextmanager
+    def listening(self) -> Iterator[Ear]:
+        """Hear what the caller says. It costs, so only while somebody wants it."""
+        ear = Ear(self.runtime, self._call.sample_rate, self._heard)
+        self._ears.append(ear)
+        self._acts = {**_ACTS, InputAudioRawFrame: Talk._audio}
+        try:
+            yield ear
+        finally:
+            ear.close()
+            self._ears.remove(ear)
+            if not self._ears:
+                self._acts = _ACTS
+
+    def _audio(self, frame: Any) -> None:
+        for ear in self._ears:
+            ear.hear(frame)
+
+    def _heard(self) -> None:
+        self._changes += 1
+        self._look()
 
     # ------------------------------------------------------------ the program
 
@@ -337,6 +454,25 @@ class Talk(FrameProcessor):
         """The next key; None if there is none in time."""
         return self.keys.popleft() if await self.until(lambda: bool(self.keys), limit_s) else None
 
+    async def key_or_speech(self, ear: Ear, limit_s: float, asked: float) -> str | Utterance | None:
+        """The next key, or what the caller says to what was `asked` then; None if he has begun neither in time."""
+
+        def spoken() -> bool:
+            while ear.said and ear.said[0].began < asked - EARLY_S and ear.said[0].ended < asked + EARLY_S:
+                ear.said.popleft()
+            return bool(ear.said)
+
+        if not await self.until(lambda: bool(self.keys) or spoken(), limit_s) and ear.speaking:
+            await self.until(lambda: bool(self.keys) or spoken(), UTTERANCE_S)
+        if self.keys:
+            return self.keys.popleft()
+        return ear.said.popleft() if spoken() else None
+
+    async def news(self, limit_s: float) -> None:
+        """Until something is heard, or the carrier tells who has answered."""
+        before = self._changes
+        await self.until(lambda: self._changes != before, limit_s)
+
     async def play(self, prompts: Sequence[Prompt], *, interruptible: bool) -> bool:
         """One utterance; the next waits for its turn."""
         rate = self._call.info.send.sample_rate
@@ -354,6 +490,23 @@ class Talk(FrameProcessor):
             return self._stopped and not self._cut
 
 
+def _meanings(choices: Mapping[Any, Answer]) -> tuple[dict[str, Answer], dict[str, Answer]]:
+    """What keys mean, and what phrases do, in the recogniser's spelling. ValueError: an empty choice, or none."""
+    keys: dict[str, Answer] = {}
+    phrases: dict[str, Answer] = {}
+    for choice, answer in choices.items():
+        for one in (choice,) if isinstance(choice, str) else choice:
+            if one and _KEYS.fullmatch(one):
+                keys[one] = answer
+            elif spelt := plain(one):
+                phrases[spelt] = answer
+            else:
+                raise ValueError(f"choices must be keys of a telephone, or English words, got {one!r}")
+    if not keys and not phrases:
+        raise ValueError("choices must be keys of a telephone, or English words, got none")
+    return keys, phrases
+
+
 def _settle(waiter: _Waiter) -> None:
     if not waiter.future.done():
         waiter.future.set_result(None)
@@ -367,4 +520,5 @@ _ACTS: Mapping[type, Callable[[Talk, Any], None]] = {
     CallPausedFrame: Talk._paused,
     CallResumedFrame: Talk._resumed,
     CallUpdatedFrame: Talk._updated,
+    AnsweredByFrame: Talk._answered_by,
 }

@@ -202,8 +202,8 @@ class VoicemailDetector(FrameProcessor):
         verdict = self._rules.look(now)
         if verdict is not None:
             self._decide(*verdict)
-        elif (due := self._rules.due()) is not None:
-            self._look_at.set(max(0.0, due - now))
+        else:
+            self._look_at.set(max(0.0, self._rules.due() - now))
 
     def _ask_model(self) -> None:
         if self._llm is not None and not self._who and not self._asking:

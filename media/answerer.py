@@ -91,8 +91,8 @@ class AnswerRules:
     def beep(self) -> None:
         self._sure = Verdict(MACHINE, "beep")
 
-    def due(self) -> float | None:
-        """When `look` may know more, if nothing else is heard until then."""
+    def due(self) -> float:
+        """When `look` will know, if nothing else is heard until then."""
         params = self._params
         if self._sure is not None:
             return self._began

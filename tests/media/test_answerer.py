@@ -24,7 +24,6 @@ def played(*stretches: tuple[float, float]) -> tuple[str, str, float]:
     edges = sorted([(begin, True) for begin, _ in stretches] + [(end, False) for _, end in stretches])
     while True:
         due = it.due()
-        assert due is not None
         if edges and NOW + edges[0][0] < due:
             at, begins = edges.pop(0)
             it.speech(begins, NOW + at)
@@ -77,9 +76,7 @@ def test_whatever_is_told_it_comes_to_an_end(told: list[tuple[float, bool]]) -> 
     for after, begins in told:
         now += after
         it.speech(begins, now)
-    due = it.due()
-    assert due is not None
-    assert it.look(max(due, now)) is not None
+    assert it.look(max(it.due(), now)) is not None
 
 
 def test_lengths_must_be_positive() -> None:
