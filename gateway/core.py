@@ -79,6 +79,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.call")
 
 _CLOSED = (1000, 1001, 1005)  # close codes of a peer that closes; others are of a socket that breaks
 
+# An enumeration's members are found slowly, and hashed more slowly: what every packet asks is bound here.
+_LIVE, _DRAINING, _PAUSED = CallState.LIVE, CallState.DRAINING, CallState.PAUSED
+
 APOLOGY_GRACE_S = 1.0  # after an apology, for the end to come through the bot's pipeline
 MAX_HELD = 3000  # frames kept for a bot that is not ready: a minute of audio
 SLOW_BUILD_S = 0.05  # a bot whose build takes longer holds up every call of the process
@@ -111,6 +114,7 @@ class CallCore:
         if isinstance(serializer, BaseObject):
             serializer._base.drives = self  # handlers of its events that wait are tasks of this call
         self.shell = shell
+        self.now: Callable[[], float] = shell.now
         self.limits = limits or CallLimits()
         self.is_displaced = False
         self.vad: VoiceService | None = None  # hears for the pipeline, off the loop; set before the call starts
@@ -118,6 +122,7 @@ class CallCore:
         self.control = control  # may be set until the call has started
         self.bot = ""
         self.state = CallState.OPENING
+        self.over = False
         self.info = claims or CallInfo(carrier=serializer.carrier)
         self.variables = Variables()
         self.counters: Counter[str] = Counter()
@@ -145,6 +150,7 @@ class CallCore:
         self._started = now
         self._deadline = now + self.limits.start_s  # of the state: start, drain, end
         self._last_heard = now  # when the carrier last sent anything
+        self._silence_s = serializer.silence_s or self.limits.silence_s
         self.blocked_since: float | None = None  # the session waits for a peer that does not read
         self._timers = Timers()
         self._bad = 0
@@ -186,7 +192,7 @@ class CallCore:
     def receive(self, data: Message, now: float) -> None:
         """Take one message from the carrier."""
         self._last_heard = now
-        if self.state in OVER:
+        if self.over:
             return
         try:
             frames = self.serializer.decode(data)
@@ -208,7 +214,7 @@ class CallCore:
                 handle(frame, now)
             else:
                 self._push(frame)
-        if self.outbox:
+        if self.outbox.waiting:
             self.shell.wake()
 
     def disconnected(self, code: int, now: float) -> None:
@@ -234,24 +240,25 @@ class CallCore:
 
     def tick(self, now: float) -> None:
         """Send what is due by `now`; look at the deadlines."""
-        self._timers.run(now, self._timer_failed)
+        if now >= self._timers.next_at:
+            self._timers.run(now, self._timer_failed)
         if self.outbox.is_rationed:
             self._use_allowance(now)
         state = self.state
-        if state is CallState.LIVE or state is CallState.DRAINING or state is CallState.PAUSED:
+        if state is _LIVE or state is _DRAINING or state is _PAUSED:
             self.output.tick(now)
             if self._recording.is_on:
                 self._recording.tick(now)
             if self._left is not None:  # the carrier has ended the call, and waits for our word
                 if self._farewell is not None and not self.outbox.has_unsaid:
                     self._left()
-            elif state is CallState.DRAINING:
+            elif state is _DRAINING:
                 if self._farewell is not None and self.outbox.all_said and self.output.all_heard(now):
                     self._move(CallEvent.PLAYED_OUT, self.reason, now)
                 elif now >= self._deadline:
                     self.counters["drain_limit"] += 1
                     self._move(CallEvent.DRAIN_LIMIT, self.reason, now)
-            elif now - self._last_heard > (self.serializer.silence_s or self.limits.silence_s):
+            elif now - self._last_heard > self._silence_s:
                 self._move(CallEvent.SILENT, "carrier-silent", now)
             elif now - self._started > self.limits.longest_s:
                 self._end(CallEvent.TOO_LONG, "longest-call", now)
@@ -259,7 +266,7 @@ class CallCore:
             self._move(CallEvent.START_TIMEOUT, "no-start", now)
         elif state is CallState.ENDING and now >= self._deadline:
             self._move(CallEvent.END_LIMIT, self.reason, now)
-        if self.outbox:
+        if self.outbox.waiting:
             if self.blocked_since is not None and now - self.blocked_since > self.limits.blocked_s:
                 self.counters["peer_blocked"] += 1
                 self.close_code = 1011
@@ -274,9 +281,6 @@ class CallCore:
     def sample_rate(self) -> int:
         """Hz of the pipeline's audio as the bot hears it."""
         return self._in_rate
-
-    def now(self) -> float:
-        return self.shell.now()
 
     def inject(self, frame: Frame) -> None:
         """Push `frame` from the top of the pipeline, then send what is due."""
@@ -436,7 +440,7 @@ class CallCore:
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         """`callback` at the first tick after `delay_s`; its exceptions end the call, not the process."""
-        return self._timers.at(self.shell.now() + delay_s, callback)
+        return self._timers.at(self.now() + delay_s, callback)
 
     def count(self, name: str, amount: int) -> None:
         """What a bot wants to have counted in the call's record."""
@@ -568,7 +572,8 @@ class CallCore:
 
     def take(self) -> Message | None:
         """The next message for the socket."""
-        return self.outbox.take(self.shell.now())
+        outbox = self.outbox
+        return outbox.take(self.now()) if outbox.waiting else None
 
     def record(self, now: float) -> CallRecord:
         """What is known of this call."""
@@ -602,7 +607,8 @@ class CallCore:
     # ------------------------------------------------------------ frames off the wire
 
     def _on_audio(self, frame: InputAudioRawFrame, now: float) -> None:
-        if self.state is CallState.LIVE or self.state is CallState.DRAINING:
+        state = self.state
+        if state is _LIVE or state is _DRAINING:
             if self._recording.is_on:
                 self._recording.caller(frame, now)
             self._hear(frame)
@@ -850,7 +856,7 @@ class CallCore:
 
     def _after_push(self) -> None:
         self.output.release(self.now())
-        if self.outbox:
+        if self.outbox.waiting:
             self.shell.wake()
 
     # ------------------------------------------------------------ states
@@ -870,7 +876,7 @@ class CallCore:
         target = TRANSITIONS.get((self.state, event))
         if target is None:
             return
-        before, self.state = self.state, target
+        before, self.state, self.over = self.state, target, target in OVER
         self.trail.moment("state", target.value)
         if reason and not self.reason:
             self.reason = reason
@@ -931,10 +937,6 @@ class CallCore:
     def never_started(self) -> bool:
         """The carrier has not said what call this was."""
         return self.state is CallState.FAILED and self._started == self.opened
-
-    @property
-    def over(self) -> bool:
-        return self.state in OVER
 
 
 def _format(media: Any) -> str:

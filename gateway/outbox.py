@@ -35,23 +35,25 @@ class Outbox:
 
     def __init__(self, serializer: FrameSerializer, counters: Counter[str], limit: int) -> None:
         self._serializer, self._counters, self._limit = serializer, counters, limit
-        self._waiting: deque[tuple[Message, int | None]] = deque()  # samples in it; of a mark 0, of no media None
+        # Message, and samples in it (of a mark 0, of no media None); others only look if there is anything.
+        self.waiting: deque[tuple[Message, int | None]] = deque()
         self._unsaid: deque[Frame] = deque()  # the application's messages for which there was no allowance yet
         self._allowance = Allowance(serializer.rate) if serializer.rate is not None else None
+        self.is_rationed = self._allowance is not None  # the carrier takes only so many messages
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     # ------------------------------------------------------------ in
 
     def add(self, messages: Iterable[Message], *, media: bool = False) -> None:
         """Ahead of what waits for an allowance."""
         samples = 0 if media else None
-        self._waiting.extend((message, samples) for message in messages)
+        self.waiting.extend((message, samples) for message in messages)
 
     def audio(self, pcm: bytes, sample_rate: int) -> None:
         """One packet, mono."""
-        waiting, samples = self._waiting, len(pcm) >> 1
+        waiting, samples = self.waiting, len(pcm) >> 1
         for message in self._serializer.encode(OutputAudioRawFrame(pcm, sample_rate, 1)):
             waiting.append((message, samples))
             samples = 0
@@ -74,18 +76,18 @@ class Outbox:
 
     def drop_media(self) -> int:
         """Media that has not left yet never does: how many samples that was."""
-        if not self._waiting:
+        if not self.waiting:
             return 0
-        unsent = sum(samples for _, samples in self._waiting if samples is not None and samples > 0)
-        kept = [entry for entry in self._waiting if entry[1] is None]
-        self._waiting.clear()
-        self._waiting.extend(kept)
+        unsent = sum(samples for _, samples in self.waiting if samples is not None and samples > 0)
+        kept = [entry for entry in self.waiting if entry[1] is None]
+        self.waiting.clear()
+        self.waiting.extend(kept)
         return unsent
 
     def _drop_oldest_media(self) -> None:
-        for position, (_, samples) in enumerate(self._waiting):
+        for position, (_, samples) in enumerate(self.waiting):
             if samples is not None:
-                del self._waiting[position]
+                del self.waiting[position]
                 self._counters["late_dropped"] += 1
                 return
 
@@ -94,11 +96,11 @@ class Outbox:
     def take(self, now: float) -> Message | None:
         """The next message for the socket; None: nothing may leave now."""
         if self._allowance is not None:
-            if self._waiting and not self._serializer.takes_audio:
+            if self.waiting and not self._serializer.takes_audio:
                 self.drop_media()  # it had to wait, and what the carrier was told meanwhile goes before it
-            return self._allowance.take(self._waiting, now)
-        if self._waiting:
-            return self._waiting.popleft()[0]
+            return self._allowance.take(self.waiting, now)
+        if self.waiting:
+            return self.waiting.popleft()[0]
         return None
 
     @property
@@ -109,19 +111,14 @@ class Outbox:
     @property
     def all_said(self) -> bool:
         """Neither media nor a message of the application waits."""
-        return not self._unsaid and not any(samples is not None for _, samples in self._waiting)
+        return not self._unsaid and not any(samples is not None for _, samples in self.waiting)
 
     @property
     def audio_bytes(self) -> int:
         """Of binary messages that wait."""
-        return sum(len(message) for message, _ in self._waiting if isinstance(message, bytes))
+        return sum(len(message) for message, _ in self.waiting if isinstance(message, bytes))
 
     # ------------------------------------------------------------ the allowance
-
-    @property
-    def is_rationed(self) -> bool:
-        """The carrier takes only so many messages."""
-        return self._allowance is not None
 
     def may_send_audio(self, now: float) -> bool:
         """Whether the carrier takes audio again that had complained."""
@@ -142,8 +139,8 @@ class Outbox:
         if again is not None:
             self._counters["sent_again"] += 1
             # Behind what goes again already: that was said before.
-            first = next((n for n, entry in enumerate(self._waiting) if entry[1] != _AGAIN), len(self._waiting))
-            self._waiting.insert(first, (again, _AGAIN))
+            first = next((n for n, entry in enumerate(self.waiting) if entry[1] != _AGAIN), len(self.waiting))
+            self.waiting.insert(first, (again, _AGAIN))
 
     def cleared(self) -> None:
         """The carrier dropped what it had: nothing of that goes again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable
 
 
@@ -22,16 +23,18 @@ class Timer:
 class Timers:
     """Callbacks by the time at which they are due."""
 
-    __slots__ = ("_due", "_ids")
+    __slots__ = ("_due", "_ids", "next_at")
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, Timer]] = []
         self._ids = itertools.count()
+        self.next_at = math.inf  # `run` has nothing to do before
 
     def at(self, when: float, callback: Callable[[], None]) -> Timer:
         """`callback` at the first `run` from `when` on."""
         timer = Timer(callback)
         heapq.heappush(self._due, (when, next(self._ids), timer))
+        self.next_at = self._due[0][0]
         return timer
 
     def run(self, now: float, failed: Callable[[Exception], None]) -> None:
@@ -44,6 +47,8 @@ class Timers:
                     callback()
                 except Exception as exc:
                     failed(exc)
+        self.next_at = due[0][0] if due else math.inf
 
     def clear(self) -> None:
         self._due.clear()
+        self.next_at = math.inf
