@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import os
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,36 @@ def needs(*files: Path) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(lacks), reason=f"not here: {', '.join(lacks)}")
 
 
-@asynccontextmanager
-async def chromium(**context: Any) -> AsyncIterator[Any]:
-    """A fresh browser's context, which has the microphone. `context`: its options."""
-    from playwright.async_api import async_playwright
+class Chromium:
+    """A browser that runs, and the loop that it runs in."""
 
-    async with async_playwright() as tools:
-        browser = await tools.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE_MS)
+    def __init__(self, runner: asyncio.Runner, browser: Any) -> None:
+        self.run = runner.run
+        self._browser = browser
+
+    @asynccontextmanager
+    async def context(self, **options: Any) -> AsyncIterator[Any]:
+        """Fresh, as if nobody had used the browser before; it has the microphone. `options`: of the context."""
+        made = await self._browser.new_context(permissions=["microphone"], **options)
+        made.set_default_timeout(PATIENCE_MS)
         try:
-            made = await browser.new_context(permissions=["microphone"], **context)
-            made.set_default_timeout(PATIENCE_MS)
             yield made
         finally:
             with contextlib.suppress(Exception):
-                await browser.close()
+                await made.close()
+
+
+@contextmanager
+def chromium() -> Iterator[Chromium]:
+    from playwright.async_api import async_playwright
+
+    with asyncio.Runner() as runner:
+        playwright = runner.run(async_playwright().start())
+        launch = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE_MS)
+        browser = runner.run(launch)
+        try:
+            yield Chromium(runner, browser)
+        finally:
+            with contextlib.suppress(Exception):
+                runner.run(browser.close())
+            runner.run(playwright.stop())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.chromium import AXE, PATIENCE_MS, chromium, needs
+from tests.browser.chromium import AXE, PATIENCE_MS, Chromium, needs
 from tests.endtoend.actors import echo
 from tests.gateway.rig import Running, running
 
@@ -20,7 +20,7 @@ with contextlib.suppress(ImportError):  # then everything here is skipped
     from playwright.async_api import expect
 
 
-class Browser:
+class Watched:
     """A page, and what its browser complained about."""
 
     def __init__(self, page: Any) -> None:
@@ -34,30 +34,38 @@ class Browser:
         await expect(self.page.locator(where)).to_contain_text(what, timeout=PATIENCE_MS)
 
 
-def in_a_browser(
-    folder: Path, act: Any, *, path: str = "/console/", options: Mapping[str, Any] | None = None, **how: Any
+def browse(
+    browser: Chromium,
+    folder: Path,
+    act: Any,
+    *,
+    path: str = "/console/",
+    options: Mapping[str, Any] | None = None,
+    **how: Any,
 ) -> None:
+    """Have `act` use the console of a gateway; the browser must not complain of anything."""
+
     async def main() -> None:
-        async with running(folder, bots={"echo": echo}, **how) as it, chromium(**options or {}) as context:
-            browser = Browser(await context.new_page())
-            await browser.page.goto(it.url + path)
-            await act(it, browser)
-            assert browser.complaints == []
+        async with running(folder, bots={"echo": echo}, **how) as it, browser.context(**options or {}) as context:
+            page = Watched(await context.new_page())
+            await page.page.goto(it.url + path)
+            await act(it, page)
+            assert page.complaints == []
 
-    asyncio.run(main())
+    browser.run(main())
 
 
-def test_a_call_from_the_first_click_to_the_hang_up(tmp_path: Path) -> None:
-    async def act(it: Running, browser: Browser) -> None:
-        page = browser.page
+def test_a_call_from_the_first_click_to_the_hang_up(browser: Chromium, tmp_path: Path) -> None:
+    async def act(it: Running, watched: Watched) -> None:
+        page = watched.page
         await page.wait_for_selector("#carrier option", state="attached")
         await page.select_option("#whom", "other")
         await page.fill("#to", "+14155550100")
         await page.click("#call")
-        await browser.says("#call-state", "Connected")
+        await watched.says("#call-state", "Connected")
         await page.click("#keypad button:has-text('5')")
-        await browser.says("#timeline", "digit: 5")
-        await browser.says("#wire", "audio:")
+        await watched.says("#timeline", "digit: 5")
+        await watched.says("#wire", "audio:")
         await page.fill("#wire-search", "connected")
         assert await page.locator("#wire li:visible").count() == 1
         other = await page.context.new_page()
@@ -69,7 +77,7 @@ def test_a_call_from_the_first_click_to_the_hang_up(tmp_path: Path) -> None:
         assert await other.locator("#live-rows tr").count() == 0
         await other.fill("#live-filter", "4155550100")
         await other.click("#live-rows button")
-        await browser.says("#call-state", "ended by the bot")
+        await watched.says("#call-state", "ended by the bot")
         async with page.expect_download() as saving:
             await page.click("#save-wav")
         heard = await (await saving.value).path()
@@ -80,37 +88,23 @@ def test_a_call_from_the_first_click_to_the_hang_up(tmp_path: Path) -> None:
         await expect(other.locator("#call-end")).to_contain_text("bot", timeout=PATIENCE_MS)
         await expect(other.locator("#call-end")).to_contain_text("console", timeout=PATIENCE_MS)
 
-    in_a_browser(tmp_path, act)
+    browse(browser, tmp_path, act)
 
 
-def test_what_answers_and_how_it_is(tmp_path: Path) -> None:
-    async def act(it: Running, browser: Browser) -> None:
-        page = browser.page
+def test_what_answers_and_how_it_is(browser: Chromium, tmp_path: Path) -> None:
+    async def act(it: Running, watched: Watched) -> None:
+        page = watched.page
         await page.wait_for_selector("#route-carrier option", state="attached")
         await page.fill("#route-number", "+15550100")
         await page.click("#route-form button")
-        await browser.says("#route-answer", "bot echo")
-        await browser.says("#configuration", "twilio")
+        await watched.says("#route-answer", "bot echo")
+        await watched.says("#configuration", "twilio")
         await page.click("nav a[href='#health']")
         await page.wait_for_selector("#charts svg")
         assert await page.locator("#charts svg").count() == 6
         assert await page.inner_text("h2:visible") == "Health"
 
-    in_a_browser(tmp_path, act, path="/console/#numbers")
-
-
-def test_a_token_is_asked_for_and_used(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("a token, and long enough for one")
-    tokens = f'[api.tokens.me]\nsecret = {{ file = "{tmp_path / "token"}" }}\nscopes = ["read"]\n'
-
-    async def act(it: Running, browser: Browser) -> None:
-        page = browser.page
-        await page.fill("#token", "a token, and long enough for one")
-        await page.click("#access button")
-        await browser.says("#live-count", "0 up")
-        browser.complaints[:] = [one for one in browser.complaints if "401" not in one]  # the browser logs each
-
-    in_a_browser(tmp_path, act, path="/console/#live", gateway="console = true", more=tokens)
+    browse(browser, tmp_path, act, path="/console/#numbers")
 
 
 PAGES = ("phone", "live", "past", "numbers", "health")
@@ -128,13 +122,13 @@ JUDGE = """async () => (await axe.run()).violations
     ],
     ids=["light", "dark and small"],
 )
-def test_every_page_can_be_read_by_everybody(options: Mapping[str, Any], tmp_path: Path) -> None:
-    async def act(it: Running, browser: Browser) -> None:
-        page = browser.page
+def test_every_page_can_be_read_by_everybody(options: Mapping[str, Any], browser: Chromium, tmp_path: Path) -> None:
+    async def act(it: Running, watched: Watched) -> None:
+        page = watched.page
         await page.wait_for_selector("#carrier option", state="attached")
         await page.select_option("#source", "silence")
         await page.click("#call")
-        await browser.says("#call-state", "Connected")
+        await watched.says("#call-state", "Connected")
         await page.evaluate(AXE.read_text())
         for name in PAGES:
             await page.click(f"nav a[href='#{name}']")
@@ -146,6 +140,122 @@ def test_every_page_can_be_read_by_everybody(options: Mapping[str, Any], tmp_pat
             assert wide <= 0, f"{name} is wider than the screen"
         await page.click("nav a[href='#phone']")
         await page.click("#hang-up")
-        await browser.says("#call-state", "ended by the caller")
+        await watched.says("#call-state", "ended by the caller")
 
-    in_a_browser(tmp_path, act, options=options)
+    browse(browser, tmp_path, act, options=options)
+
+
+def test_hundreds_of_live_calls(browser: Chromium, tmp_path: Path) -> None:
+    calls = [
+        {
+            "carrier": ("twilio", "telnyx")[number % 2],
+            "call_id": f"CA{number}",
+            "state": "live",
+            "bot": "echo",
+            "direction": "inbound",
+            "from_number": f"+1415555{number:04d}",
+            "to_number": "+15550100",
+            "duration_s": 1000.0 - number,
+            "counters": {"underruns": number % 500 == 77, "digits": 0},
+        }
+        for number in range(500)
+    ]
+
+    async def act(it: Running, watched: Watched) -> None:
+        page = watched.page
+        rows = page.locator("#live-rows tr")
+
+        async def answer(route: Any) -> None:
+            await route.fulfill(json={"calls": calls})
+
+        await page.route("**/api/calls/live", answer)
+        await page.click("nav a[href='#live']")
+        await expect(rows).to_have_count(500, timeout=PATIENCE_MS)
+        await page.select_option("#live-carrier", "telnyx")
+        await expect(rows).to_have_count(250, timeout=PATIENCE_MS)
+        await page.select_option("#live-sort", "gaps")
+        await expect(rows.first).to_contain_text("+14155550077", timeout=PATIENCE_MS)
+        await page.select_option("#live-sort", "newest")
+        await expect(rows.first).to_contain_text("+14155550499", timeout=PATIENCE_MS)
+        await rows.first.locator("a").focus()
+        calls[499]["counters"] = {"underruns": 0, "digits": 1}
+        await expect(rows.first).to_contain_text("digits", timeout=PATIENCE_MS)  # the last event, at the next look
+        assert await page.evaluate("document.activeElement.closest('tr').rowIndex") == 1  # it has kept the focus
+        del calls[400:]
+        await expect(rows).to_have_count(200, timeout=PATIENCE_MS)
+        await page.fill("#live-filter", "0001")
+        await expect(rows).to_have_count(1, timeout=PATIENCE_MS)
+        await page.unroute("**/api/calls/live")
+
+    browse(browser, tmp_path, act)
+
+
+def test_a_live_call_is_watched_and_commanded(browser: Chromium, tmp_path: Path) -> None:
+    async def act(it: Running, watched: Watched) -> None:
+        page = watched.page
+        await page.wait_for_selector("#carrier option", state="attached")
+        await page.select_option("#whom", "bot:echo")
+        await page.click("#call")
+        await watched.says("#call-state", "Connected")
+        watching = Watched(await page.context.new_page())
+        await watching.page.goto(f"{it.url}/console/#live")
+        await watching.page.click("#live-rows a")
+        await watching.says("#watch-counts", "live")
+        await watching.page.click("#watch-listen")
+        await page.click("#keypad button:has-text('7')")
+        await watching.says("#watch-timeline", "digit: 7")
+        await watching.page.click("#watch-mute")
+        await watching.says("#watch-timeline", "caller is muted")
+        await watching.page.click("#watch-mute")
+        await watching.says("#watch-timeline", "caller is heard again")
+        await watching.page.fill("#watch-digits", "12")
+        await watching.page.press("#watch-digits", "Enter")
+        await expect(watching.page.locator("#watch-digits")).to_have_value("", timeout=PATIENCE_MS)  # it was done
+        await watching.page.fill("#watch-transfer", "+15550199")  # no carrier knows of this call
+        await watching.page.press("#watch-transfer", "Enter")
+        await watching.says("#watch-state", "call.transfer")
+        await watching.page.click("#watch-end")
+        await watched.says("#call-state", "ended by the bot")
+        await watching.says("#watch-state", "Over: ended by")
+        await watching.says("#call-end", "ended")
+        assert await watching.page.is_disabled("#watch-end")
+        assert watching.complaints == []
+
+    browse(browser, tmp_path, act)
+
+
+def test_who_may_only_look_is_offered_nothing_more(browser: Chromium, tmp_path: Path) -> None:
+    tokens = ""
+    for name, scopes in (("looks", '"read"'), ("calls", '"read", "dial"')):
+        (tmp_path / name).write_text(f"the token that {name}, and long enough for one")
+        tokens += f'[api.tokens.{name}]\nsecret = {{ file = "{tmp_path / name}" }}\nscopes = [{scopes}]\n'
+
+    async def act(it: Running, watched: Watched) -> None:
+        caller = Watched(await watched.page.context.new_page())
+        await caller.page.goto(f"{it.url}/console/")
+        await caller.page.fill("#token", "the token that calls, and long enough for one")
+        await caller.page.click("#access button")
+        await caller.page.wait_for_selector("#carrier option", state="attached")
+        await caller.page.click("#call")
+        await caller.says("#call-state", "Connected")
+        page = watched.page
+        await page.bring_to_front()  # what is behind another page is drawn once a second
+        await page.fill("#token", "the token that looks, and long enough for one")
+        await page.click("#access button")
+        await page.wait_for_selector("#live-rows tr")
+        assert await page.locator("#live-rows button").count() == 0
+        await page.click("#live-rows a")
+        await watched.says("#call-end", "live")
+        assert not await page.is_visible("#call-live")
+        await page.click("nav a[href='#numbers']")
+        await page.wait_for_selector("#page-numbers:visible")
+        assert not await page.is_visible("#reload")
+        await page.click("nav a[href='#phone']")
+        await page.wait_for_selector("#carrier option", state="attached")
+        await page.click("#call")
+        await watched.says("#call-state", "'dial'")
+        await caller.page.click("#hang-up")
+        await caller.says("#call-state", "ended by the caller")
+        watched.complaints[:] = [one for one in watched.complaints if "401" not in one]  # the browser logs each
+
+    browse(browser, tmp_path, act, path="/console/#live", gateway="console = true", more=tokens)

@@ -26,7 +26,7 @@ from media.frames import (
     TTSStoppedFrame,
 )
 from media.processor import FrameDirection, FrameProcessor
-from tests.browser.chromium import BUNDLE, chromium, needs
+from tests.browser.chromium import BUNDLE, Chromium, needs
 from tests.endtoend.actors import tone
 from tests.gateway.rig import Running, running
 from tests.gateway.test_notify import until
@@ -138,9 +138,9 @@ class Page:
 
 
 @asynccontextmanager
-async def browsing(folder: Path) -> AsyncIterator[Page]:
+async def browsing(browser: Chromium, folder: Path) -> AsyncIterator[Page]:
     more = "[carriers.web]\n"
-    async with running(folder, carriers=(), bots={"phone": phone}, more=more) as it, chromium() as context:
+    async with running(folder, carriers=(), bots={"phone": phone}, more=more) as it, browser.context() as context:
         with page_server() as url:
             page = await context.new_page()
             await page.goto(url)
@@ -148,9 +148,9 @@ async def browsing(folder: Path) -> AsyncIterator[Page]:
                 yield Page(page, it)
 
 
-def test_a_session(tmp_path: Path) -> None:
+def test_a_session(browser: Chromium, tmp_path: Path) -> None:
     async def main() -> None:
-        async with browsing(tmp_path) as it:
+        async with browsing(browser, tmp_path) as it:
             await it.connect()  # resolves on bot-ready
             ready = await it.event("botReady")
             assert ready["version"].startswith("2.")
@@ -190,12 +190,12 @@ def test_a_session(tmp_path: Path) -> None:
             await it.run("await client.disconnect()")
             await it.calls_are_over()
 
-    asyncio.run(main())
+    browser.run(main())
 
 
-def test_the_bot_is_sent_away_and_leaves_by_itself(tmp_path: Path) -> None:
+def test_the_bot_is_sent_away_and_leaves_by_itself(browser: Chromium, tmp_path: Path) -> None:
     async def main() -> None:
-        async with browsing(tmp_path) as it:
+        async with browsing(browser, tmp_path) as it:
             await it.connect()
             await it.run("client.disconnectBot()")
             await it.event("disconnected")
@@ -205,12 +205,12 @@ def test_the_bot_is_sent_away_and_leaves_by_itself(tmp_path: Path) -> None:
             await it.event("disconnected")
             await it.calls_are_over()
 
-    asyncio.run(main())
+    browser.run(main())
 
 
-def test_an_address_without_a_post_and_refusals(tmp_path: Path) -> None:
+def test_an_address_without_a_post_and_refusals(browser: Chromium, tmp_path: Path) -> None:
     async def main() -> None:
-        async with browsing(tmp_path) as it:
+        async with browsing(browser, tmp_path) as it:
             async with httpx.AsyncClient(trust_env=False) as client:
                 url = (await client.post(f"{it.it.url}/start")).json()["wsUrl"]
             await it.run(f"window.make(); await client.connect({{wsUrl: '{url}'}})")
@@ -223,4 +223,4 @@ def test_an_address_without_a_post_and_refusals(tmp_path: Path) -> None:
             )
             assert refused
 
-    asyncio.run(main())
+    browser.run(main())

@@ -1,7 +1,8 @@
 // One call, live or over: all that is known of it.
 
 import { access, ask, pathOf } from "./api.js";
-import { $, duration, figures, moment } from "./elements.js";
+import { $, duration, figures, make, moment } from "./elements.js";
+import { cell } from "./timeline.js";
 import { Watch } from "./watch.js";
 
 // Which of a record's counters belong together.
@@ -60,6 +61,10 @@ export class CallPage {
       figures(list, those);
       list.parentElement.hidden = !Object.keys(those).length;
     }
+    const said = record.transcript || [];
+    $("call-said").replaceChildren(...said.map(({ t, who, text }) => make("li", { className: who },
+      cell(`${duration(t)} ${who}`), cell(text))));
+    $("call-said").parentElement.hidden = !said.length;
     figures($("call-variables"), variables);
     $("call-variables").parentElement.hidden = !Object.keys(variables).length;
   }

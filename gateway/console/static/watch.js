@@ -1,7 +1,7 @@
 // A live call as it goes on: RTVI over a WebSocket, to which the API gives the address.
 
 import { access, pathOf, post } from "./api.js";
-import { $, figures } from "./elements.js";
+import { $, figures, save } from "./elements.js";
 import { Timeline } from "./timeline.js";
 
 const VERSION = "2.1.0";
@@ -11,6 +11,8 @@ export class Watch {
     this.timeline = new Timeline({ canvas: $("watch-waves"), list: $("watch-timeline"), words: $("watch-words"), range: $("watch-at") });
     this.asked = new Map(); // requests that wait for an answer, by id
     $("watch-listen").addEventListener("click", () => this.listen(!this.audio));
+    $("watch-save").addEventListener("click", () => save("timeline.json",
+      JSON.stringify({ call: this.call, ...this.timeline.json() }, null, 1), "application/json"));
     $("watch-mute").addEventListener("click", () => this.mute());
     this.does("watch-interrupt", "call.interrupt", () => ({}));
     this.does("watch-end", "call.end", () => ({ reason: "console" }));
@@ -59,6 +61,7 @@ export class Watch {
   }
 
   close() {
+    $("watch-hands").disabled = true;
     this.mine = this.sound = null;
     this.ended = false;
     this.socket?.close();
@@ -108,9 +111,12 @@ export class Watch {
 
   server(data) {
     if (data.type === "call") {
+      const { events, ...call } = data;
+      this.call = call;
       this.sound = data.audio;
       this.now = data.duration_s;
-      for (const event of data.events) this.timeline.event(event);
+      $("watch-hands").disabled = false;
+      for (const event of events) this.timeline.event(event);
       figures($("watch-counts"), { state: data.state, ...data.counters });
     } else if (data.type === "event") {
       const { type, ...event } = data;
