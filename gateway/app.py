@@ -43,7 +43,7 @@ from gateway.store import CallKey, Standing, Store, Worker
 from gateway.store_sql import SqlStore
 from gateway.tokens import TokenMint
 from gateway.vad_engine import VoiceEngine
-from gateway.watching.sockets import COLLEAGUES_PATH, Watching
+from gateway.watching.sockets import COLLEAGUES_PATH, FromColleagues, Watching
 from media.frames import AnsweredByFrame
 from webhooks.base import (
     AnsweredBy,
@@ -118,7 +118,7 @@ class Gateway:
         self.sockets = MediaSockets(self)
         self.watching = Watching(self)
         self.colleagues.answers("timeline", self.watching.told_timeline)
-        self.colleagues.takes(COLLEAGUES_PATH, self.watching.of_colleague)
+        self.colleagues.takes(COLLEAGUES_PATH, FromColleagues(self.watching))
         self.doctor = Desk(key, lambda: self.snapshot, self.answering.addressing)
         self.answering.diagnose = self.doctor.answer_to
         self._background: set[asyncio.Task[Any]] = set()
@@ -152,6 +152,7 @@ class Gateway:
             "1: new calls are refused, because ticks are late",
             lambda: float(self.health.look(self.clock.now())),
         )
+        self.metrics.gauge("gateway_tasks", "asyncio tasks of this process", lambda: float(len(asyncio.all_tasks())))
         self.metrics.gauge("gateway_vad_calls", "calls that the voice detector listens to", self.vad.calls)
         self.metrics.gauge(
             "gateway_vad_delay_seconds", "99th percentile, from a window's end to its result", self.vad.delay_s

@@ -104,10 +104,8 @@ class Watching:
         finally:
             self.watchers -= 1
 
-    async def of_colleague(self, scope: Any, receive: Receive, send: Send) -> None:
-        """A watcher of ours is connected to another worker, which has let it in."""
-        await receive()
-        claims = msgspec.json.decode(parse_qs(scope["query_string"].decode()).get("claims", [""])[0], type=WatchClaims)
+    async def attend(self, claims: WatchClaims, scope: Any, receive: Receive, send: Send) -> None:
+        """Whoever it is, it was let in, here or by a colleague."""
         session = self._gateway.calls.find(CallKey(claims.carrier, claims.call_id))
         if session is None:
             await refuse_upgrade(scope, send, 404)
@@ -224,6 +222,18 @@ class Watching:
                 await asyncio.wait(pumps)
         finally:
             far.transport.abort()
+
+
+class FromColleagues:
+    """ASGI: a watcher of a call of ours is connected to another worker, which has let it in."""
+
+    def __init__(self, watching: Watching) -> None:
+        self._watching = watching
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        await receive()  # websocket.connect
+        asked = parse_qs(scope["query_string"].decode())["claims"][0]
+        await self._watching.attend(msgspec.json.decode(asked, type=WatchClaims), scope, receive, send)
 
 
 async def _from_watcher(receive: Receive, far: ClientConnection) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,12 +18,17 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from bots.base import Call
+from gateway.app import Gateway
+from gateway.registry import design_filters
+from gateway.server import server
 from gateway.session import CallSession
+from gateway.settings import BotEntry, GatewaySettings, Settings
 from gateway.simulator.base import CallPlan, FakeCarrier, fake_carrier
 from gateway.simulator.caller import Limits
 from gateway.simulator.report import CallReport
-from gateway.simulator.script import HangUp, Press, Script, at
+from gateway.simulator.script import HangUp, Script, at
 from gateway.store import CallKey
+from gateway.store_sql import SqlStore
 from gateway.watching import watcher as limits
 from media.frames import (
     Frame,
@@ -41,7 +49,7 @@ from media.frames import (
 from media.processor import FrameDirection, FrameProcessor
 from serializers.protobuf import packed_audio, packed_message
 from tests.endtoend.actors import tone
-from tests.endtoend.served import TELEPHONY, Served, run, serve, until
+from tests.endtoend.served import TELEPHONY, Kept, Served, run, serve, socket_only, until
 
 LONG = Limits(connect_s=10, ready_s=10, longest_s=120, closing_s=10)
 PATIENCE_S = 30.0
@@ -196,10 +204,9 @@ def _told(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @asynccontextmanager
-async def live(it: Served, carrier: str | FakeCarrier = "twilio", script: Script | None = None) -> AsyncIterator[Live]:
+async def live(it: Served, carrier: str | FakeCarrier = "twilio") -> AsyncIterator[Live]:
     fake = fake_carrier(carrier)(CallPlan()) if isinstance(carrier, str) else carrier
-    script = script or Script()
-    over = asyncio.create_task(it.call(fake, script.then(at(100), HangUp()), limits=LONG))
+    over = asyncio.create_task(it.call(fake, Script().then(at(100), HangUp()), limits=LONG))
     key: list[CallKey] = []
 
     def up() -> bool:
@@ -307,7 +314,9 @@ def test_both_voices(audio: str, rate: int, frame_bytes: int, expected: int) -> 
             await until(lambda: len(eye.sound) >= frame_bytes * expected and any(eye.sound), PATIENCE_S)
         begins = eye.order.index("sound")
         assert eye.messages[eye.order[:begins].count("sound") + begins - 1]["data"]["type"] == "audio"
-        assert [_told(message)["dropped_ms"] for message in eye.messages if _told(message).get("type") == "audio"] == [0]
+        assert [_told(message)["dropped_ms"] for message in eye.messages if _told(message).get("type") == "audio"] == [
+            0
+        ]
 
     watching(check)
 
@@ -320,7 +329,7 @@ def test_watchers_of_one_kind_share_what_is_encoded() -> None:
             kept: list[Any] = []
             for watcher in watch.watchers:
                 watcher.hear = lambda message, t, lasts_s: kept.append(message)  # type: ignore[method-assign]
-                watcher.tell = kept.append  # type: ignore[method-assign]
+                watcher.tell = kept.append  # type: ignore[assignment,method-assign]
             await until(lambda: sum(isinstance(each, bytes) for each in kept) >= 2, PATIENCE_S)
             sounds = [each for each in kept if isinstance(each, bytes)]
             assert sounds[0] is sounds[1]
@@ -602,11 +611,61 @@ def test_watchers_come_and_go_and_the_links_are_as_before() -> None:
     watching(check)
 
 
-def test_keys_pressed_are_told_as_they_come() -> None:
+def test_a_call_of_another_worker() -> None:
+    """Two workers as `--workers 2` has them: the call is with one, whoever watches comes to the other."""
+
     async def main() -> None:
         phones.clear()
-        async with serve({"bot": phone}) as it, live(it, script=Script().then(at(3), Press("5"))) as call:
-            async with call.watched() as eye:
-                assert (await eye.event("digit"))["detail"] == "5"
+        with tempfile.TemporaryDirectory() as folder:  # a Unix socket's path must be short
+            async with AsyncExitStack() as stack:
+                here, there = [await worker(stack, Path(folder), number) for number in range(2)]
+                for _ in range(3000):
+                    if await there.gateway.colleagues.others(time.time()):
+                        break
+                    await asyncio.sleep(0.01)
+                async with live(here) as call:
+                    elsewhere = Live(there, call.session, call.bot, call.over)
+                    async with elsewhere.client() as http:
+                        found = (await http.get(f"{call.path}/timeline")).json()
+                        assert {"what": "state", "detail": "live"}.items() <= found["events"][0].items()
+                        assert (await http.get("calls/twilio/nobody/timeline")).status_code == 404
+                        assert (await http.post("calls/twilio/nobody/rtvi", json={})).status_code == 404
+                    async with elsewhere.watched(scope="control", audio="mixed") as eye:
+                        assert there.gateway.watching.watchers == 1
+                        assert (await eye.told("call"))["call_id"] == call.session.core.info.call_id
+                        assert (await eye.ask("echo", "far"))["data"]["d"] == "far"
+                        await until(lambda: bool(eye.sound), PATIENCE_S)
+                        await eye.ask("call.end", {"reason": "from-afar"})
+                        assert (await eye.told("over"))["reason"] == "from-afar"
+                        await eye.socket.wait_closed()
+                        assert eye.socket.close_code == 1000
+                    async with live(here) as other:
+                        beyond = Live(there, other.session, other.bot, other.over)
+                        async with beyond.watched() as eye:
+                            await eye.told("call")
+                        await until(lambda: not here.gateway.watching._watches, PATIENCE_S)  # it hears that he has left
+                        await until(lambda: not there.gateway.watching.watchers, PATIENCE_S)
 
     run(main(), limit_s=120)
+
+
+async def worker(stack: AsyncExitStack, folder: Path, number: int) -> Served:
+    settings = Settings(
+        gateway=GatewaySettings(max_lateness_ms=0.0),
+        carriers={name: socket_only(name) for name in ("twilio",)},
+        bots={"bot": BotEntry(name="bot", use="echo")},
+    )
+    design_filters(settings)
+    store = SqlStore(f"sqlite:///{folder / 'gateway.db'}")
+    key = "of a test, and long enough for one"
+    gateway = Gateway(settings, {"bot": phone}, store=store, endpoint=str(folder / f"{number}.sock"), token_key=key)
+    running = server(gateway, host="127.0.0.1", port=0)
+    task = asyncio.create_task(running.serve())
+    await running.up.wait()
+
+    async def stop() -> None:
+        running.should_exit = True
+        await task
+
+    stack.push_async_callback(stop)
+    return Served(gateway, running, Kept())
