@@ -25,6 +25,7 @@ from gateway.settings import NumberEntry
 from gateway.snapshot import Snapshot
 from gateway.store import PROVISIONAL, RESERVED_S, Admitted, CallKey, Caps, Refused, StoredCall, StoreError
 from media.errors import GatewayError
+from webhooks.accounts import ACCOUNT
 from webhooks.base import (
     CarrierEvent,
     CarrierHttp,
@@ -111,6 +112,7 @@ class Answering:
         )
         urls = Urls(base=self.addressing.base(request.scope))
         try:
+            http = http.side_of(route, received)
             if http.settings.verify_signatures:
                 await self._authenticate(http, route, received)
             answer = await self._answer(snapshot, http, route, received, urls)
@@ -168,6 +170,8 @@ class Answering:
     async def _incoming(self, snapshot: Snapshot, http: CarrierHttp, call: InboundCall, urls: Urls) -> Handled:
         """Admit it or turn it away; either way it is in the store before the carrier hears of it."""
         now = self._now()
+        if http.account:
+            call = dataclasses.replace(call, extra={**call.extra, ACCOUNT: http.account})
         known = await self._store.call(CallKey(call.carrier, call.call_id)) if call.again else None
         if call.direction == "outbound":
             placed = await self._placed(CallKey(call.carrier, call.call_id), call.order)
@@ -180,6 +184,9 @@ class Answering:
                 call = _completed(call, known)
             route = resolve(snapshot.settings, call.carrier, call.to_number, call_id=call.call_id)
             bot = route.bot_name if route is not None else ""
+            if route is not None and route.account not in ("", http.account):
+                # Whoever has an account of his own here must not call himself somebody else's number.
+                return await self._turn_away(http, call, Refusal(reason="other-account", instead="rejected"), now)
         if self._draining():
             # Who has talked to us already is not told that we are busy.
             reason = "over" if known is not None and known.ended is not None else "draining"

@@ -22,6 +22,7 @@ from gateway.store import PROVISIONAL, CallFilter, CallKey, Page, Refused, Stand
 from gateway.transcript import Line
 from media.errors import GatewayError
 from media.frames import KeypadEntry, OutputDTMFFrame
+from webhooks.accounts import ACCOUNT
 from webhooks.base import CallPhase, CallStatus, DialOrder, InboundCall, OutcomeKind, Urls
 
 if TYPE_CHECKING:
@@ -137,6 +138,10 @@ class CallDesk:
             raise ControlError(422, f"there is no bot {bot!r}: name one of {', '.join(sorted(snapshot.settings.bots))}")
         key = CallKey(order.carrier, PROVISIONAL + secrets.token_hex(12))
         now = time.time()
+        try:
+            http = http.side_named(_account_of(snapshot.settings, order))
+        except ValueError as exc:
+            raise ControlError(422, str(exc)) from None
         call = InboundCall(
             carrier=order.carrier,
             call_id=key.call_id,
@@ -144,6 +149,7 @@ class CallDesk:
             to_number=order.to_number,
             direction="outbound",
             parameters=order.parameters,
+            extra={ACCOUNT: http.account} if http.account else {},
         )
         if gateway.calls.draining:
             raise ControlError(503, "draining")
@@ -336,6 +342,12 @@ COMMANDS: Mapping[str, Callable[[CallSession, str], None]] = {
 def _bot_of(settings: Settings, order: Order) -> str:
     route = resolve(settings, order.carrier, order.from_number)
     return route.bot_name if route is not None else ""
+
+
+def _account_of(settings: Settings, order: Order) -> str:
+    """Whose the number is that is to be seen; "": the carrier's own account."""
+    route = resolve(settings, order.carrier, order.from_number)
+    return route.account if route is not None else ""
 
 
 def view(session: CallSession) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from media.call import CallInfo
 from media.errors import GatewayError
 from media.frames import AnsweredByFrame
 from serializers.base import WireOptions
+from webhooks.accounts import ACCOUNT
 from webhooks.base import InboundCall, NotAuthentic, StandingStream
 
 if TYPE_CHECKING:
@@ -231,6 +232,8 @@ class MediaSockets:
     ) -> None:
         gateway, carrier = self._gateway, claims.carrier
         settings = snapshot.settings.carriers[carrier]
+        if stored is not None:
+            settings = settings.accounts.get(stored.extra.get(ACCOUNT, ""), settings)
         options = _wire_options(settings, claims, stream)
         serializer = registry.serializer_class(carrier).for_call(options)
         http = None if claims.trial else snapshot.carriers[carrier]

@@ -7,6 +7,7 @@ Listing looks at files only; a module is imported when somebody asks for it by n
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib
 import importlib.abc
 import importlib.util
@@ -113,6 +114,26 @@ def carrier_http(carrier: str) -> type[CarrierHttp]:
         if isinstance(value, type) and issubclass(value, CarrierHttp) and getattr(value, "carrier", "") == carrier:
             return value
     return SocketOnly
+
+
+def carrier_side(carrier: str, settings: Any) -> CarrierHttp:
+    """The HTTP side of a carrier with its settings, of all its accounts. Raises ConfigError, with the place in them."""
+    cls = carrier_http(carrier)
+    if not settings.accounts:
+        return cls(settings)
+    from webhooks.accounts import Accounts
+
+    if not cls.id_fields:
+        raise ConfigError("accounts", f"{carrier} has no accounts", "leave them out")
+    named: dict[str, CarrierHttp] = {}
+    for name, own in settings.accounts.items():
+        try:
+            named[name] = cls(own)
+        except ConfigError as exc:
+            raise exc.within(toml_path("accounts", name)) from None
+    credentials = [each.name for each in dataclasses.fields(settings) if "Secret" in str(each.type)]
+    has_own = any(getattr(settings, name) for name in (*cls.id_fields, *credentials))
+    return Accounts(settings, cls(settings) if has_own else None, named)
 
 
 def _carrier_module(package: str, carrier: str) -> ModuleType:

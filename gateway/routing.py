@@ -35,6 +35,11 @@ class Route:
         return self.entry.on_error if self.entry is not None else None
 
     @property
+    def account(self) -> str:
+        """Whose calls alone the number takes; "": anybody's."""
+        return self.entry.account if self.entry is not None else ""
+
+    @property
     def transcript(self) -> bool | None:
         return self.entry.transcript if self.entry is not None else None
 

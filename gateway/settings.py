@@ -145,6 +145,7 @@ class NumberEntry:
     carrier: str = ""  # what the key names, if it names one
     pattern: str = ""  # the key's regular expression, if it is one
     bot: Annotated[str, MinLen(1)]  # of [bots.<name>]
+    account: str = ""  # of [carriers.<carrier>.accounts.<name>]: whose it is, and who places calls from it
     hours: str = ""  # of [schedules.<name>]: outside of it `closed` answers
     closed: str = ""  # the bot outside of `hours`
     share: Mapping[str, Annotated[float, Interval(gt=0, le=100)]] = field(default_factory=dict)  # bot -> % of the calls
@@ -288,6 +289,7 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
                 remedy = registry.did_you_mean(bot, tuple(_table(data, "bots", found)))
                 found.append(ConfigError(f"{toml_path('carriers', name)}.{where}", f"there is no [bots.{bot}]", remedy))
     numbers = _numbers(_tables(data, "numbers", found), _table(data, "bots", found), schedules, base_dir, found)
+    found += _accountless(numbers.values(), _tables(data, "carriers", []))
     for name in ("secret", "store") if gateway is not None else ():
         value = getattr(gateway, name)
         if isinstance(value, Secret) and (problem := value.problem()):
@@ -329,6 +331,8 @@ def _warnings(
 
 # ---------------------------------------------------------------- the four kinds of table
 
+OF_CARRIERS = frozenset({"enabled", "verify_signatures", "max_calls", "api_base", "accounts"})  # and not of accounts
+
 
 def _carriers(
     tables: Table, base_dir: Path, strict: bool, found: list[ConfigError]
@@ -347,6 +351,9 @@ def _carriers(
         settings = build(cls, table, path, base_dir, found)
         if settings is None:
             continue
+        if settings.accounts:
+            accounts = _accounts(cls, table, path, base_dir, found)
+            settings = dataclasses.replace(settings, accounts=accounts)
         missing = [(where, secret) for where, secret in secrets_in(settings, path) if secret.problem()]
         if not getattr(settings, "enabled", True):
             off[name] = "enabled = false"
@@ -358,7 +365,7 @@ def _carriers(
             lacking[name] = tuple(secret.env for _, secret in missing if secret.env)
         else:
             try:
-                registry.carrier_http(name)(settings)
+                registry.carrier_side(name, settings)
             except ConfigError as exc:  # what its webhooks need is not there: they would all be refused
                 if strict:
                     found.append(exc.within(path))
@@ -367,6 +374,23 @@ def _carriers(
             else:
                 carriers[name] = settings
     return carriers, off, lacking
+
+
+def _accounts(cls: type[Any], table: Table, path: str, base_dir: Path, found: list[ConfigError]) -> dict[str, Any]:
+    """A carrier's further accounts: its own settings, save for what theirs say."""
+    common = {key: value for key, value in table.items() if key != "accounts"}
+    accounts: dict[str, Any] = {}
+    for name, own in table["accounts"].items():
+        where = toml_path(f"{path}.accounts", name)
+        if not isinstance(own, Mapping):
+            found.append(ConfigError(where, f"must be a table, got {kind_of(own)}", f"write [{where}]"))
+            continue
+        remedy = f"write it in [{path}]"
+        wrong = [ConfigError(f"{where}.{key}", "is the carrier's alone", remedy) for key in own if key in OF_CARRIERS]
+        found += wrong
+        if not wrong and (settings := build(cls, {**common, **own}, where, base_dir, found)) is not None:
+            accounts[name] = settings
+    return accounts
 
 
 def _bots(drafts: Iterable[Draft], base_dir: Path, found: list[ConfigError]) -> dict[str, BotEntry]:
@@ -432,6 +456,18 @@ def _numbers(
         if entry is not None:
             found += _missing(path, entry, bots, schedules)
     return numbers
+
+
+def _accountless(numbers: Iterable[NumberEntry], carriers: Table) -> Iterator[ConfigError]:
+    """Numbers of accounts that no carrier has. One that is off has its accounts all the same."""
+    for entry in numbers:
+        scope = [entry.carrier] if entry.carrier else list(carriers)
+        tables = (carriers.get(carrier, {}).get("accounts") for carrier in scope)
+        known = [name for table in tables if isinstance(table, Mapping) for name in table]
+        if entry.account and entry.account not in known:
+            path = f"{toml_path('numbers', entry.key)}.account"
+            problem = f"there is no [carriers.{entry.carrier or '<carrier>'}.accounts.{entry.account}]"
+            yield ConfigError(path, problem, registry.did_you_mean(entry.account, tuple(known)))
 
 
 def _scope(key: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from gateway import registry
 from gateway.event_settings import EventSettings
 from gateway.recording import RecordingSettings
 from gateway.schedules import Schedule
-from gateway.settings import ApiSettings, BotEntry, GatewaySettings, NumberEntry, VADSettings
+from gateway.settings import OF_CARRIERS, ApiSettings, BotEntry, GatewaySettings, NumberEntry, VADSettings
 from gateway.settings_table import GIVEN, said_of
 from media.secret import Secret
 
@@ -25,10 +25,7 @@ def schema() -> Schema:
     """The schema of a whole file (draft 2020-12)."""
     definitions: Schema = {}
     bots = [_bot(name, definitions) for name in registry.bot_names()]
-    carriers = {
-        name: _table(registry.carrier_settings_class(name), definitions, f"carriers.{name}")
-        for name in registry.carrier_names()
-    }
+    carriers = {name: _carrier(name, definitions) for name in registry.carrier_names()}
     tables = {
         "gateway": _table(GatewaySettings, definitions, "gateway"),
         "api": _table(ApiSettings, definitions, "api"),
@@ -108,6 +105,17 @@ def _class_named(cls: type[Any], name: str) -> type[Any] | None:
 
 
 # ---------------------------------------------------------------- tables whose keys depend on one another
+
+
+def _carrier(name: str, definitions: Schema) -> Schema:
+    made = _table(registry.carrier_settings_class(name), definitions, f"carriers.{name}")
+    accounts = made["properties"].pop("accounts")
+    if registry.carrier_http(name).id_fields:
+        own = {key: value for key, value in made["properties"].items() if key not in OF_CARRIERS}
+        each = {"type": "object", "properties": own, "additionalProperties": False}
+        described = {"type": "object", "description": accounts["description"], "additionalProperties": each}
+        made["properties"]["accounts"] = described
+    return made
 
 
 def _common(definitions: Schema) -> Mapping[str, Schema]:

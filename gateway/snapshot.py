@@ -78,7 +78,7 @@ def snapshot_of(settings: Settings, builds: Mapping[str, Build], *, number: int 
     rates = registry.sample_rates(settings)
     return Snapshot(
         settings=settings,
-        carriers={name: registry.carrier_http(name)(own) for name, own in settings.carriers.items()},
+        carriers={name: registry.carrier_side(name, own) for name, own in settings.carriers.items()},
         builds=dict(builds),
         limits=limits_of(settings.gateway),
         marks={name: mark_of(entry, settings.base_dir, rates) for name, entry in settings.bots.items()},

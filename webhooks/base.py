@@ -61,6 +61,7 @@ class CarrierSettings:
     lead_ms: Annotated[int, Interval(ge=0, le=10_000)] | None = None  # audio sent ahead of real time; None: carrier's
     sample_rate: Annotated[int, Interval(ge=8000, le=48_000)] | None = None  # Hz on the wire, where there is a choice
     api_base: Annotated[str, Predicate(is_loopback_base)] = ""  # REST goes to a simulator: http://127.0.0.1:<port>/...
+    accounts: Mapping[str, Any] = field(default_factory=dict)  # further accounts: what is different, by a name
 
     def named_bots(self) -> Mapping[str, str]:
         """The bots that a carrier's table names, by the place in it."""
@@ -312,6 +313,7 @@ class CarrierRequest:
     authorize: Callable[[float], Mapping[str, str]] = field(repr=False)  # Unix seconds -> headers with credentials
     repeatable: bool = False  # sending it twice does what sending it once does
     timeout_s: float = 5.0
+    account: str = ""  # with whose credentials, where a carrier has several
 
 
 class OutcomeKind(enum.Enum):
@@ -373,6 +375,7 @@ class CarrierHttp(ABC):
     carrier: ClassVar[str]
     # The settings that hold the account's id and the secret of its REST interface; ("", "") where none ends calls.
     account_fields: ClassVar[tuple[str, str]] = ("", "")
+    id_fields: ClassVar[Sequence[str]] = ()  # the settings by which the carrier names an account; none: it has one only
     hosts: ClassVar[Sequence[str]] = ()  # patterns (fnmatch) of the hosts to which its requests may go
     refused_upgrade_s: ClassVar[float] = 0.0  # an upgrade that is not authentic is answered no sooner than this
     notes: ClassVar[Notes | None] = None  # what it remembers beyond a call: all workers are told
@@ -382,6 +385,22 @@ class CarrierHttp(ABC):
         if not is_loopback_base(settings.api_base):
             raise ValueError("api_base must be an http:// URL with a loopback address: it is for the simulator only")
         self.settings = settings
+        self.account = ""  # its name in gateway.toml, where the carrier has several
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """What the carrier calls this account."""
+        return [value for name in self.id_fields if (value := getattr(self.settings, name))]
+
+    def side_of(self, route: str, request: WebRequest) -> CarrierHttp:
+        """Where there are several accounts, the one that a webhook is from; else this."""
+        return self
+
+    def side_named(self, account: str) -> CarrierHttp:
+        """Where there are several accounts, the one of that name in gateway.toml. ValueError: there is none."""
+        if account:
+            raise ValueError(f"{self.carrier} has no account {account!r}")
+        return self
 
     @property
     def rest_lacks(self) -> Sequence[str]:

@@ -122,6 +122,7 @@ class ExotelHttp(CarrierHttp):
     """
 
     carrier: ClassVar[str] = "exotel"
+    id_fields = ("account_sid",)
     hosts: ClassVar[Sequence[str]] = tuple(REST_HOSTS.values())
 
     def __init__(self, settings: ExotelSettings) -> None:

@@ -71,6 +71,7 @@ class PlivoHttp(CarrierHttp):
 
     carrier = "plivo"
     account_fields = ("auth_id", "auth_token")
+    id_fields = ("auth_id",)
     hosts = ("api.plivo.com",)
 
     def __init__(self, settings: PlivoSettings) -> None:

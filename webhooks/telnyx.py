@@ -92,6 +92,7 @@ class TelnyxHttp(CarrierHttp):
 
     carrier = "telnyx"
     account_fields = ("", "api_key")
+    id_fields = ("account_id",)
     hosts = ("api.telnyx.com",)
 
     def __init__(self, settings: TelnyxSettings) -> None:

@@ -140,6 +140,7 @@ class TwilioHttp(CarrierHttp):
 
     carrier: ClassVar[str] = "twilio"
     account_fields = ("account_sid", "auth_token")
+    id_fields = ("account_sid",)
     hosts: ClassVar[Sequence[str]] = ("api.twilio.com", "api.*.twilio.com")
 
     def __init__(self, settings: TwilioSettings) -> None:

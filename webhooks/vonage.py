@@ -96,6 +96,7 @@ class VonageHttp(CarrierHttp):
     """Of a call it keeps nothing: how often its socket was lost stands in the URL to which the socket's events go."""
 
     carrier = "vonage"
+    id_fields = ("application_id", "api_key")
     hosts = (
         "api.nexmo.com",
         "api.vonage.com",

@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
                     "carrier": args.carrier,
                     "bot": route.bot_name if route is not None else None,
                     "rule": route.key if route is not None else None,
+                    "account": route.account if route is not None else "",
                     "why": route.explanation if route is not None else "no rule takes this number",
                     "carrier_off": off,
                     "considered": [dataclasses.asdict(one) for one in considered],
@@ -44,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"no bot answers {args.number}: no rule takes it")
     else:
         print(route.explanation)
+        if route.account:
+            print(f"for calls of [carriers.{args.carrier}.accounts.{route.account}] only")
     if off:
         print(f"but carriers.{args.carrier} is off: {off}")
     return 0 if route is not None else 1

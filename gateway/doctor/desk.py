@@ -229,7 +229,8 @@ def _with(http: CarrierHttp, overrides: Mapping[str, str]) -> CarrierHttp:
     given = {name: value for name, value in overrides.items() if name in own}
     if not given:
         return http
-    return registry.carrier_http(http.carrier)(dataclasses.replace(http.settings, **given))
+    accounts = {name: dataclasses.replace(own, **given) for name, own in http.settings.accounts.items()}
+    return registry.carrier_side(http.carrier, dataclasses.replace(http.settings, **given, accounts=accounts))
 
 
 def _headers(pairs: Headers) -> dict[str, str]:

@@ -21,6 +21,7 @@ from gateway.doctor.visits import (
     SocketVisit,
     Visitor,
     accounts,
+    by_account,
     date_in,
     handshake,
     signed_webhook,
@@ -90,7 +91,7 @@ class Examination:
         if self._with_credentials:
             for name, own in self._settings.carriers.items():
                 if not self._only or name in self._only:
-                    await self._credentials(name, own)
+                    await self._credentials_of(name, own)
 
     # ------------------------------------------------------------ the public URL
 
@@ -164,7 +165,7 @@ class Examination:
     def _rest(self, name: str, own: Any) -> None:
         """Whether calls can be ended by request, as far as the settings tell."""
         try:
-            lacks = registry.carrier_http(name)(own).rest_lacks
+            lacks = registry.carrier_side(name, own).rest_lacks
         except ConfigError:
             return  # said by the verdict on its webhook
         if lacks:
@@ -213,9 +214,17 @@ class Examination:
 
     # ------------------------------------------------------------ credentials
 
-    async def _credentials(self, name: str, own: Any) -> None:
+    async def _credentials_of(self, name: str, own: Any) -> None:
+        try:
+            each = list(by_account(name, own))
+        except ConfigError as exc:
+            self._say("failure", f"{name} REST", "settings", str(exc))
+            return
+        for label, settings in each:
+            await self._credentials(name, settings, f"{label} REST")
+
+    async def _credentials(self, name: str, own: Any, where: str) -> None:
         """Ask the carrier for a call that does not exist: whoever is told so was let in."""
-        where = f"{name} REST"
         try:
             http: CarrierHttp = registry.carrier_http(name)(own)
             account = getattr(own, "account_sid", "") or getattr(own, "account_id", "")

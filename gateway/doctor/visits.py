@@ -19,6 +19,7 @@ import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
+from gateway import registry
 from gateway.doctor.judge import Sent
 from gateway.doctor.passes import FIELD, HEADER, Passes
 from gateway.simulator.base import CallPlan, fake_carrier
@@ -216,8 +217,17 @@ def accounts(carrier: str, settings: Any) -> Iterator[Account]:
     if isinstance(keys, Mapping):
         for name, key in keys.items():
             yield Account(f"{carrier} key {name}", carrier, settings, _credentials(key))
-    else:
-        yield Account(carrier, carrier, settings, _credentials(settings))
+        return
+    for label, own in by_account(carrier, settings):
+        yield Account(label, carrier, own, _credentials(own))
+
+
+def by_account(carrier: str, settings: Any) -> Iterator[tuple[str, Any]]:
+    """The settings of each account of a carrier, and what it is called. Raises ConfigError."""
+    if not settings.accounts or not registry.carrier_side(carrier, settings).side_named("").account:
+        yield carrier, settings
+    for name, own in settings.accounts.items():
+        yield f"{carrier} account {name}", own
 
 
 def _credentials(settings: Any) -> dict[str, str]:

@@ -14,7 +14,7 @@ from media.secret import Secret
 
 
 def credentials(settings: Any) -> dict[str, str]:
-    """What a carrier's settings say of the account, with which its fake signs; of several keys the first."""
+    """What a carrier's settings say of the account, with which its fake signs; of several the first that there is."""
     if settings is None:
         return {}
     found: dict[str, str] = {}
@@ -26,7 +26,7 @@ def credentials(settings: Any) -> dict[str, str]:
             found[field.name] = value
         elif isinstance(value, Mapping):
             tables = [table for table in value.values() if dataclasses.is_dataclass(table)]
-            found |= credentials(tables[0]) if tables else {}
+            found = credentials(tables[0]) | found if tables else found
     return found
 
 
