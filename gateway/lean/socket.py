@@ -113,13 +113,18 @@ class LeanSocket(asyncio.Protocol):
             else:
                 _CONTROLS[type(event)](self, event)
 
+    def eof_received(self) -> None:
+        """The peer has gone, or sends no more: without a close frame that is the end."""
+        if self._phase is Phase.OPEN:
+            self._shut(frames.ABNORMAL)
+
     def pause_writing(self) -> None:
         self.is_writable = False
 
     def resume_writing(self) -> None:
         self.is_writable = True
         if self._owed is not None and self._phase is Phase.OPEN:
-            self._transport.write(frames.pong(self._owed))
+            self._write(frames.pong(self._owed))
             self._owed = None
         self._wake(self._writers)
         if self._taker is not None:
@@ -128,7 +133,7 @@ class LeanSocket(asyncio.Protocol):
     def shutdown(self) -> None:
         """The server goes down."""
         if self._phase is Phase.OPEN:
-            self._transport.write(frames.close(frames.SERVICE_RESTART))
+            self._write(frames.close(frames.SERVICE_RESTART))
         elif self._phase is Phase.CONNECTING and self._upgrade is not None:
             self._refuse(500)
         self._shut(frames.SERVICE_RESTART)
@@ -141,7 +146,7 @@ class LeanSocket(asyncio.Protocol):
             try:
                 self._upgrade = self._handshake.feed(data)
             except BadRequest as exc:
-                self._transport.write(self._handshake.answer(exc))
+                self._write(self._handshake.answer(exc))
                 self._shut(frames.ABNORMAL)
                 return
             if self._upgrade is not None:
@@ -208,7 +213,7 @@ class LeanSocket(asyncio.Protocol):
         assert self._handshake is not None
         assert self._upgrade is not None
         headers = [*self._state.default_headers, *event.get("headers", ())]
-        self._transport.write(self._handshake.accepted(self._upgrade, headers, event.get("subprotocol")))
+        self._write(self._handshake.accepted(self._upgrade, headers, event.get("subprotocol")))
         self._phase, self._handshake = Phase.OPEN, None
         self._ping_later()
         if self._early:
@@ -218,7 +223,7 @@ class LeanSocket(asyncio.Protocol):
 
     def _refuse(self, status: int, headers: Iterable[tuple[bytes, bytes]] = (), body: bytes = b"") -> None:
         assert self._handshake is not None
-        self._transport.write(self._handshake.refused(status, [*self._state.default_headers, *headers], body))
+        self._write(self._handshake.refused(status, [*self._state.default_headers, *headers], body))
         self._shut(frames.ABNORMAL)
 
     # ------------------------------------------------------------ the application, in the way of ASGI
@@ -332,14 +337,14 @@ class LeanSocket(asyncio.Protocol):
         if self._phase is not Phase.OPEN:
             return
         if len(messages) == 1:
-            self._transport.write(frames.message(messages[0]))
+            self._write(frames.message(messages[0]))
         else:
-            self._transport.write(b"".join([frames.message(each) for each in messages]))
+            self._write(b"".join([frames.message(each) for each in messages]))
 
     def close(self, code: int = frames.NORMAL, reason: str = "") -> None:
         if self._phase is not Phase.OPEN:
             return
-        self._transport.write(frames.close(code, reason))
+        self._write(frames.close(code, reason))
         self._closed_by_application, self._phase = True, Phase.CLOSING
         self._taker = self._on_message = None
         self._stop_pinging()
@@ -353,7 +358,7 @@ class LeanSocket(asyncio.Protocol):
         if self._phase is not Phase.OPEN:
             return
         if self.is_writable:
-            self._transport.write(frames.pong(ping.payload))
+            self._write(frames.pong(ping.payload))
         else:
             self._owed = ping.payload  # the last of several is enough
 
@@ -365,7 +370,7 @@ class LeanSocket(asyncio.Protocol):
 
     def _on_closed(self, closed: Closed) -> None:
         if self._phase is Phase.OPEN:
-            self._transport.write(frames.close(closed.code))
+            self._write(frames.close(closed.code))
         self._shut(closed.code, closed.reason)
 
     def _on_broken(self, broken: Broken) -> None:
@@ -373,7 +378,7 @@ class LeanSocket(asyncio.Protocol):
         if self._phase is not Phase.OPEN:
             self._shut(broken.code)
             return
-        self._transport.write(frames.close(broken.code, broken.problem))
+        self._write(frames.close(broken.code, broken.problem))
         self._shut(broken.code, broken.problem, half=self._transport.can_write_eof())
 
     def _shut(self, code: int, reason: str = "", *, half: bool = False) -> None:
@@ -385,7 +390,7 @@ class LeanSocket(asyncio.Protocol):
         """
         self._phase = Phase.CLOSED
         self._stop_pinging()
-        if half:
+        if half and not self._transport.is_closing():
             self._resume_reading()
             self._transport.write_eof()
         else:
@@ -393,6 +398,10 @@ class LeanSocket(asyncio.Protocol):
         self._end_soon()
         self._wake(self._writers)
         self._over(code, reason)
+
+    def _write(self, data: bytes) -> None:
+        if not self._transport.is_closing():  # it may be, and has not told us yet
+            self._transport.write(data)
 
     def _end_soon(self) -> None:
         """The transport waits for a peer that does not read, or does not close, only so long."""
@@ -421,7 +430,7 @@ class LeanSocket(asyncio.Protocol):
 
     def _ping(self) -> None:
         self._asked = secrets.token_bytes(4)
-        self._transport.write(frames.ping(self._asked))
+        self._write(frames.ping(self._asked))
         if self._config.ws_ping_timeout is None:
             self._ping_later()
         else:
@@ -429,7 +438,7 @@ class LeanSocket(asyncio.Protocol):
 
     def _unanswered(self) -> None:
         """A peer that is gone without a word."""
-        self._transport.write(frames.close(frames.INTERNAL_ERROR, "keepalive ping timeout"))
+        self._write(frames.close(frames.INTERNAL_ERROR, "keepalive ping timeout"))
         self._shut(frames.ABNORMAL)
 
     def _stop_pinging(self) -> None:

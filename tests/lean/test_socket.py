@@ -73,6 +73,37 @@ def test_the_application_learns_how_the_peer_ended_it(says: bytes, code: int, re
     assert events == [*messages, over, over]
 
 
+def test_a_peer_that_sends_no_more_is_gone() -> None:
+    """Half of a TCP connection is no WebSocket."""
+    events: Events = []
+
+    async def main() -> None:
+        line = await Served(LeanSocket, listener(events)).open()
+        assert not line.protocol.eof_received()
+        await line.settle()
+        assert line.transport.closing
+        assert line.said == []
+        await line.hang_up()
+
+    run(main())
+    assert [event["code"] for event in events] == [1006, 1006]
+
+
+def test_a_transport_that_is_closed_and_has_not_said_so_is_not_written_to() -> None:
+    async def main() -> None:
+        notes: list[Notes] = []
+        line = await Served(LeanSocket, taking(notes)).open()
+        line.transport.closing = True
+        line.transport.write = None  # type: ignore[method-assign,assignment]
+        assert notes[0].socket is not None
+        notes[0].socket.send("into the void")
+        line.protocol.connection_lost(OSError("reset"))
+        await line.settle()
+        assert notes[0].told == [1006]
+
+    run(main())
+
+
 def test_the_server_goes_down() -> None:
     events: Events = []
 
