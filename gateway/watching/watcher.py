@@ -18,7 +18,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.watching")
 
 BACKLOG: Final = 512 * 1024  # bytes that wait for one watcher
 BLOCKED_S: Final = 10.0  # without anything having left: it is gone
-READY_S: Final = 10.0  # for its client-ready
+READY_S: Final = 30.0  # for its client-ready
 PER_S: Final = 300.0  # messages, or kB, that are read of one watcher
 BURST: Final = 600.0
 LARGEST: Final = 256 * 1024  # bytes of one message of a watcher's

@@ -56,6 +56,13 @@ PATIENCE_S = 30.0
 Json = dict[str, Any]
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still for a while is no watcher's fault."""
+    monkeypatch.setattr(limits, "READY_S", 1e9)
+    monkeypatch.setattr(limits, "BLOCKED_S", 1e9)
+
+
 class Phone(FrameProcessor):
     """Answers what watchers ask, and remembers what came."""
 
@@ -490,7 +497,6 @@ def test_who_never_says_that_it_is_ready_is_told_nothing_and_leaves(monkeypatch:
 
 
 def test_a_watcher_that_never_reads_loses_sound_then_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BLOCKED_S", 1e9)
     monkeypatch.setattr(limits, "BACKLOG", 200_000)
 
     async def check(call: Live) -> None:
