@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from gateway import garbage
 from gateway import log as logging
 from gateway.app import Gateway, prepare
 from gateway.reload import Reloader
@@ -80,6 +81,7 @@ async def serve(
     await asyncio.wait({task, listening}, return_when=asyncio.FIRST_COMPLETED)
     listening.cancel()
     if running.started:
+        garbage.keep_clear()
         up(running)
     await task
     return 0 if running.started else 1
