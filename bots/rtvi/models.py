@@ -249,11 +249,22 @@ class TextMessageData(BaseModel):
     text: str
 
 
+class SpokenProgress(BaseModel):
+    """What of a segment's text has been spoken, and what has not."""
+
+    accumulated_text: str
+    remaining_text: str
+
+
 class BotOutputMessageData(TextMessageData):
-    """A piece of what the bot puts out; `spoken` once it was spoken."""
+    """A piece of what the bot puts out; `spoken` once it was spoken. The rest is of version 2, for its clients."""
 
     spoken: bool = False
     aggregated_by: AggregationType | str
+    segment_id: int | None = None  # of this text, whenever it is told
+    will_be_spoken: bool | None = None
+    spoken_status: Literal["new", "in-progress", "completed"] | None = None
+    spoken_progress: SpokenProgress | None = None
 
 
 class BotOutputMessage(BaseModel):

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from bots.context.context import LLMContext, text_of
 from bots.rtvi import models as RTVI
 from bots.rtvi.processor import RTVIProcessor
+from bots.rtvi.segments import Segments
 from media.events import DONE, MaybeAwaitable
 from media.frames import (
     AggregatedTextFrame,
@@ -29,6 +30,7 @@ from media.frames import (
     FunctionCallsStartedFrame,
     InputAudioRawFrame,
     InterimTranscriptionFrame,
+    InterruptionFrame,
     LLMContextFrame,
     LLMFullResponseEndFrame,
     LLMFullResponseStartFrame,
@@ -103,6 +105,7 @@ class RTVIObserver(BaseObserver):
         self._ignored = {id(source) for source in p.ignored_sources}
         self._told: dict[int, None] = {}
         self._sentence = ""
+        self._segments = Segments()
         self._next_level = {"user": 0.0, "bot": 0.0}
         self._logs: _Logs | None = None
         wanted: Sequence[tuple[bool, type[Frame], Callable[[Any, FramePushed], MaybeAwaitable]]] = (
@@ -113,7 +116,8 @@ class RTVIObserver(BaseObserver):
             (p.user_mute_enabled, UserMuteStartedFrame, self._plain(RTVI.UserMuteStartedMessage)),
             (p.user_mute_enabled, UserMuteStoppedFrame, self._plain(RTVI.UserMuteStoppedMessage)),
             (p.bot_speaking_enabled, BotStartedSpeakingFrame, self._plain(RTVI.BotStartedSpeakingMessage)),
-            (p.bot_speaking_enabled, BotStoppedSpeakingFrame, self._plain(RTVI.BotStoppedSpeakingMessage)),
+            (p.bot_speaking_enabled or p.bot_output_enabled, BotStoppedSpeakingFrame, self._on_silence),
+            (p.bot_output_enabled, InterruptionFrame, self._on_interruption),
             (p.user_transcription_enabled, TranscriptionFrame, self._on_transcription),
             (p.user_transcription_enabled, InterimTranscriptionFrame, self._on_transcription),
             (p.user_llm_enabled, LLMContextFrame, self._on_context),
@@ -233,7 +237,7 @@ class RTVIObserver(BaseObserver):
                 text = transform(text, frame.aggregated_by)
                 if inspect.isawaitable(text):
                     return self._text_later(frame, text, kind, transform, spoken)
-        return self._tell_text(text, frame.aggregated_by, spoken)
+        return self._tell_text(frame, text, spoken)
 
     async def _text_later(
         self, frame: AggregatedTextFrame, text: Any, kind: Any, transform: Transform, spoken: bool
@@ -246,14 +250,38 @@ class RTVIObserver(BaseObserver):
                 text = later(text, frame.aggregated_by)
                 if inspect.isawaitable(text):
                     text = await text
-        self._tell_text(text, frame.aggregated_by, spoken)
+        self._tell_text(frame, text, spoken)
 
-    def _tell_text(self, text: str, kind: AggregationType | str, spoken: bool) -> Awaitable[None]:
+    def _tell_text(self, frame: AggregatedTextFrame, text: str, spoken: bool) -> Awaitable[None]:
+        kind = frame.aggregated_by
         if self._params.bot_output_enabled:
-            data = RTVI.BotOutputMessageData(text=text, spoken=spoken, aggregated_by=kind)
-            self._tell(RTVI.BotOutputMessage(data=data))
+            if not self.tells_segments:
+                self._tell_output({"text": text, "spoken": spoken, "aggregated_by": kind})
+            elif spoken:
+                for told in self._segments.say(frame.text, text, kind):
+                    self._tell_output(told)
+            else:
+                self._tell_output(self._segments.begin(frame.text, text, kind, will_be_spoken=not frame.skip_tts))
         if spoken and self._params.bot_tts_enabled:
             self._tell(RTVI.BotTTSTextMessage(data=RTVI.TextMessageData(text=text)))
+        return DONE
+
+    @property
+    def tells_segments(self) -> bool:
+        """Whether the client is of version 2, where bot-output tells how far a piece of text has been spoken."""
+        return self._rtvi is not None and self._rtvi.client_version.startswith("2.")
+
+    def _tell_output(self, told: Mapping[str, Any]) -> None:
+        self._tell(RTVI.BotOutputMessage(data=RTVI.BotOutputMessageData.model_validate(told)))
+
+    def _on_silence(self, frame: BotStoppedSpeakingFrame, data: FramePushed) -> MaybeAwaitable:
+        if self._params.bot_output_enabled and self.tells_segments:
+            for told in self._segments.silent():
+                self._tell_output(told)
+        return self._tell(RTVI.BotStoppedSpeakingMessage()) if self._params.bot_speaking_enabled else DONE
+
+    def _on_interruption(self, frame: InterruptionFrame, data: FramePushed) -> MaybeAwaitable:
+        self._segments.interrupted()
         return DONE
 
     # ------------------------------------------------------------ functions

@@ -350,6 +350,8 @@ class Watch:
 class _Observer(RTVIObserver):
     """Tells all watchers at once."""
 
+    tells_segments = True
+
     def __init__(self, say: Callable[[BaseModel], None], params: RTVIObserverParams) -> None:
         self._say = say
         super().__init__(None, params=params)
