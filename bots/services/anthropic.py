@@ -14,9 +14,9 @@ from bots.context.context import LLMContext, text_of
 from bots.context.tools import ToolsSchema
 from bots.services.http import HttpService, Keyed, answer_to, asked_again, problem_in, server_events
 from bots.services.llm import LLMService, arguments_of
-from bots.services.settings import LLMSettings, is_given
+from bots.services.settings import NOT_GIVEN, LLMSettings, ServiceSettings, is_given
 from media.errors import ServiceError
-from media.frames import FunctionCallFromLLM
+from media.frames import FunctionCallFromLLM, LLMThoughtEndFrame, LLMThoughtStartFrame, LLMThoughtTextFrame
 from media.metrics import LLMTokenUsage
 from media.secret import Secret
 
@@ -27,8 +27,22 @@ MAX_TOKENS = 1024  # must be given; a spoken answer is shorter
 FIRST = "(The call begins.)"  # a conversation must begin with the user: here the bot has spoken first
 
 
+@dataclass(kw_only=True)
+class AnthropicThinkingConfig:
+    """Whether the model thinks before it speaks, and for how many tokens at most."""
+
+    type: str = "enabled"  # or "disabled"
+    budget_tokens: int | None = None
+
+
+@dataclass
+class AnthropicLLMSettings(LLMSettings):
+    enable_prompt_caching: Any = NOT_GIVEN  # what is the same in the next request need not be read again
+    thinking: Any = NOT_GIVEN  # an AnthropicThinkingConfig
+
+
 class AnthropicLLMService(HttpService, LLMService):
-    """Answers by streamed messages.
+    """Answers by streamed messages. What the model thinks is not spoken; the context keeps it for the next request.
 
     Args:
         base_url: of the API, without /v1/messages.
@@ -37,6 +51,8 @@ class AnthropicLLMService(HttpService, LLMService):
     """
 
     vendor: ClassVar[str] = "anthropic"
+    Settings: ClassVar[type[ServiceSettings]] = AnthropicLLMSettings
+    AnthropicThinkingConfig: ClassVar[type[AnthropicThinkingConfig]] = AnthropicThinkingConfig
 
     def __init__(
         self,
@@ -51,7 +67,7 @@ class AnthropicLLMService(HttpService, LLMService):
         retry_on_timeout: bool = False,
         **kwargs: Any,
     ) -> None:
-        defaults = LLMSettings(model=model or "claude-sonnet-4-5", max_tokens=MAX_TOKENS)
+        defaults = AnthropicLLMSettings(model=model or "claude-sonnet-4-5", max_tokens=MAX_TOKENS)
         super().__init__(settings=defaults.joined_with(settings) if settings is not None else defaults, **kwargs)
         self._headers = {"x-api-key": api_key, "anthropic-version": version, **(default_headers or {})}
         self._url = base_url.rstrip("/") + "/v1/messages"
@@ -60,11 +76,16 @@ class AnthropicLLMService(HttpService, LLMService):
     # ------------------------------------------------------------ a request
 
     def _body(self, context: LLMContext, system_instruction: str | None = None) -> dict[str, Any]:
-        system, messages = converted(context.get_messages(self.vendor))
+        given = self._settings.given()
+        thinking = given.get("thinking")
+        thinks = thinking is not None and thinking.type == "enabled"
+        system, messages = converted(context.get_messages(self.vendor), thoughts=thinks)
         instruction = "\n\n".join(filter(None, (system_instruction or self.system_instruction, system)))
         body: dict[str, Any] = {"model": self.model_name, "messages": messages}
         if instruction:
             body["system"] = instruction
+        if given.get("enable_prompt_caching"):
+            _cache(body)
         if tools := self.tools_of(context):
             body["tools"] = [
                 {"name": tool.name, "description": tool.description, "input_schema": tool.parameters} for tool in tools
@@ -73,7 +94,8 @@ class AnthropicLLMService(HttpService, LLMService):
                 body["tools"] += context.tools.custom_tools.get(self.vendor, ())
             if is_given(context.tool_choice):
                 body["tool_choice"] = _CHOICES.get(str(context.tool_choice), context.tool_choice)
-        given = self._settings.given()
+        if thinks:
+            body["thinking"] = {"type": thinking.type, "budget_tokens": thinking.budget_tokens or MAX_TOKENS}
         for name in ("max_tokens", "temperature", "top_p", "top_k"):
             if given.get(name) is not None:
                 body[name] = given[name]
@@ -84,6 +106,7 @@ class AnthropicLLMService(HttpService, LLMService):
         self.start_ttfb_metrics()
         calls: dict[int, _Call] = {}
         usage: dict[str, Any] = {}
+        thinking, signature = False, None
         async for event in asked_again(lambda: self._stream(body), self._first_s):
             kind = event.get("type")
             if kind == "content_block_delta":
@@ -91,6 +114,11 @@ class AnthropicLLMService(HttpService, LLMService):
                 if text := delta.get("text"):
                     self.stop_ttfb_metrics()
                     self.push_text(text)
+                elif thought := delta.get("thinking"):
+                    self.progress()
+                    self.push_frame(LLMThoughtTextFrame(thought))
+                elif delta.get("type") == "signature_delta":
+                    signature = delta.get("signature")
                 elif (piece := delta.get("partial_json")) is not None and event["index"] in calls:
                     self.progress()
                     calls[event["index"]].arguments += piece
@@ -100,6 +128,14 @@ class AnthropicLLMService(HttpService, LLMService):
                     self.stop_ttfb_metrics()
                     self.progress()
                     calls[event["index"]] = _Call(block["id"], block["name"])
+                elif block.get("type") == "thinking":
+                    self.progress()
+                    thinking, signature = True, None
+                    self.push_frame(LLMThoughtStartFrame(append_to_context=True, llm=self.vendor))
+            elif kind == "content_block_stop":
+                if thinking:
+                    thinking = False
+                    self.push_frame(LLMThoughtEndFrame(signature=signature))
             elif kind == "message_start":
                 usage.update((event.get("message") or {}).get("usage") or {})
             elif kind == "message_delta":
@@ -158,8 +194,11 @@ def _usage(usage: Mapping[str, Any]) -> LLMTokenUsage:
 _CHOICES: Mapping[str, Any] = {"auto": {"type": "auto"}, "none": {"type": "none"}, "required": {"type": "any"}}
 
 
-def converted(messages: Iterable[Any]) -> tuple[str, list[dict[str, Any]]]:
-    """OpenAI's messages as Anthropic writes them: the system's text, and turns of user and assistant by turns."""
+def converted(messages: Iterable[Any], *, thoughts: bool = False) -> tuple[str, list[dict[str, Any]]]:
+    """OpenAI's messages as Anthropic writes them: the system's text, and turns of user and assistant by turns.
+
+    `thoughts`: those of the model's own, which it wants to see again while it thinks.
+    """
     system: list[str] = []
     turns: list[dict[str, Any]] = []
     for message in messages:
@@ -167,7 +206,10 @@ def converted(messages: Iterable[Any]) -> tuple[str, list[dict[str, Any]]]:
         if role in ("system", "developer") and not turns:
             system.append(text_of(message))
             continue
-        content = _content(message)
+        if message.get("type") == "thought":
+            role, content = "assistant", _thought(message) if thoughts else []
+        else:
+            content = _content(message)
         if not content:
             continue
         role = "assistant" if role == "assistant" else "user"
@@ -178,6 +220,21 @@ def converted(messages: Iterable[Any]) -> tuple[str, list[dict[str, Any]]]:
         else:
             turns.append({"role": role, "content": content})
     return "\n\n".join(filter(None, system)), turns
+
+
+def _thought(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if not message.get("signature"):
+        return []  # it was cut off: without its signature it is not taken
+    return [{"type": "thinking", "thinking": message.get("text", ""), "signature": message["signature"]}]
+
+
+def _cache(body: dict[str, Any]) -> None:
+    """Mark the ends of what stays the same: the instruction, and what the user has said so far."""
+    mark = {"cache_control": {"type": "ephemeral"}}
+    if "system" in body:
+        body["system"] = [{"type": "text", "text": body["system"], **mark}]
+    for turn in [turn for turn in body["messages"] if turn["role"] == "user"][-2:]:
+        turn["content"][-1] = {**turn["content"][-1], **mark}
 
 
 def _content(message: Mapping[str, Any]) -> list[dict[str, Any]]:

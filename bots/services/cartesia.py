@@ -8,11 +8,12 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
 
 from bots.services.http import Keyed
-from bots.services.settings import TTSSettings, is_given
+from bots.services.settings import NOT_GIVEN, ServiceSettings, TTSSettings, is_given
 from bots.services.websocket import Message, SocketTTSService, socket_url
 from media.codecs import ulaw_to_pcm
 from media.errors import ServiceError
@@ -24,11 +25,49 @@ VERSION = "2025-04-16"
 VARIABLE = "CARTESIA_API_KEY"
 
 
+class CartesiaEmotion(StrEnum):
+    """Those that Cartesia recommends, and some of the others; any word that it knows may be given in their place."""
+
+    NEUTRAL = "neutral"
+    ANGRY = "angry"
+    EXCITED = "excited"
+    CONTENT = "content"
+    SAD = "sad"
+    SCARED = "scared"
+    HAPPY = "happy"
+    CALM = "calm"
+    CURIOUS = "curious"
+    SURPRISED = "surprised"
+    SYMPATHETIC = "sympathetic"
+    APOLOGETIC = "apologetic"
+    CONFIDENT = "confident"
+    HESITANT = "hesitant"
+    SARCASTIC = "sarcastic"
+    SARCASM = "sarcastic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """How sonic-3 speaks; None leaves it as it is."""
+
+    volume: float | None = None  # 0.5 to 2
+    speed: float | None = None  # 0.6 to 1.5
+    emotion: str | None = None
+
+
+@dataclass
+class CartesiaTTSSettings(TTSSettings):
+    generation_config: Any = NOT_GIVEN  # a GenerationConfig
+    pronunciation_dict_id: Any = NOT_GIVEN
+
+
 class CartesiaTTSService(SocketTTSService):
     """Args:
     voice_id: one of Cartesia's, or your own; `settings.voice` is the same.
     options: keys of each request beside ours, such as `speed` or `pronunciation_dict_id`.
     """
+
+    Settings: ClassVar[type[ServiceSettings]] = CartesiaTTSSettings
 
     def __init__(
         self,
@@ -41,7 +80,7 @@ class CartesiaTTSService(SocketTTSService):
         settings: TTSSettings | None = None,
         **kwargs: Any,
     ) -> None:
-        defaults = TTSSettings(voice=voice_id, model="sonic-2", language="en")
+        defaults = CartesiaTTSSettings(voice=voice_id, model="sonic-2", language="en")
         super().__init__(settings=defaults.joined_with(settings) if settings is not None else defaults, **kwargs)
         self._headers = {"X-API-Key": api_key, "Cartesia-Version": cartesia_version}
         self._base_url, self._version, self._options = base_url, cartesia_version, dict(options or {})
@@ -50,6 +89,24 @@ class CartesiaTTSService(SocketTTSService):
     def SPELL(text: str) -> str:  # Pipecat's name
         """Spoken letter by letter."""
         return f"<spell>{text}</spell>"
+
+    # Marks in the text, for sonic-3; by Pipecat's names.
+
+    @staticmethod
+    def EMOTION_TAG(emotion: str) -> str:
+        return f'<emotion value="{emotion}" />'
+
+    @staticmethod
+    def PAUSE_TAG(seconds: float) -> str:
+        return f'<break time="{seconds}s" />'
+
+    @staticmethod
+    def VOLUME_TAG(volume: float) -> str:
+        return f'<volume ratio="{volume}" />'
+
+    @staticmethod
+    def SPEED_TAG(speed: float) -> str:
+        return f'<speed ratio="{speed}" />'
 
     def settings_changed(self, changed: set[str]) -> None:
         """Each request has all of them."""
@@ -70,6 +127,7 @@ class CartesiaTTSService(SocketTTSService):
             "add_timestamps": True,
             **({"language": str(given.language)} if is_given(given.language) and given.language else {}),
             **self._options,
+            **_own(given),
             **given.extra,
         }
         self.line.send(json.dumps(request))
@@ -97,6 +155,13 @@ class CartesiaTTSService(SocketTTSService):
             self.close_context(context_id)
         elif kind == "done" or event.get("done"):
             self.close_context(context_id)
+
+
+def _own(given: ServiceSettings) -> dict[str, Any]:
+    own = given.beyond(TTSSettings)
+    if isinstance(config := own.get("generation_config"), GenerationConfig):
+        own["generation_config"] = {name: value for name, value in asdict(config).items() if value is not None}
+    return own
 
 
 # ---------------------------------------------------------------- in gateway.toml

@@ -9,10 +9,10 @@ import json
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from bots.services.http import Keyed
-from bots.services.settings import STTSettings, TTSSettings, is_given
+from bots.services.settings import NOT_GIVEN, ServiceSettings, STTSettings, TTSSettings, is_given
 from bots.services.stt import STTService
 from bots.services.websocket import Line, Message, SocketTTSService, socket_url
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
@@ -27,15 +27,45 @@ VARIABLE = "DEEPGRAM_API_KEY"
 _CLEAR = "clear"
 
 
+@dataclass
+class DeepgramOptions(STTSettings):
+    """Beside model and language: Deepgram's own, under the names that its query has."""
+
+    interim_results: Any = NOT_GIVEN
+    punctuate: Any = NOT_GIVEN
+    smart_format: Any = NOT_GIVEN
+    numerals: Any = NOT_GIVEN
+    profanity_filter: Any = NOT_GIVEN
+    redact: Any = NOT_GIVEN
+    replace: Any = NOT_GIVEN
+    search: Any = NOT_GIVEN
+    keywords: Any = NOT_GIVEN
+    keyterm: Any = NOT_GIVEN
+    diarize: Any = NOT_GIVEN
+    filler_words: Any = NOT_GIVEN
+    dictation: Any = NOT_GIVEN
+    detect_entities: Any = NOT_GIVEN
+    endpointing: Any = NOT_GIVEN
+    utterance_end_ms: Any = NOT_GIVEN
+    vad_events: Any = NOT_GIVEN
+    mip_opt_out: Any = NOT_GIVEN
+    tag: Any = NOT_GIVEN
+    version: Any = NOT_GIVEN
+
+
 class DeepgramSTTService(STTService):
     """Streaming recognition, with interim results.
 
-    What has no final transcript when the line breaks is sent again on the next one.
+    What has no final transcript when the line breaks is sent again on the next one. Events beside those of every
+    service on a line: on_speech_started(), where the settings ask for `vad_events`, and on_utterance_end(), where they
+    name `utterance_end_ms`.
 
     Args:
         options: of the query, beside model, language, encoding and sample_rate; None leaves a default out.
         finalize: ask for the rest as soon as our own detector says that the caller has stopped.
     """
+
+    Settings: ClassVar[type[ServiceSettings]] = DeepgramOptions
 
     def __init__(
         self,
@@ -47,7 +77,7 @@ class DeepgramSTTService(STTService):
         settings: STTSettings | None = None,
         **kwargs: Any,
     ) -> None:
-        defaults = STTSettings(model="nova-3", language="en")
+        defaults = DeepgramOptions(model="nova-3", language="en")
         given = defaults.joined_with(settings) if settings is not None else defaults
         super().__init__(settings=given, **{"ttfs_p99_latency": 0.35, **kwargs})
         self._headers = {"Authorization": f"Token {api_key}"}
@@ -58,6 +88,8 @@ class DeepgramSTTService(STTService):
         self._ulaw = False
         self._line: Line | None = None
         self.keep_unheard()
+        for event in ("on_speech_started", "on_utterance_end"):
+            self._register_event_handler(event)
 
     def start(self, frame: StartFrame) -> None:
         self._ulaw = self.sample_rate == 8000
@@ -95,6 +127,7 @@ class DeepgramSTTService(STTService):
             "sample_rate": self.sample_rate,
             "channels": 1,
             **self._options,
+            **given.beyond(STTSettings),
             **given.extra,
         }
         return socket_url(self._base_url, "/v1/listen", query), self._headers
@@ -144,6 +177,10 @@ class DeepgramSTTService(STTService):
             if text:
                 language = (best.get("languages") or [self._settings.language])[0]
                 self.transcript(text, final=bool(event.get("is_final")), language=language, result=event)
+        elif kind == "SpeechStarted":
+            self._call_event_handler("on_speech_started")
+        elif kind == "UtteranceEnd":
+            self._call_event_handler("on_utterance_end")
         elif kind == "Error" or "err_msg" in event:
             raise ServiceError("deepgram", _reason(event), retryable=True)
 

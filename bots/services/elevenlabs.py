@@ -10,11 +10,11 @@ import base64
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 from bots.services.http import Keyed
-from bots.services.settings import TTSSettings, is_given
+from bots.services.settings import NOT_GIVEN, ServiceSettings, TTSSettings, is_given
 from bots.services.websocket import Message, SocketTTSService, socket_url
 from media.codecs import ulaw_to_pcm
 from media.errors import ServiceError
@@ -29,12 +29,25 @@ IDLE_S = 180  # how long they are asked to keep a silent line
 _FORMATS = {8000: "ulaw_8000", 16000: "pcm_16000", 22050: "pcm_22050", 24000: "pcm_24000", 44100: "pcm_44100"}
 
 
+@dataclass
+class ElevenLabsTTSSettings(TTSSettings):
+    """Beside voice, model and language: how the voice speaks. What is given holds from the next sentence on."""
+
+    stability: Any = NOT_GIVEN
+    similarity_boost: Any = NOT_GIVEN
+    style: Any = NOT_GIVEN
+    use_speaker_boost: Any = NOT_GIVEN
+    speed: Any = NOT_GIVEN
+
+
 class ElevenLabsTTSService(SocketTTSService):
     """Args:
     voice_id: `settings.voice` is the same.
     voice_settings: stability, similarity_boost, style, speed, use_speaker_boost, as ElevenLabs has them.
     options: of the query, beside model_id and output_format.
     """
+
+    Settings: ClassVar[type[ServiceSettings]] = ElevenLabsTTSSettings
 
     def __init__(
         self,
@@ -47,7 +60,7 @@ class ElevenLabsTTSService(SocketTTSService):
         settings: TTSSettings | None = None,
         **kwargs: Any,
     ) -> None:
-        defaults = TTSSettings(voice=voice_id, model="eleven_flash_v2_5")
+        defaults = ElevenLabsTTSSettings(voice=voice_id, model="eleven_flash_v2_5")
         given = defaults.joined_with(settings) if settings is not None else defaults
         super().__init__(settings=given, append_trailing_space=True, **kwargs)
         self._headers = {"xi-api-key": api_key}
@@ -81,7 +94,8 @@ class ElevenLabsTTSService(SocketTTSService):
         line = self.line
         self._begun[context_id] = "", 0.0
         first: dict[str, Any] = {"text": " ", "context_id": context_id}
-        if settings := {**self._voice_settings, **self._settings.extra}:
+        own = self._settings.beyond(TTSSettings)
+        if settings := {**self._voice_settings, **own, **self._settings.extra}:
             first["voice_settings"] = settings
         line.send(json.dumps(first))
         line.send(json.dumps({"text": text, "context_id": context_id, "flush": True}))

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 
 from bots.services.http import HttpService, Keyed, checked_key, refused
-from bots.services.settings import STTSettings, TTSSettings, is_given
+from bots.services.settings import NOT_GIVEN, ServiceSettings, STTSettings, TTSSettings, is_given
 from bots.services.stt import SegmentedSTTService
 from bots.services.tts import TTSService
 from media.errors import ServiceError
@@ -76,6 +76,14 @@ class OpenAISTTService(HttpService, SegmentedSTTService):
         yield None
 
 
+@dataclass
+class OpenAITTSSettings(TTSSettings):
+    """Beside voice and model: how to speak, for models that take it."""
+
+    instructions: Any = NOT_GIVEN
+    speed: Any = NOT_GIVEN
+
+
 class OpenAITTSService(HttpService, TTSService):
     """Speech, streamed as it is made.
 
@@ -83,6 +91,8 @@ class OpenAITTSService(HttpService, TTSService):
         instructions: how to speak, for models that take them.
         options: keys of each request beside ours.
     """
+
+    Settings: ClassVar[type[ServiceSettings]] = OpenAITTSSettings
 
     def __init__(
         self,
@@ -94,7 +104,7 @@ class OpenAITTSService(HttpService, TTSService):
         settings: TTSSettings | None = None,
         **kwargs: Any,
     ) -> None:
-        defaults = TTSSettings(voice="alloy", model="gpt-4o-mini-tts")
+        defaults = OpenAITTSSettings(voice="alloy", model="gpt-4o-mini-tts")
         super().__init__(settings=defaults.joined_with(settings) if settings is not None else defaults, **kwargs)
         self._headers, self._url = _headers(api_key), base_url.rstrip("/") + "/audio/speech"
         self._instructions, self._options = instructions, dict(options or {})
@@ -104,6 +114,7 @@ class OpenAITTSService(HttpService, TTSService):
         body = {"model": given.model, "voice": given.voice, "input": text, "response_format": "pcm"}
         if self._instructions:
             body["instructions"] = self._instructions
+        body |= given.beyond(TTSSettings)
         left = b""  # half a sample
         try:
             async with self.http.stream("POST", self._url, json={**body, **self._options, **given.extra}) as response:

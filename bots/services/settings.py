@@ -43,6 +43,11 @@ class ServiceSettings:
             if item.name != "extra" and is_given(value := getattr(self, item.name))
         }
 
+    def beyond(self, base: type[ServiceSettings]) -> dict[str, Any]:
+        """Of the fields that are set, those that `base` does not have: a vendor's own."""
+        names = {item.name for item in dataclasses.fields(base)}
+        return {name: value for name, value in self.given().items() if name not in names}
+
     def joined_with(self, delta: ServiceSettings) -> Self:
         """A copy in which what `delta` gives has taken the place of what was there."""
         names = {item.name for item in dataclasses.fields(self)}
