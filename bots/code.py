@@ -23,7 +23,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Annotated, Any, cast
+
+from annotated_types import Ge
 
 from bots.base import Bot, Build, Call, PrepareContext
 from bots.talk import LiveCall, Program, Talk, Voice
@@ -36,6 +38,7 @@ class CodeSettings:
     """[bots.<name>] with use = "<module>:<name>"."""
 
     voice: str = ""  # of what the program says
+    silence_s: Annotated[float, Ge(0)] = 120.0  # in which it neither speaks nor waits for anything of the call; 0: any
     options: Mapping[str, Any] = field(default_factory=dict)  # the program's own: call.options
 
 
@@ -59,7 +62,9 @@ class CodeBot:
         voice, program = Voice(context, settings.voice), program_of(target, self.use)
 
         def build(call: Call) -> Sequence[FrameProcessor]:
-            return (Talk(LiveCall(call, voice, settings.options), program, lambda exc: where(exc, context.base_dir)),)
+            live = LiveCall(call, voice, settings.options)
+            folder, silence_s = context.base_dir, settings.silence_s
+            return (Talk(live, program, lambda exc: where(exc, folder), lambda coro: waits(coro, folder), silence_s),)
 
         return build
 
@@ -144,6 +149,17 @@ def _state(path: Path) -> tuple[int, int]:
 def code_state() -> tuple[tuple[Path, tuple[int, int]], ...]:
     """The files of the programs' modules, each with its (ns, bytes) as it is now."""
     return tuple((path, _state(path)) for path, _ in _ours.values())
+
+
+def waits(coro: Any, folder: Path) -> str:
+    """The innermost line of the program's own at which a coroutine waits; "" if there is none."""
+    at = ""
+    while coro is not None:
+        frame = getattr(coro, "cr_frame", None) or getattr(coro, "gi_frame", None) or getattr(coro, "ag_frame", None)
+        if frame is not None and Path(frame.f_code.co_filename).is_relative_to(folder.resolve()):
+            at = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None) or getattr(coro, "ag_await", None)
+    return at
 
 
 def where(exc: BaseException, folder: Path) -> str:

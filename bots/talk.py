@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from bots.base import Call, PrepareContext
+from bots.base import Call, PrepareContext, Recording
 from bots.ear import Ear, Utterance
 from bots.prompts import Prompt, PromptMaker, PromptSetting, say
 from bots.services.pocketsphinx import plain, recognised, warm
@@ -37,10 +37,12 @@ from media.frames import (
     StartFrame,
 )
 from media.processor import FrameDirection, FrameProcessor
+from media.recording import Tracks
 
 MAX_AHEAD: Final = 64  # keys kept for a program that does not ask for them yet; then the oldest is forgotten
 PLAY_GRACE_S: Final = 5.0  # beyond its length, until a prompt of which no end is heard counts as played
 
+SILENCE_LOOK_S: Final = 5.0  # between two looks at whether a program does anything
 EARLY_S: Final = 0.5  # around the end of a question; what began earlier and did not go on for so long may be its echo
 UTTERANCE_S: Final = 15.0  # for somebody who has begun to speak, to come to an end
 
@@ -95,6 +97,21 @@ class LiveCall(Call):
         self._voice = voice
         self._talk: Talk
         self._handlers: dict[str, list[Callable[..., Any]]] = {}
+        self._is_paused = False
+        self._recordings: list[Recording] = []
+
+    def pause(self) -> None:
+        self._is_paused = True
+        super().pause()
+
+    def resume(self) -> None:
+        self._is_paused = False
+        super().resume()
+
+    def record(self, *, tracks: Tracks = "both", folder: str = "", longest_s: float | None = None) -> Recording:
+        recording = super().record(tracks=tracks, folder=folder, longest_s=longest_s)
+        self._recordings.append(recording)
+        return recording
 
     # ------------------------------------------------------------ speaking
 
@@ -323,9 +340,18 @@ class _Waiter:
 class Talk(FrameProcessor):
     """Between a call's frames and its program."""
 
-    def __init__(self, call: LiveCall, program: Program, failed: Callable[[Exception], str]) -> None:
+    def __init__(
+        self,
+        call: LiveCall,
+        program: Program,
+        failed: Callable[[Exception], str],
+        waits: Callable[[Any], str] = lambda coro: "",
+        silence_s: float = 0.0,
+    ) -> None:
         super().__init__()
         call._talk = self
+        self._waits_at, self._silence_s = waits, silence_s
+        self._alive_at = 0.0  # when the program was last seen to do something
         self.keys: deque[str] = deque(maxlen=MAX_AHEAD)
         self._call, self._program, self._failed = call, program, failed
         self._waiting: list[_Waiter] = []
@@ -333,6 +359,8 @@ class Talk(FrameProcessor):
         self._task: Handle | None = None
         self._interruptible = False
         self._begun = self._stopped = self._cut = False  # of what is being said
+        self._speaking = self._ended_itself = False
+        self._coro: Any = None
         self._told_who = ""
         self.records = False  # the carrier has told that a machine does
         self._ears: list[Ear] = []
@@ -350,6 +378,9 @@ class Talk(FrameProcessor):
                 self._look()
         elif type(frame) is StartFrame:
             self._task = self.create_task(self._run(), "program")
+            if self._silence_s:
+                self._alive_at = self._call.now()
+                self._call.call_later(self._silence_s, self._check_silence)
         elif "frame" in self._call._handlers and not isinstance(frame, AudioRawFrame):
             self._call._tell("frame", frame)
         return passed
@@ -362,10 +393,10 @@ class Talk(FrameProcessor):
         self._call._tell("digit", key)
 
     def _started(self, frame: Frame) -> None:
-        self._begun = True
+        self._begun = self._speaking = True
 
     def _ended(self, frame: Frame) -> None:
-        self._stopped = self._begun
+        self._stopped, self._speaking = self._begun, False
 
     def _interrupted(self, frame: Frame) -> None:
         self._cut = True
@@ -413,12 +444,35 @@ class Talk(FrameProcessor):
 
     # ------------------------------------------------------------ the program
 
+    def _check_silence(self) -> None:
+        """A program that waits for what never comes: nobody hears of it, and the caller hears nothing."""
+        if self._task is None or self._ended_itself:
+            return
+        now = self._call.now()
+        if self._is_active():
+            self._alive_at = now
+        left_s = self._alive_at + self._silence_s - now
+        if left_s > 0.001:
+            self._call.call_later(min(left_s, SILENCE_LOOK_S), self._check_silence)
+            return
+        at = self._waits_at(self._coro)
+        problem = f"the program has done nothing for {self._silence_s:g} s" + (f": it waits at {at}" if at else "")
+        self.push_error(problem, fatal=True)
+
+    def _is_active(self) -> bool:
+        """Something of the call will wake it, or it is heard, or it hears."""
+        call = self._call
+        busy = self._waiting or self._ears or call._handlers or self._speaks.locked() or self._speaking
+        return bool(busy or call._is_paused or any(not recording.is_over for recording in call._recordings))
+
     async def _run(self) -> None:
         try:
-            await self._program(self._call)
+            self._coro = self._program(self._call)
+            await self._coro
         except Exception as exc:
             self.push_error(self._failed(exc), exc, fatal=True)
         else:
+            self._ended_itself = True
             self._call.end("completed")
 
     def cleanup(self) -> MaybeAwaitable:

@@ -39,6 +39,7 @@ from gateway.reload import Reloader
 from gateway.routes import create_app
 from gateway.settings import Settings
 from gateway.snapshot import Expected, Snapshot, snapshot_of
+from gateway.stalls import Stalls
 from gateway.store import CallKey, Standing, Store, Worker
 from gateway.store_sql import SqlStore
 from gateway.tokens import TokenMint
@@ -102,6 +103,7 @@ class Gateway:
         self.hang_ups.lives = self._lives
         self.events = Notifier(settings.events, self.store)
         self.clock = Clock()
+        self.stalls = Stalls(lambda: self.clock.ticks)
         self.health = Health(self._suffered_s, lambda: self.settings.gateway.max_lateness_ms / 1000)
         model = settings.base_dir / settings.vad.model if settings.vad.model else None
         self.vad = VoiceEngine(model, settings.vad.analyzer)
@@ -148,6 +150,10 @@ class Gateway:
             "gateway_tick_lateness_seconds", "99th percentile of the last five seconds", self.clock.lateness_s
         )
         self.metrics.gauge(
+            "gateway_loop_stalls", "times the loop was held up for a second or longer", lambda: float(self.stalls.count)
+        )
+        self.metrics.gauge("gateway_loop_stalled_seconds", "for so long in all", lambda: self.stalls.seconds)
+        self.metrics.gauge(
             "gateway_overloaded",
             "1: new calls are refused, because ticks are late",
             lambda: float(self.health.look(self.clock.now())),
@@ -192,6 +198,7 @@ class Gateway:
         await self.hang_ups.open()
         await self.events.open()
         self.clock.start()
+        self.stalls.start()
         keep_s = self.settings.gateway.keep_records_days * 86_400.0
         self.recordings.open()
         if self.reloader is not None:
@@ -212,6 +219,7 @@ class Gateway:
         """Everything that was begun for a call is finished, or in the store for the next process."""
         if self.reloader is not None:
             await self.reloader.close()
+        self.stalls.stop()
         await self.clock.stop()
         self.stopping.set()
         self.notes.close()

@@ -57,11 +57,16 @@ class Program:
 
     @classmethod
     async def start(
-        cls, folder: Path, use: str, carrier: str = "twilio", options: Mapping[str, Any] | None = None
+        cls,
+        folder: Path,
+        use: str,
+        carrier: str = "twilio",
+        options: Mapping[str, Any] | None = None,
+        **keys: Any,
     ) -> Program:
         tongue = Tongue()
         context = PrepareContext(folder, (8000,), tongue.speak)
-        prepared: Any = registry.bot(use).prepare(CodeSettings(options=options or {}), context)
+        prepared: Any = registry.bot(use).prepare(CodeSettings(options=options or {}, **keys), context)
         build = await prepared
         program = cls(LiveVirtualCall(carrier, build), tongue)
         await program.settle()

@@ -316,3 +316,49 @@ def test_where_it_happened_is_the_programs_own_innermost_line(tmp_path: Path) ->
     with pytest.raises(ValueError, match="Expecting") as caught:
         module.bot()
     assert where(caught.value, tmp_path).startswith("prog_json.py:2: JSONDecodeError: ")
+
+
+# ---------------------------------------------------------------- programs that wait for what never comes
+
+WAITS_FOR_EVER = """
+    import asyncio
+    async def never():
+        await asyncio.Event().wait()
+    async def bot(call):
+        await call.say("welcome")
+        {more}
+        await never()
+"""
+
+
+def test_a_program_that_waits_for_ever_is_a_failed_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        write(tmp_path, "prog_hangs", WAITS_FOR_EVER.format(more="pass"))
+        it = await Program.start(tmp_path, "prog_hangs:bot", silence_s=20.0)
+        await it.go(15.0)
+        assert it.call.core.state is CallState.LIVE
+        await it.go(15.0)
+        assert (it.call.core.state, it.call.core.reason) == (CallState.CLOSED, "error")
+        await it.call.finish()
+
+    run(main())
+    assert "the program has done nothing for 20 s: it waits at prog_hangs.py:4" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["call.on('digit', print)", "await call.sleep(40)", "await call.gather(timeout_s=40)", "call.pause()"],
+)
+def test_one_that_waits_for_the_caller_or_the_clock_is_none(tmp_path: Path, more: str) -> None:
+    async def main() -> None:
+        name = f"prog_waits_{abs(hash(more))}"
+        write(tmp_path, name, WAITS_FOR_EVER.format(more=more))
+        it = await Program.start(tmp_path, f"{name}:bot", silence_s=20.0)
+        await it.go(35.0)
+        assert it.call.core.state in (CallState.LIVE, CallState.PAUSED)
+        assert it.call.core.counters["errors"] == 0
+        it.call.hang_up()
+        await it.go(0.5)
+        await it.call.finish()
+
+    run(main())
