@@ -179,8 +179,8 @@ class Telephone:
     def clear(self, frame: InterruptionFrame) -> int:
         return 0
 
-    def send_audio(self, pcm: bytes) -> None:
-        return
+    def send_audio(self, pcm: bytes) -> Any:
+        return 0  # nothing of it has to wait
 
     def send(self, frame: Frame) -> None:
         return
