@@ -52,7 +52,8 @@ class Allowance:
         self._held_until = float("-inf")
         self._slow_until = float("-inf")
         self._slow_s = _SLOW_S
-        self._sent: deque[tuple[float, bytes]] = deque(maxlen=_DOUBTFUL)  # the last binary messages, and when they left
+        # The last binary messages: when they left, and the samples in each.
+        self._sent: deque[tuple[float, bytes, int]] = deque(maxlen=_DOUBTFUL)
 
     def text(self, now: float) -> bool:
         """Whether one more of the application's messages may leave."""
@@ -66,8 +67,8 @@ class Allowance:
         if not isinstance(head, bytes):
             return outbox.popleft()[0]
         if now >= self._held_until and self._binary.take(now, self._share(now)):
-            message = self._joined(outbox)
-            self._sent.append((now, message))
+            message, samples = self._joined(outbox)
+            self._sent.append((now, message, samples))
             return message
         for position, (waiting, _) in enumerate(outbox):
             if isinstance(waiting, str):
@@ -75,11 +76,11 @@ class Allowance:
                 return waiting
         return None
 
-    def refused(self, retry_after_s: float, now: float, round_trip_s: float | None) -> bytes | None:
-        """The carrier had too many. Gives the message that it is likely to have dropped: it should go again.
+    def refused(self, retry_after_s: float, now: float, round_trip_s: float | None) -> tuple[bytes, int] | None:
+        """The carrier had too many. Gives the message that it is likely to have dropped, and the samples in it.
 
-        That is the one which left a way there and back ago: on a long way others have left since, which it may well
-        have taken. While nobody knows how long the way is, it is the last one.
+        It should go again. It is the one which left a way there and back ago: on a long way others have left since,
+        which it may well have taken. While nobody knows how long the way is, it is the last one.
         """
         if now - self._slow_until > _AGAIN_S:
             self._slow_s = _SLOW_S
@@ -96,7 +97,7 @@ class Allowance:
         usual = 0.0 if round_trip_s is None else round_trip_s + _MARGIN_S / 3
         dropped = min(reversed(sent), key=lambda entry: abs(now - entry[0] - usual))
         self._sent.remove(dropped)
-        return dropped[1]
+        return dropped[1:]
 
     def cleared(self) -> None:
         """The carrier dropped what it had: nothing of that goes again."""
@@ -114,15 +115,16 @@ class Allowance:
             return 1.0
         return max(_SLOWER, 1.0 - (1.0 - _SLOWER) * left / _RISE)
 
-    def _joined(self, outbox: deque[tuple[Message, int | None]]) -> bytes:
-        """The audio at the head of `outbox` as one message, as far as that may be long."""
-        first, _ = outbox.popleft()
+    def _joined(self, outbox: deque[tuple[Message, int | None]]) -> tuple[bytes, int]:
+        """The audio at the head of `outbox` as one message, as far as that may be long, and the samples in it."""
+        first, samples = outbox.popleft()
         assert isinstance(first, bytes)
+        total = abs(samples or 0)
         if not outbox or not isinstance(outbox[0][0], bytes):
-            return first
+            return first, total
         pieces, size = [first], len(first)
         while outbox and isinstance(piece := outbox[0][0], bytes) and size + len(piece) <= self._join:
             pieces.append(piece)
             size += len(piece)
-            outbox.popleft()
-        return b"".join(pieces)
+            total += abs(outbox.popleft()[1] or 0)
+        return b"".join(pieces), total

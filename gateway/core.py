@@ -518,13 +518,14 @@ class CallCore:
     def clear_grain_ms(self) -> int:
         return self.serializer.clear_grain_ms
 
-    def send_audio(self, pcm: bytes) -> None:
+    def send_audio(self, pcm: bytes) -> int:
         if not self.info.receives_audio:
             self.counters["audio_to_monitor"] += 1
-            return
+            return 0
         self.outbox.audio(pcm, self.send_rate)
         if self._recording.is_on:
             self._recording.sent(pcm)
+        return self.outbox.samples if self.outbox.is_rationed else self.serializer.held_samples
 
     def send(self, frame: Frame) -> None:
         if type(frame) is MarkFrame:
@@ -573,7 +574,13 @@ class CallCore:
     def take(self) -> Message | None:
         """The next message for the socket."""
         outbox = self.outbox
-        return outbox.take(self.now()) if outbox.waiting else None
+        if not outbox.waiting:
+            return None
+        now = self.now()
+        message = outbox.take(now)
+        if outbox.is_rationed and type(message) is bytes:
+            self.output.left(outbox.samples, now)
+        return message
 
     def record(self, now: float) -> CallRecord:
         """What is known of this call."""
@@ -756,11 +763,15 @@ class CallCore:
             if self._records and not self._recording.all:
                 self._record_all()
             self.counters["bot_start_ms"] = round((self.now() - self._started) * 1000)
-            held, self._held = self._held or (), None
-            for early in held:
-                self.input.push_frame(early)
+            self.call_later(0.0, self._give_held)
         elif isinstance(frame, TaskFrame | TaskSystemFrame) and self.pipeline is not None:
             self.pipeline.push(frame, FrameDirection.UPSTREAM)  # pushed the wrong way: it is meant for the top
+
+    def _give_held(self) -> None:
+        """What the caller has said meanwhile, when every processor is done with StartFrame, which it may pass on first."""
+        held, self._held = self._held or (), None
+        for early in held:
+            self.input.push_frame(early)
 
     def _record_all(self) -> None:
         try:
@@ -821,6 +832,7 @@ class CallCore:
         if self.outbox.is_rationed and frame.code == "429":
             self.counters["rate_limited"] += 1
             self.outbox.refused(frame.retry_after_s, now, self._round_trip_s)
+            self.output.left(self.outbox.samples, now)
             self.output.hold()
 
     def _on_round_trip(self, frame: RoundTripFrame, now: float) -> None:

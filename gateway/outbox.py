@@ -22,7 +22,6 @@ from serializers.base import FrameSerializer, Message
 _APPLICATIONS = (OutputTransportMessageFrame, OutputTransportMessageUrgentFrame)
 
 BACK_OFF_S = 1.0  # where a carrier that got too many messages does not say how long to wait
-_AGAIN = -1  # instead of samples: audio that the ledger has counted when it left for the first time
 
 
 class Outbox:
@@ -78,7 +77,7 @@ class Outbox:
         """Media that has not left yet never does: how many samples that was."""
         if not self.waiting:
             return 0
-        unsent = sum(samples for _, samples in self.waiting if samples is not None and samples > 0)
+        unsent = self.samples
         kept = [entry for entry in self.waiting if entry[1] is None]
         self.waiting.clear()
         self.waiting.extend(kept)
@@ -114,6 +113,11 @@ class Outbox:
         return not self._unsaid and not any(samples is not None for _, samples in self.waiting)
 
     @property
+    def samples(self) -> int:
+        """Of audio that waits."""
+        return sum(abs(samples or 0) for _, samples in self.waiting)
+
+    @property
     def audio_bytes(self) -> int:
         """Of binary messages that wait."""
         return sum(len(message) for message, _ in self.waiting if isinstance(message, bytes))
@@ -137,10 +141,11 @@ class Outbox:
         wait_s = BACK_OFF_S if retry_after_s is None else retry_after_s
         again = self._allowance.refused(wait_s, now, round_trip_s)
         if again is not None:
+            message, samples = again
             self._counters["sent_again"] += 1
             # Behind what goes again already: that was said before.
-            first = next((n for n, entry in enumerate(self.waiting) if entry[1] != _AGAIN), len(self.waiting))
-            self.waiting.insert(first, (again, _AGAIN))
+            first = next((n for n, (_, count) in enumerate(self.waiting) if (count or 0) >= 0), len(self.waiting))
+            self.waiting.insert(first, (message, -samples))
 
     def cleared(self) -> None:
         """The carrier dropped what it had: nothing of that goes again."""

@@ -17,7 +17,8 @@ from typing import Final, NamedTuple
 
 _LONGEST_WAY_S: Final = 0.25  # one way, at most; more than that is a slow start
 _LONGEST_START_S: Final = 2.0
-_JUMP_S: Final = 0.5  # an echo later than this is believed only if the next one is too
+_JUMP_S: Final = 0.5  # an echo later than this is believed only if the next one is too,
+_LATE_S: Final = 0.02  # or than this, once it is known how soon the carrier starts
 _EARLY_S: Final = 0.1  # an echo that comes this much before the audio can have been played (drift, rounding)
 _SLACK_S: Final = 0.05  # by how much one round trip may take longer than another
 _TIGHT_S: Final = 0.04  # audio that comes so shortly before the carrier runs dry may have been late
@@ -73,6 +74,7 @@ class PlayoutLedger:
         self.sample_rate = sample_rate
         self.generated = 0
         self.sent = 0
+        self.waiting = 0  # of what was sent: the last samples, which the carrier has not been given yet
         self.dropped = 0  # sent, and cleared before it was heard
         self.confirmed = 0  # heard by the carrier's own word; like heard(), without what was dropped
         self.generation = 0  # how often the carrier was cleared
@@ -94,7 +96,7 @@ class PlayoutLedger:
         self._mark_count = 0
         self._grain = clear_grain_ms * sample_rate // 1000
         self._aligned: deque[int] = deque((0,))  # positions at which a message began after a flush or a clear
-        self._doubtful = False
+        self._doubt = 0.0  # by how much the last echo was late, if it was not believed
 
     # ------------------------------------------------------------ what we do
 
@@ -102,10 +104,24 @@ class PlayoutLedger:
         """The bot made audio for the caller."""
         self.generated += samples
 
-    def send(self, samples: int, now: float) -> None:
-        """One packet has left for the carrier."""
-        first = self._kept
+    def send(self, samples: int, now: float, waiting: int = 0) -> None:
+        """One packet has left for the carrier, but for the last `waiting` samples of all that was sent."""
         self.sent += samples
+        samples += self.waiting - waiting
+        self.waiting = waiting
+        if samples:
+            self._leave(samples, now)
+
+    def left(self, waiting: int, now: float) -> None:
+        """Of what had to wait, only `waiting` samples still do."""
+        samples, self.waiting = self.waiting - waiting, waiting
+        if samples > 0:
+            self._leave(samples, now)
+        elif samples < 0:
+            self._take_back(-samples)
+
+    def _leave(self, samples: int, now: float) -> None:
+        first = self._kept
         self._kept = first + samples
         self._last_sent = now
         if now + self._latency > self._end or not self._runs:
@@ -150,13 +166,15 @@ class PlayoutLedger:
         """We cleared the carrier: what it has not played when it hears of it will never be.
 
         Args:
-            unsent: samples at the end of what was counted as sent that had not left yet.
+            unsent: samples at the end of what was counted as sent that had not left yet, those `waiting` among them.
 
         Returns:
             How much of all that was sent has been heard, or still will be. What was lost is added to `dropped`.
         """
-        heard = max(min(self._cut(now + self._latency), self._kept - unsent), self._heard)
-        self.dropped += self._kept - heard
+        last = self._kept - max(0, unsent - self.waiting)
+        heard = max(min(self._cut(now + self._latency), last), self._heard)
+        self.dropped += self._kept + self.waiting - heard
+        self.waiting = 0
         self._kept = heard
         runs = self._runs
         while runs and runs[-1].first >= heard:
@@ -214,8 +232,8 @@ class PlayoutLedger:
         return self._heard
 
     def held(self, now: float) -> int:
-        """Samples on the way to the carrier or waiting there."""
-        return self._kept - self.heard(now)
+        """Samples on the way to the carrier or waiting there, or to leave."""
+        return self._kept + self.waiting - self.heard(now)
 
     def position(self, now: float) -> int:
         """Where in all that was ever sent the first sample stands that has not been heard and was not dropped."""
@@ -223,7 +241,7 @@ class PlayoutLedger:
 
     def all_heard(self, now: float) -> bool:
         """Nothing is on the way or waiting."""
-        return self.heard(now) >= self._kept
+        return not self.waiting and self.heard(now) >= self._kept
 
     def pieces(self, first: int, last: int) -> list[tuple[int, float]]:
         """When the samples kept from `first` to `last` are played: (position, time) where each stretch begins."""
@@ -242,7 +260,8 @@ class PlayoutLedger:
 
     def heard_by(self) -> float:
         """When all that was sent will have been heard, if nothing more is sent."""
-        return self._time_of(self._kept) if self._runs else self._end
+        end = self._time_of(self._kept) if self._runs else self._end
+        return end + self.waiting * self._seconds_per_sample
 
     @property
     def latency_s(self) -> float:
@@ -265,6 +284,16 @@ class PlayoutLedger:
             self._aligned.popleft()
         self._end = start
         self._padding = 0.0
+
+    def _take_back(self, samples: int) -> None:
+        """The carrier did not take what had left last: it waits again."""
+        kept = max(self._kept - samples, self._heard)
+        self._end -= (self._kept - kept) * self._seconds_per_sample
+        self._kept = kept
+        runs = self._runs
+        while len(runs) > 1 and runs[-1].first >= kept:
+            runs.pop()
+            self._end = self._time_of(kept)
 
     def _position(self, now: float) -> int:
         after = self._kept
@@ -312,10 +341,13 @@ class PlayoutLedger:
                 self._latency = min(self._shortest / 2, _LONGEST_WAY_S)
         start = now - self._latency - offset
         change = start - run.start
-        if change > _JUMP_S and not self._doubtful:
-            self._doubtful = True
-            return True
-        self._doubtful = False
+        doubt, self._doubt = self._doubt, 0.0
+        if change > (_JUMP_S if self._start_delay_guessed else _LATE_S):
+            if not doubt:
+                self._doubt = change
+                return True
+            change = min(change, doubt)
+            start = run.start + change
         if not run.corrected:
             run.corrected = True
             delay = min(max(start - run.sent_at, self._latency), _LONGEST_START_S)

@@ -76,8 +76,9 @@ class Wire(Protocol):
     @property
     def clear_grain_ms(self) -> int: ...
     def now(self) -> float: ...
-    def send_audio(self, pcm: bytes) -> None:
-        """One packet, mono, at `send_rate`."""
+    def send_audio(self, pcm: bytes) -> int:
+        """One packet, mono, at `send_rate`. How many samples of all packets so far wait to leave."""
+        ...
 
     def send(self, frame: Frame) -> None:
         """Whatever messages `frame` means to this carrier."""
@@ -508,10 +509,9 @@ class OutputStage(FrameProcessor):
         assert ledger is not None
         for position, item in enumerate(items):
             if type(item) is bytes:
-                ledger.send(len(item) >> 1, now)
                 self._unproven = True
                 pcm = item if self.mix is None else self.mix(item)
-                wire.send_audio(pcm)
+                ledger.send(len(item) >> 1, now, wire.send_audio(pcm))
                 for tap in self._taps:
                     tap.sent(pcm)
                 if self._speaking and now >= self._next_speaking:
@@ -530,6 +530,8 @@ class OutputStage(FrameProcessor):
         if item is FLUSH:
             padding = self._wire.flush()
             if self.ledger is not None:
+                if padding:
+                    self.ledger.left(0, now)
                 self.ledger.flush(padding)
         elif item is _SPEECH_STARTS:
             self._cancel_stop()
@@ -579,6 +581,11 @@ class OutputStage(FrameProcessor):
         if self._wire.has_marks and self.ledger is not None and self.ledger.sent:
             self._last_mark = self.ledger.mark(self._wire.now())
             self._wire.send(MarkFrame(self._last_mark))
+
+    def left(self, waiting: int, now: float) -> None:
+        """What had to wait, as the carrier takes only so many messages, has left but for `waiting` samples."""
+        if self.ledger is not None:
+            self.ledger.left(waiting, now)
 
     # ------------------------------------------------------------ what the carrier says of the play-out
 

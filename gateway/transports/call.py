@@ -226,11 +226,12 @@ class TransportCall(CallCore):
     def is_open(self) -> bool:
         return self._told_start or not self.serializer.opens
 
-    def send_audio(self, pcm: bytes) -> None:
+    def send_audio(self, pcm: bytes) -> int:
         if self._wav:
             pcm = wav_header(len(pcm), self.send_rate) + pcm
-        super().send_audio(pcm)
+        waiting = super().send_audio(pcm)
         self.shell.wake()
+        return waiting
 
     def send(self, frame: Frame) -> None:
         if self.state not in OVER:

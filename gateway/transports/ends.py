@@ -78,7 +78,9 @@ class NoWire:
     def now(self) -> float:
         return 0.0
 
-    def send_audio(self, pcm: bytes) -> None: ...
+    def send_audio(self, pcm: bytes) -> int:
+        return 0
+
     def send(self, frame: Frame) -> None: ...
     def flush(self) -> int:
         return 0

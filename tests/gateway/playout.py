@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from gateway.simulator.base import CallPlan
-from media.frames import InterruptionFrame, OutputAudioRawFrame, TTSAudioRawFrame, TTSStartedFrame, TTSStoppedFrame
+from gateway.simulator.base import CallPlan, Messages
+from gateway.simulator.genesys import FakeGenesys
+from gateway.simulator.playout import PlayoutEvent
+from media.frames import (
+    DataFrame,
+    EndFrame,
+    InterruptionFrame,
+    OutputAudioRawFrame,
+    TTSAudioRawFrame,
+    TTSStartedFrame,
+    TTSStoppedFrame,
+)
 from tests.gateway.virtual import VirtualCall
 
 STEP_S = 0.001
 EDGE_S = 0.02
 LEVEL = 4000  # whatever the codec makes of it, it is no silence
+EXITS = ("all was heard", "the bot ends", "the caller hangs up", "cancelled")
+
+
+class Item(DataFrame):
+    """Something of the bot's own in the middle of what it says: the packet before it is cut short."""
 
 
 @dataclass(slots=True)
@@ -28,24 +44,31 @@ class Verdict:
     clears: int = 0
     close_calls: int = 0  # of them so close to the edge of a message that nobody can know which side they met
     grain_ms: int = 0  # how long such a message is
-    holds: int = 0
+    misjudged_ms: float = 0.0  # of audio that Genesys dropped, where it was taken to have dropped another message
     heard_s: float = 0.0
+    met: Counter[str] = field(default_factory=Counter)  # what happened, beside speech: how often
 
     @property
     def allowed_ms(self) -> float:
         """One frame, and the way, which nothing tells before the first mark has come back."""
-        return 20.0 + self.way_ms + self.close_calls * self.grain_ms
+        return 20.0 + self.way_ms + self.close_calls * self.grain_ms + self.misjudged_ms
 
 
 def judge(carrier: str, seed: int, *, longest_way_s: float = 0.06, seconds: float = 8.0) -> Verdict:
-    """A call of `seconds`: speech in bursts and live, sounds without an end mark, pauses, interruptions, holds."""
+    """A call of `seconds`, and its end, in one of the ways that there are (EXITS).
+
+    Speech in bursts and live, sounds without an end mark, pauses, interruptions, holds, items in mid-speech; the
+    process stands still now and then; some marks come late and some never do; Genesys puts callers on hold, and
+    complains of too many messages.
+    """
     rng = random.Random(f"{carrier} {seed}")
     way_s = rng.uniform(0, longest_way_s)
-    options = {"binary_rate": 0.0, "text_rate": 0.0} if carrier == "genesys" else {}  # what is dropped is not played
-    call = VirtualCall(carrier, latency_s=way_s, strict=False, plan=CallPlan(options=options), step_s=STEP_S)
-    call.run(0.2 + 2 * way_s)
-    core, out = call.core, call.core.output
+    call = VirtualCall(carrier, latency_s=way_s, strict=False, plan=CallPlan(), step_s=STEP_S)
     verdict = Verdict(carrier, way_s * 1000)
+    if rng.random() < 0.5:
+        _lose_marks(call, rng, verdict)
+    call.run(0.2 + 2 * way_s)
+    core = call.core
     truth = _Truth(call)
     rate = core.send_rate
     acts: list[tuple[float, Callable[[], None]]] = [
@@ -54,7 +77,13 @@ def judge(carrier: str, seed: int, *, longest_way_s: float = 0.06, seconds: floa
         (1, lambda: core.inject(OutputAudioRawFrame(_sound(rng.uniform(0.03, 0.6), rate), rate, 1))),
         (2, lambda: core.inject(InterruptionFrame())),
         (3, lambda: _hold(call, rng, verdict)),
+        (1, lambda: _item(call, rng, rate, verdict)),
+        (1, lambda: _stall(call, rng, verdict)),
     ]
+    if isinstance(call.fake, FakeGenesys):
+        fake = call.fake
+        _watch_refusals(call, fake, verdict)
+        acts += [(1, lambda: _put_on_hold(call, fake, verdict)), (0.5, lambda: _squeeze(call, fake, rng, verdict))]
     end = call.t + seconds
     next_act = call.t
     while call.t < end:
@@ -63,19 +92,40 @@ def judge(carrier: str, seed: int, *, longest_way_s: float = 0.06, seconds: floa
             rng.choices([act for _, act in acts], weights)[0]()
             next_act = call.t + rng.choice([rng.uniform(0.0, 0.3), rng.uniform(0.3, 2.0)])
         call.run(rng.randrange(1, 30) * 0.005)
-        assert out.ledger is not None
-        error = (out.ledger.heard(call.t) - truth.heard()) / rate
-        verdict.errors_ms.append(error * 1000)
-    out.speak_on()
-    call.run(12.0, until=lambda: out.all_heard(call.t))
-    call.run(0.5)
-    assert out.ledger is not None
-    verdict.errors_ms.append((out.ledger.heard(call.t) - truth.heard()) * 1000 / rate)
+        _ask(call, truth, verdict)
+    _leave(call, truth, verdict, rng)
     verdict.worst_ms = max(map(abs, verdict.errors_ms))
     verdict.clears = len(call.fake.playout.clears)
     verdict.heard_s = truth.heard() / rate
     verdict.close_calls, verdict.grain_ms = truth.close_calls, core.clear_grain_ms
     return verdict
+
+
+def _ask(call: VirtualCall, truth: _Truth, verdict: Verdict) -> None:
+    ledger = call.core.output.ledger
+    assert ledger is not None
+    verdict.errors_ms.append((ledger.heard(call.t) - truth.heard()) * 1000 / call.core.send_rate)
+
+
+def _leave(call: VirtualCall, truth: _Truth, verdict: Verdict, rng: random.Random) -> None:
+    """The call ends, in mid-speech or in silence; asked once more is what the call's record would say."""
+    out = call.core.output
+    exit_ = rng.choice(EXITS)
+    verdict.met[exit_] += 1
+    if exit_ == "all was heard":
+        _speak_on(call)
+        call.run(12.0, until=lambda: out.all_heard(call.t))
+        call.run(0.5)
+    elif exit_ == "the bot ends":
+        _speak_on(call)
+        call.core.inject(EndFrame("done"))
+        call.run(15.0, until=lambda: call.over)
+    elif exit_ == "the caller hangs up":
+        call.hang_up()
+        call.run(1.0, until=lambda: call.over)
+    else:
+        call.core.cancel()
+    _ask(call, truth, verdict)
 
 
 class _Truth:
@@ -121,11 +171,93 @@ def _live(call: VirtualCall, seconds: float, rate: int, rng: random.Random) -> N
 
 
 def _hold(call: VirtualCall, rng: random.Random, verdict: Verdict) -> None:
-    out = call.core.output
-    if out.wait():
-        verdict.holds += 1
+    if call.core.output.wait():
+        verdict.met["holds"] += 1
         call.run(rng.uniform(0.01, 0.8))
         if rng.random() < 0.7:
-            out.speak_on()
+            _speak_on(call)
         else:
             call.core.inject(InterruptionFrame())
+
+
+def _speak_on(call: VirtualCall) -> None:
+    """As a timer does: what is to be sent leaves in the same tick."""
+    call.core.output.speak_on()
+    call.wake()
+
+
+def _item(call: VirtualCall, rng: random.Random, rate: int, verdict: Verdict) -> None:
+    verdict.met["items"] += 1
+    call.core.inject(TTSStartedFrame())
+    for _ in range(rng.randrange(1, 4)):
+        call.core.inject(TTSAudioRawFrame(_sound(rng.uniform(0.01, 0.4), rate), rate, 1))
+        call.core.inject(Item())
+    call.core.inject(TTSAudioRawFrame(_sound(rng.uniform(0.01, 0.4), rate), rate, 1))
+    call.core.inject(TTSStoppedFrame())
+
+
+def _stall(call: VirtualCall, rng: random.Random, verdict: Verdict) -> None:
+    """No tick for a while: what is due is sent late."""
+    verdict.met["stalls"] += 1
+    call.stall(rng.uniform(0.03, 0.5))
+
+
+def _lose_marks(call: VirtualCall, rng: random.Random, verdict: Verdict) -> None:
+    """Now and then the carrier's word of a mark comes late, or never; the first ones, and every second, do come."""
+    usual = call.fake.on_playout
+    in_time = 0
+
+    def on_playout(event: PlayoutEvent, now: float) -> Messages:
+        nonlocal in_time
+        messages = usual(event, now)
+        if event.what != "mark":
+            return messages
+        in_time += 1
+        if in_time < 3 or rng.random() < 0.3:
+            return messages
+        in_time = 1
+        if rng.random() < 0.5:
+            verdict.met["marks lost"] += 1
+        else:
+            verdict.met["marks late"] += 1
+            call.tell_later(messages, rng.uniform(0.02, 0.5))
+        return ()
+
+    call.fake.on_playout = on_playout  # type: ignore[method-assign]
+
+
+def _put_on_hold(call: VirtualCall, fake: FakeGenesys, verdict: Verdict) -> None:
+    """The caller's audio stops and goes on, the bot's does not stop."""
+    verdict.met["on hold" if not fake.client_hold else "off hold"] += 1
+    call.tell_later((fake.resume if fake.client_hold else fake.hold)(call.t), 0.0)
+
+
+def _watch_refusals(call: VirtualCall, fake: FakeGenesys, verdict: Verdict) -> None:
+    """Genesys does not say which message it dropped: what that one and the one that goes again differ by."""
+    receive, refused = fake.receive, call.core.outbox.refused
+    lost: list[int] = []  # samples in each message that was dropped
+
+    def watched_receive(data: str | bytes, now: float) -> Messages:
+        before = fake.rate_limited
+        messages = receive(data, now)
+        if fake.rate_limited > before:
+            lost.append(len(data) if isinstance(data, bytes) else 0)
+        return messages
+
+    def watched_refused(retry_after_s: float | None, now: float, round_trip_s: float | None) -> None:
+        outbox = call.core.outbox
+        before = outbox.samples
+        refused(retry_after_s, now, round_trip_s)
+        verdict.misjudged_ms += abs(outbox.samples - before - lost.pop(0)) / 8
+
+    fake.receive = watched_receive  # type: ignore[method-assign]
+    call.core.outbox.refused = watched_refused  # type: ignore[method-assign]
+
+
+def _squeeze(call: VirtualCall, fake: FakeGenesys, rng: random.Random, verdict: Verdict) -> None:
+    """For a moment Genesys takes fewer messages than it promised."""
+    before = fake.rate_limited
+    fake.limit(0.5, 1, call.t)
+    call.run(rng.uniform(0.2, 1.0))
+    fake.limit(5.0, 25, call.t - 5.0)
+    verdict.met["429"] += fake.rate_limited - before

@@ -103,6 +103,14 @@ class VirtualCall:
     def hang_up(self) -> None:
         self._tell_core(self.fake.hang_up(self.t))
 
+    def stall(self, seconds: float) -> None:
+        """The process's clock stands still: no tick for so long."""
+        self._next_tick = max(self._next_tick, self.t + seconds)
+
+    def tell_later(self, messages: Sequence[Any], delay_s: float) -> None:
+        """The carrier says something `delay_s` from now."""
+        self._to_core += [(self.t + delay_s + self.latency_s, message) for message in messages]
+
     def run(self, seconds: float, *, until: Callable[[], bool] | None = None) -> None:
         """Let time pass; stops early when `until` is true or the call is closed on both sides."""
         end = self.t + seconds
