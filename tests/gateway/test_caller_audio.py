@@ -14,6 +14,7 @@ from bots.base import Call
 from gateway.registry import carrier_names
 from gateway.simulator.base import CallPlan
 from media.codecs import alaw_to_pcm, pcm_to_alaw, pcm_to_ulaw, swap16, ulaw_to_pcm
+from media.events import DONE
 from media.frames import Frame, InputAudioRawFrame, StartFrame
 from media.processor import FrameDirection, FrameProcessor
 from tests.gateway.virtual import VirtualCall
@@ -198,3 +199,38 @@ def test_the_check_ends_with_the_first_second() -> None:
     call, _ = call_with()
     call.run(2.0)
     assert call.core._caller_audio._check is None
+
+
+class PassesOnFirst(FrameProcessor):
+    """Gets ready after it has passed StartFrame on, as many do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = 0
+        self.heard: list[int] = []
+
+    def process_frame(self, frame: Frame, direction: FrameDirection) -> object:
+        done = self.push_frame(frame, direction)
+        if isinstance(frame, StartFrame):
+            self.rate = frame.audio_in_sample_rate
+        elif isinstance(frame, InputAudioRawFrame):
+            self.heard.append(self.rate)
+        return done
+
+
+class StartsLate(FrameProcessor):
+    """Lets StartFrame through after a while."""
+
+    def process_frame(self, frame: Frame, direction: FrameDirection) -> object:
+        if isinstance(frame, StartFrame):
+            self.runtime.call_later(0.3, lambda: self.push_frame(frame, direction))
+            return DONE
+        return self.push_frame(frame, direction)
+
+
+def test_what_was_said_before_the_bot_was_ready_comes_when_every_processor_is() -> None:
+    bot = PassesOnFirst()
+    call = VirtualCall("twilio", lambda call: [StartsLate(), bot])
+    call.run(2.0)
+    assert set(bot.heard) == {8000}
+    assert len(bot.heard) >= 95, "none is lost"
