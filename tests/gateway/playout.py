@@ -41,6 +41,7 @@ class Verdict:
     way_ms: float  # one way
     worst_ms: float = 0.0  # the ledger's greatest error
     errors_ms: list[float] = field(default_factory=list)
+    known: int = 0  # the first so many of them were asked before anything happened that nobody can know
     clears: int = 0
     close_calls: int = 0  # of them so close to the edge of a message that nobody can know which side they met
     grain_ms: int = 0  # how long such a message is
@@ -105,6 +106,8 @@ def _ask(call: VirtualCall, truth: _Truth, verdict: Verdict) -> None:
     ledger = call.core.output.ledger
     assert ledger is not None
     verdict.errors_ms.append((ledger.heard(call.t) - truth.heard()) * 1000 / call.core.send_rate)
+    if not truth.close_calls and not verdict.misjudged_ms:
+        verdict.known = len(verdict.errors_ms)
 
 
 def _leave(call: VirtualCall, truth: _Truth, verdict: Verdict, rng: random.Random) -> None:
