@@ -29,6 +29,7 @@ from bots.services.stt import STTService
 from bots.services.switcher import LLMSwitcher, RestingFailover, ServiceSwitcher
 from bots.services.tts import TTSService
 from bots.text.markdown import MarkdownTextFilter
+from bots.voicemail import VoicemailDetector
 from media.dtmf_aggregator import DTMFAggregator
 from media.errors import ConfigError, ConfigErrors, ServiceError
 from media.floor import Floor, FloorParams
@@ -75,6 +76,8 @@ class AgentSettings:
     tts: Service = field(default_factory=lambda: {"use": "espeak"})
     speech: Service | None = None  # a model that hears and speaks: in place of `stt` and `llm`
     greeting: PromptSetting | None = None  # said at once; made when the configuration loads
+    # Of calls that are placed: who has answered is found out before anything is said, and a machine gets this message.
+    voicemail: PromptSetting | None = None
     prompt: str = ""  # the model's instruction
     voice: str = ""  # of the greeting, where it is text
     silence_s: Annotated[float, Gt(0)] = 0.6  # after which the caller has finished
@@ -166,6 +169,7 @@ class Phrases:
     """What is said without any service: made when the configuration loads. None is not said, or not by this way."""
 
     greeting: Prompt | None = None
+    voicemail: Prompt | None = None
     hold: Prompt | None = None
     sorry: Prompt | None = None
     give_up: Prompt | None = None
@@ -184,6 +188,7 @@ class Announcer(FrameProcessor):
         self._functions = 0  # at work
         self._apologies = 0  # in a row
         self._given_up = False
+        self.waits = False  # until it is known who has answered
 
     def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         self.push_frame(frame, direction)
@@ -192,6 +197,10 @@ class Announcer(FrameProcessor):
             act(self)
 
     def _on_start(self) -> None:
+        if not self.waits:
+            self.greet()
+
+    def greet(self) -> None:
         prompt = self._phrases.greeting
         if prompt is not None:
             self._say(prompt)
@@ -200,6 +209,18 @@ class Announcer(FrameProcessor):
                 self.push_frame(LLMAssistantPushAggregationFrame())  # the next answer is another message
         elif self._greeting:  # it could not be made ahead
             self._call.call_later(0, lambda: self._call.inject(TTSSpeakFrame(self._greeting)))
+
+    @property
+    def has_greeting(self) -> bool:
+        return self._phrases.greeting is not None or bool(self._greeting)
+
+    def leave_message(self) -> None:
+        """A machine records: say what it is to keep, and hang up."""
+        if self._phrases.voicemail is not None:
+            self._say(self._phrases.voicemail)
+        else:  # it could not be made ahead
+            self._call.inject(TTSSpeakFrame(str(self._settings.voicemail)))
+        self._call.end("voicemail")
 
     def _say(self, prompt: Prompt) -> None:
         say(self, (prompt,), self._call.info.send.sample_rate)
@@ -334,6 +355,10 @@ def _kinds(settings: AgentSettings) -> Sequence[str]:
             ConfigError(kind, "has no use where `speech` is: it hears and thinks", "remove one of both")
             for kind in unused
         )
+    if settings.voicemail:
+        raise ConfigError(
+            "voicemail", "cannot be kept apart where `speech` is: it hears and speaks", "remove one of both"
+        )
     return "speech", "tts"
 
 
@@ -354,7 +379,7 @@ async def _phrases(settings: AgentSettings, context: PrepareContext, chosen: Seq
     maker = PromptMaker(context, settings.voice)
     voices = list(chosen)
     said: dict[str, Prompt | None] = {}
-    for name in ("greeting", "hold", "sorry", "give_up"):
+    for name in ("greeting", "voicemail", "hold", "sorry", "give_up"):
         setting = getattr(settings, name)
         if not setting:
             said[name] = None
@@ -458,18 +483,35 @@ def _agent(
     CallTools(call, llm)
     Idle(call, settings, user)
     keys = (DTMFAggregator(),) if settings.dtmf else ()
+    detector, gate = _who_answers(call, settings, announcer)
     return (
         _hearing(settings),
         Floor(FloorParams()),
         stt,
+        *detector,
         *keys,
         user,
         llm,
         tts,
         announcer,
+        *gate,
         Output(),
         assistant,
     )
+
+
+def _who_answers(
+    call: Call, settings: AgentSettings, announcer: Announcer
+) -> tuple[Sequence[FrameProcessor], Sequence[FrameProcessor]]:
+    """Of a call that was placed: what stands behind the recogniser, and behind the voice."""
+    if not settings.voicemail or call.info.direction != "outbound":
+        return (), ()
+    announcer.waits = True
+    # A bot that greets does so when somebody is there; one that does not answers what is said to it.
+    detector = VoicemailDetector(tells_bot=not announcer.has_greeting)
+    detector.add_event_handler("on_conversation_detected", lambda _: announcer.greet())
+    detector.add_event_handler("on_voicemail_detected", lambda _: announcer.leave_message())
+    return (detector.detector(),), (detector.gate(),)
 
 
 def _watched(

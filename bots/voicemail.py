@@ -62,6 +62,7 @@ class VoicemailDetector(FrameProcessor):
         custom_system_prompt: the model's instruction; its answer must be CONVERSATION or VOICEMAIL.
         rules: what the rules go by.
         timeout: seconds from the start after which it counts as a conversation; None: it is waited for.
+        tells_bot: what is said before it is decided reaches the bot; False: it is a "hello?" that needs no answer.
 
     Events: on_conversation_detected(), on_voicemail_detected(): one of them, once. What a handler pushes into the
     detector goes down the pipeline from there. `answered_by` says which it was, and the call's record as well.
@@ -87,6 +88,7 @@ class VoicemailDetector(FrameProcessor):
         custom_system_prompt: str | None = None,
         rules: AnswerParams | None = None,
         timeout: float | None = 15.0,
+        tells_bot: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -100,7 +102,7 @@ class VoicemailDetector(FrameProcessor):
                 self,
                 " and ".join(missing),
             )
-        self._delay_s, self._timeout_s = voicemail_response_delay, timeout
+        self._delay_s, self._timeout_s, self._tells_bot = voicemail_response_delay, timeout, tells_bot
         self._params = rules or AnswerParams()
         self._rules = AnswerRules(self._params, 0.0)
         self._gate = VoicemailGate()
@@ -137,8 +139,10 @@ class VoicemailDetector(FrameProcessor):
         take = _TAKES.get(type(frame))
         if take is not None:
             take(self, frame)
-        shut = self._gate.is_machine and direction is DOWNSTREAM and _HEARD[type(frame)]
-        return DONE if shut else self.push_frame(frame, direction)
+        is_deaf = self._gate.is_machine or not (self._who or self._tells_bot)
+        if is_deaf and direction is DOWNSTREAM and _HEARD[type(frame)]:
+            return DONE
+        return self.push_frame(frame, direction)
 
     def _on_start(self, frame: StartFrame) -> None:
         self._rules = AnswerRules(self._params, self.runtime.now())
