@@ -32,7 +32,8 @@ AT_ONCE: Final = 16  # messages in one write: more would be out of reach of an i
 class Wire(Protocol):
     """One call's way to its socket."""
 
-    wake: Callable[[], None]
+    def wake(self) -> None:
+        """There is something to send, or the call has changed its state."""
 
     def tick(self, core: CallCore, now: float) -> None:
         """Tick the core, and send what it has to say."""
@@ -64,7 +65,9 @@ class AsgiWire:
         self._receive, self._send, self._clock = receive, send, clock
         self._awake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
-        self.wake: Callable[[], None] = self._awake.set
+
+    def wake(self) -> None:
+        self._awake.set()
 
     def tick(self, core: CallCore, now: float) -> None:
         core.tick(now)
@@ -137,9 +140,8 @@ class DirectWire:
         self._socket: DirectSocket | None = None
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._is_due = False  # `_say` is going to be called in any case
-        self.wake: Callable[[], None] = self._wake
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         """From outside a message or a tick: at the end of this turn."""
         if not self._is_due:
             self._is_due = True
@@ -184,10 +186,15 @@ class DirectWire:
         self._say()
 
     def on_close(self, code: int) -> None:
+        self._over_with(code)
+
+    def _over_with(self, code: int) -> None:
         self._socket = None
-        if self._core is not None:
-            self._core.disconnected(code, self._clock.now())
-        self._end()
+        try:
+            if self._core is not None:
+                self._core.disconnected(code, self._clock.now())
+        finally:
+            self._end()
 
     def _end(self, exc: Exception | None = None) -> None:
         if self._over.done():
@@ -223,11 +230,9 @@ class DirectWire:
         if not socket.is_writable:
             if core.blocked_since is None and core.outbox:
                 core.blocked_since = self._clock.now()
-        elif core.close_at is not None and (now := self._clock.now()) >= core.close_at:
-            self._socket = None
+        elif core.close_at is not None and self._clock.now() >= core.close_at:
             socket.close(core.close_code)
-            core.disconnected(core.close_code, now)
-            self._end()
+            self._over_with(core.close_code)
 
 
 def _nothing() -> None:
