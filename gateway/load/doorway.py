@@ -82,8 +82,9 @@ class Doorway:
             sample_rate=rate,
         )
         fake = _cheap(fake_carrier(name)(plan, strict=strict, record=False))
-        token = "no-token" if scenario.end == "refused" else mint_for(self._mint, fake)
-        path = fake.media_path(token)
+        if scenario.end == "refused":
+            return Entry(fake, self._base + fake.media_path("no-token"), {})  # nor a signature
+        path = fake.media_path(mint_for(self._mint, fake))
         return Entry(fake, self._base + path, fake.handshake_headers((_ws(self._public) or self._base) + path))
 
     # ------------------------------------------------------------ by webhook
@@ -168,8 +169,9 @@ def _can_sign(name: str, own: Any) -> None:
 
 
 def _cheap(fake: FakeCarrier) -> FakeCarrier:
-    """Sound is decoded, for the ear, but not kept."""
+    """Sound is decoded, for the ear, but not kept; when it starts and runs dry is told to carriers that ask for it."""
     fake.records = True
+    fake.playout.marks_only = not fake.tells_playback
     return fake
 
 

@@ -33,7 +33,8 @@ class Scenario:
     end: End = "caller"
     #   caller: hangs up after `seconds`. bot: the gateway must have ended the call by then
     #   drop: the socket breaks. half-open: the caller neither reads nor writes any more, and does not close
-    #   refused: the socket shows no valid token, and must be refused. never-start: it opens, and says nothing
+    #   refused: the socket shows no valid token or signature, and must be refused
+    #   never-start: it opens, and says nothing
 
     def __post_init__(self) -> None:
         problems = (
