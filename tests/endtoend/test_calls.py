@@ -30,6 +30,8 @@ MENU = {
     },
 }
 
+BOTH = pytest.mark.parametrize("websocket", ["lean", "websockets"])  # our own, and the library's
+
 Reports = Mapping[str, CallReport]
 Records = Mapping[str, CallRecord]
 
@@ -90,8 +92,9 @@ def test_a_menu_is_cut_short_by_a_key() -> None:
     assert all(record.counters["digits"] == 2 for record in records.values())
 
 
-def test_the_bot_hangs_up_when_its_last_word_was_heard() -> None:
-    reports, records = place(actors.saying(0.73, then=actors.ending()), Script())
+@BOTH
+def test_the_bot_hangs_up_when_its_last_word_was_heard(websocket: str) -> None:
+    reports, records = place(actors.saying(0.73, then=actors.ending()), Script(), websocket=websocket)
     for report in reports.values():
         assert report.ok, report.problems
         assert report.ended_by == "bot"
@@ -100,8 +103,10 @@ def test_the_bot_hangs_up_when_its_last_word_was_heard() -> None:
     assert ended(records) == everywhere("closed", "bot", "completed")
 
 
-def test_the_caller_hangs_up_while_the_bot_speaks() -> None:
-    reports, records = place(actors.saying(20.0), Script().then(while_bot_speaks(0.4), HangUp()))
+@BOTH
+def test_the_caller_hangs_up_while_the_bot_speaks(websocket: str) -> None:
+    script = Script().then(while_bot_speaks(0.4), HangUp())
+    reports, records = place(actors.saying(20.0), script, websocket=websocket)
     assert all(report.ok and report.ended_by == "caller" for report in reports.values())
     assert ended(records) == everywhere("closed", "caller", "caller")
     assert all(record.counters["heard_ms"] < 3000 for record in records.values())
@@ -146,7 +151,8 @@ def test_the_carrier_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(report.close_code == 1000 for report in reports.values())
 
 
-def test_a_caller_who_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+@BOTH
+def test_a_caller_who_does_not_read(websocket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernel buffers, the server's buffer and the outbox fill up, and no further; then the call ends."""
     monkeypatch.setattr("gateway.session.CLOSE_WAIT_S", 0.3)
     monkeypatch.setattr("gateway.lean.socket.LINGER_S", 0.3)
@@ -188,9 +194,8 @@ def test_a_caller_who_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def main() -> None:
         lead = {name: {"lead_ms": 40_000} for name in CARRIERS}
-        async with serve(
-            {"bot": actors.saying(60.0)}, carriers=lead, outbox_messages=50, blocked_timeout_s=0.5
-        ) as served:
+        limits: dict[str, Any] = {"outbox_messages": 50, "blocked_timeout_s": 0.5, "websocket": websocket}
+        async with serve({"bot": actors.saying(60.0)}, carriers=lead, **limits) as served:
             for server in served.server.servers:
                 for listener in server.sockets:
                     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
