@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
-import numpy as np
-
 from gateway.recording import Ear
+from media.codecs import audioop
 from media.ledger import PlayoutLedger
 from media.recording import CallTape
 from media.resample import Resampler, make_resampler
@@ -71,27 +71,22 @@ class Sound:
 
     def of(self, pcm: bytes) -> bytes:
         """`pcm`: two channels."""
-        both = np.frombuffer(pcm, "<i2").reshape(-1, 2)
         if self.channels == 1:
-            mixed = both.sum(axis=1, dtype=np.int32).clip(-32768, 32767).astype("<i2").tobytes()
+            mixed = audioop.tomono(pcm, 2, 1, 1)  # both added; what is too loud is cut
             return self._resamplers[0].process(mixed) if self._resamplers else mixed
         if not self._resamplers:
             return pcm
-        sides = [
-            np.frombuffer(resampler.process(both[:, side].tobytes()), "<i2")
-            for side, resampler in enumerate(self._resamplers)
-        ]
-        return np.stack(sides, axis=1).tobytes()
+        left, right = (
+            resampler.process(audioop.tomono(pcm, 2, 1 - side, side)) for side, resampler in enumerate(self._resamplers)
+        )
+        return audioop.add(audioop.tostereo(left, 2, 1, 0), audioop.tostereo(right, 2, 0, 1), 2)
 
 
 def levels(pcm: bytes) -> tuple[float, float]:
     """How loud each of two channels is, 0 to 1: the root of the mean square, on a scale of 60 dB."""
-    both = np.frombuffer(pcm, "<i2").reshape(-1, 2).astype(np.float64)
-    if not len(both):
-        return 0.0, 0.0
-    left, right = np.sqrt(np.square(both).mean(axis=0)) / 32768
-    return _level(float(left)), _level(float(right))
+    left, right = (audioop.rms(audioop.tomono(pcm, 2, 1 - side, side), 2) for side in range(2))
+    return _level(left), _level(right)
 
 
-def _level(rms: float) -> float:
-    return round(max(0.0, 1.0 + float(np.log10(rms)) / 3.0), 3) if rms > 0 else 0.0
+def _level(rms: int) -> float:
+    return round(max(0.0, 1.0 + math.log10(rms / 32768) / 3.0), 3) if rms else 0.0

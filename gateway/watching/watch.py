@@ -48,6 +48,7 @@ COUNTS_S: Final = 1.0
 ASKED: Final = 200  # requests to the bot whose answers are waited for, of one call
 LATER: Final = 20  # texts that are being made into speech
 
+_LEVEL: Final = '{"label":"rtvi-ai","type":"%s-audio-level","data":{"value":%s}}'
 PARAMS: Final = RTVIObserverParams(function_call_report_level={"*": RTVIFunctionCallReportLevel.NAME})
 
 
@@ -70,6 +71,7 @@ class Watch:
         self.watchers: list[Watcher] = []
         self._later, self._over = later, over
         self._observer = _Observer(self._tell, PARAMS)
+        self._wants = _Wants(self._observer)
         self._logs: _Observer | None = None  # made for the first who wants log lines
         self._listening: Listening | None = None
         self._sounds: dict[tuple[str, int], Sound] = {}
@@ -182,11 +184,14 @@ class Watch:
 
     def _tell(self, message: BaseModel, *, logs: bool = False) -> None:
         """To all who are ready, encoded once."""
-        text, packed = "", b""
+        if any(watcher.is_ready for watcher in self.watchers):
+            self._tell_text(message.model_dump_json(exclude_none=True), logs=logs)
+
+    def _tell_text(self, text: str, *, logs: bool = False) -> None:
+        packed = b""
         for watcher in self.watchers:
             if not watcher.is_ready or (logs and not watcher.claims.logs):
                 continue
-            text = text or message.model_dump_json(exclude_none=True)
             if watcher.claims.format == "json":
                 watcher.tell(text)
             else:
@@ -230,8 +235,8 @@ class Watch:
             if not any(watcher.is_ready for watcher in self.watchers):
                 continue
             user, bot = levels(pcm)
-            self._tell(RTVI.UserAudioLevelMessage(data=RTVI.AudioLevelMessageData(value=user)))
-            self._tell(RTVI.BotAudioLevelMessage(data=RTVI.AudioLevelMessageData(value=bot)))
+            self._tell_text(_LEVEL % ("user", user))
+            self._tell_text(_LEVEL % ("bot", bot))
             made: dict[tuple[str, int, str], Message] = {}
             for watcher in self.watchers:
                 claims = watcher.claims
@@ -257,17 +262,16 @@ class Watch:
     def _tap(
         self, source: FrameProcessor, peer: FrameProcessor, direction: FrameDirection, entry: LinkEntry
     ) -> LinkEntry:
-        observer = self._observer
+        observer, wants = self._observer, self._wants
 
         def tapped(frame: Frame, towards: FrameDirection) -> None:
-            kind = type(frame)
-            if observer.tells(kind) or (kind is OutputTransportMessageUrgentFrame and self._asked):
+            if wants[type(frame)]:
                 try:
                     if self._is_ours(frame):
                         return
                     observer.on_push_frame(FramePushed(source, peer, frame, towards, 0))
                 except Exception:
-                    log.exception("watching.frame_failed", frame=kind.__name__)
+                    log.exception("watching.frame_failed", frame=type(frame).__name__)
             entry(frame, towards)
 
         return tapped
@@ -345,6 +349,18 @@ class Watch:
 
         self._speaking += 1
         self._later(speak(), "watcher-speech")
+
+
+class _Wants(dict[type, bool]):
+    """Whether frames of a class are looked at; found once per class, for audio comes by the packet."""
+
+    def __init__(self, observer: RTVIObserver) -> None:
+        super().__init__({OutputTransportMessageUrgentFrame: True})
+        self._observer = observer
+
+    def __missing__(self, cls: type) -> bool:
+        found = self[cls] = self._observer.tells(cls)
+        return found
 
 
 class _Observer(RTVIObserver):

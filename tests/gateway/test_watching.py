@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import tempfile
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -584,6 +586,33 @@ def test_every_carrier_can_be_watched_and_nothing_is_left() -> None:
             await it.empty(PATIENCE_S)
             assert not it.gateway.watching._watches
             assert not it.gateway.watching.watchers
+
+    run(main(), limit_s=120)
+
+
+def test_a_call_that_was_watched_is_forgotten() -> None:
+    async def main() -> None:
+        phones.clear()
+        async with serve({"bot": phone}) as it:
+
+            async def once() -> weakref.ref[Any]:
+                async with live(it) as call:
+                    async with call.watched(scope="control", audio="stereo", logs=True) as eye:
+                        await eye.ask("echo", 1)
+                        await eye.ask("call.mute")
+                        await call.end()
+                        await eye.told("over")
+                    return weakref.ref(call.session.core)
+
+            core = await once()
+            await it.empty(PATIENCE_S)
+            phones.clear()
+
+            def gone() -> bool:
+                gc.collect()
+                return core() is None
+
+            await until(gone, PATIENCE_S)
 
     run(main(), limit_s=120)
 
