@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from bots.base import PrepareContext
 from bots.code import CodeSettings
+from bots.services import pocketsphinx
 from gateway import registry
 from tests.bots.talk import Tongue
 from tests.gateway.virtual import STEP_S, VirtualCall
+
+
+def run_with_one_thread(main: Coroutine[Any, Any, None], limit_s: float = 60.0) -> None:
+    """On a loop whose `asyncio.to_thread` has one thread, so that `threads_are_done` can wait for it."""
+
+    async def limited() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        async with asyncio.timeout(limit_s):
+            await main
+
+    asyncio.run(limited())
+
+
+async def threads_are_done() -> None:
+    """Prompts are made in one thread, words recognised in another."""
+    for executor in (None, pocketsphinx._thread):
+        await asyncio.get_running_loop().run_in_executor(executor, lambda: None)
 
 
 class LiveVirtualCall(VirtualCall):
@@ -40,6 +59,15 @@ class LiveVirtualCall(VirtualCall):
             self.run(STEP_S)
             for _ in range(4):
                 await asyncio.sleep(0)
+
+    async def go_until(self, true: Callable[[], bool], limit_s: float = 60.0) -> None:
+        """Until it is so. The call's time stands still while threads are at work, however slow they are."""
+        end = self.t + limit_s
+        while not true():
+            assert self.t < end, "it did not happen"
+            assert self.closed_with is None, "the call is over"
+            await threads_are_done()
+            await self.go(0.02)
 
     async def finish(self) -> None:
         """What the session does when the call is over."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +11,17 @@ import numpy as np
 import pytest
 
 from bots.base import PrepareContext
-from bots.services import pocketsphinx
 from bots.speech import speak
 from gateway.registry import bot
 from gateway.settings import parse_settings
 from media.call import CallInfo
 from media.errors import ConfigError
 from tests.bots.live import LiveVirtualCall
+from tests.bots.live import run_with_one_thread as run
 from tests.endtoend.actors import tone
 
 GREETING = "You have reached the voice mail of Anna Miller. Please leave a message after the tone."
 RULES = [{"hears": ["hello"], "say": "Who is there?"}, {"hears": ["yes"], "say": "Good.", "end": True}]
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-        async with asyncio.timeout(60):
-            await main
-
-    asyncio.run(limited())
 
 
 async def prepared(**changes: Any) -> Any:
@@ -67,15 +56,6 @@ class Answered:
         core = self.call.core
         core._claims = dataclasses.replace(core._claims or CallInfo(carrier="twilio"), direction=direction)
 
-    async def go_until(self, true: Callable[[], bool], limit_s: float = 40.0) -> None:
-        """The call's time stands still while threads are at work."""
-        end = self.call.t + limit_s
-        while not true():
-            assert self.call.t < end, "it did not happen"
-            for executor in (None, pocketsphinx._thread):
-                await asyncio.get_running_loop().run_in_executor(executor, lambda: None)
-            await self.call.go(0.02)
-
     async def finish(self) -> None:
         """What the session does when the call is over: processors first, and then whatever task is left."""
         self.call.core.disconnected(1006, self.call.t)
@@ -102,8 +82,8 @@ def test_a_person_is_greeted_when_he_has_said_hello() -> None:
         await it.call.go(1.0)
         assert it.heard == [], "nobody has said a word"
         it.call.say(speak("Hello?", "en-us+f3", 8000))
-        await it.go_until(lambda: it.who == "human")
-        await it.go_until(lambda: bool(it.heard))
+        await it.call.go_until(lambda: it.who == "human")
+        await it.call.go_until(lambda: bool(it.heard))
         await it.call.go(2.0)
         assert it.heard == [500.0], "the greeting, and no answer to the hello"
         await it.finish()
@@ -115,7 +95,7 @@ def test_a_machine_gets_the_message_after_its_beep() -> None:
     async def main() -> None:
         it = Answered(await prepared(greeting="greeting"))
         it.call.say(speak(GREETING, "en-us+f3", 8000) + bytes(8000) + tone(0.4, hz=1000.0))
-        await it.go_until(lambda: it.call.over)
+        await it.call.go_until(lambda: it.call.over)
         assert it.heard == [900.0]
         core = it.call.core
         assert (it.who, core.ended_by, core.reason) == ("machine", "bot", "voicemail")

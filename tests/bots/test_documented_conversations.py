@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,17 +46,10 @@ from media.turns.stop import SpeechTimeoutUserTurnStopStrategy, TurnAnalyzerUser
 from media.turns.strategies import ExternalUserTurnStrategies, UserTurnStrategies
 from media.vad import VADParams
 from tests.bots.services.rig import Rig, Speaker, Thinker, pipeline, settle
+from tests.endtoend.served import run
 from tests.endtoend.served import until as until_in
 from tests.media.rig import Pass
 from tests.media.small_onnx import mean_model
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(60):
-            await main
-
-    asyncio.run(limited())
 
 
 async def until(true: Any) -> None:
@@ -111,7 +103,7 @@ def test_turn_events_of_both_sides() -> None:
             await say(rig, "Hello.")
             await until(lambda: len(printed) == 5)
 
-    run(main())
+    run(main(), limit_s=60)
     assert printed[0].startswith("User started speaking (detected by ")
     assert printed[1:] == [
         "User said: Hello.",
@@ -143,7 +135,7 @@ def test_a_turn_that_times_out_retriggers_the_model() -> None:
             await rig.push(VADUserStoppedSpeakingFrame(stop_secs=0.2))
             await until(lambda: any("Continue." in str(asked) for asked in llm.contexts))
 
-    run(main())
+    run(main(), limit_s=60)
 
 
 class Undecided(LocalSmartTurnAnalyzerV3):
@@ -175,7 +167,7 @@ def test_an_idle_user_is_asked_whether_he_is_there() -> None:
             await rig.push(BotStartedSpeakingFrame(), BotStoppedSpeakingFrame())
             await until(lambda: any(isinstance(frame, LLMMessagesAppendFrame) for frame in pushed.seen))
 
-    run(main())
+    run(main(), limit_s=60)
 
 
 def test_thoughts() -> None:
@@ -194,7 +186,7 @@ def test_thoughts() -> None:
             await rig.push(LLMThoughtEndFrame(), LLMFullResponseEndFrame())
             await until(lambda: bool(printed))
 
-    run(main())
+    run(main(), limit_s=60)
     assert printed == ["Assistant thought: Hm."]
 
 
@@ -236,7 +228,7 @@ def test_saving_transcripts_to_a_file(tmp_path: Path) -> None:
             await until(lambda: len(transcript_log) == 2)
         await save_transcript()
 
-    run(main())
+    run(main(), limit_s=60)
     (file,) = tmp_path.iterdir()
     saved = json.loads(file.read_text())
     assert [(line["role"], line["content"]) for line in saved] == [("user", "Hello."), ("assistant", "Good day.")]
@@ -284,7 +276,7 @@ def test_summaries_on_demand_with_and_without_overrides() -> None:
             )
             await until(lambda: len(logged) == 4)
 
-    run(main())
+    run(main(), limit_s=60)
     assert sorted(logged[:2]) == [
         "Context summarized: 12 -> 5 messages",
         "Context summarized: 12 -> 5 messages (8 summarized, 4 preserved)",
@@ -333,7 +325,7 @@ def test_silero_and_smart_turn_in_the_users_aggregator(tmp_path: Path) -> None:
         async with pipeline(user_aggregator, Thinker(), Speaker(), assistant_aggregator):
             await settle()
 
-    run(main())
+    run(main(), limit_s=60)
 
 
 def test_turns_of_an_external_service() -> None:
@@ -349,7 +341,7 @@ def test_turns_of_an_external_service() -> None:
             await until(lambda: len(context.messages) == 2)
             assert context.messages[0] == {"role": "user", "content": "Hello."}
 
-    run(main())
+    run(main(), limit_s=60)
 
 
 def test_one_source_of_turns_for_two_models_side_by_side() -> None:
@@ -417,5 +409,5 @@ def test_one_source_of_turns_for_two_models_side_by_side() -> None:
             assert len(rig.after.of(InterruptionFrame)) == 1
             assert rig.after.of(LLMContextFrame) == []
 
-    run(main())
+    run(main(), limit_s=60)
     assert told == ["started", "stopped"]

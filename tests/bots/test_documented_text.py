@@ -6,7 +6,7 @@ Models and voices of vendors are played by scripts. Marks that the pages lost in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from bots.context.context import LLMContext
@@ -34,16 +34,9 @@ from media.frames import (
 )
 from media.pipeline import Pipeline
 from tests.bots.services.rig import Hearer, Rig, Speaker, Thinker, pipeline
+from tests.endtoend.served import run
 from tests.endtoend.served import until as until_in
 from tests.media.rig import Pass
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(60):
-            await main
-
-    asyncio.run(limited())
 
 
 async def until(true: Any) -> None:
@@ -72,7 +65,7 @@ def test_aggregators_and_filters_piece_by_piece() -> None:
         assert rest is not None
         assert [*found, (rest.text, str(rest.type))] == [("Hello there.", "sentence"), ("How are you", "sentence")]
 
-    run(main())
+    run(main(), limit_s=60)
     filter = MarkdownTextFilter()
     assert "".join(filter.filter(chunk) for chunk in ("**Hello** ", "`there`")) == "Hello there"
 
@@ -87,7 +80,7 @@ def test_markdown_is_not_spoken() -> None:
         async with pipeline(tts) as rig:
             await answer(rig, "This is **important**. ", "Run `it`. ", "And <b>now</b>!!!!!!!")
 
-    run(main())
+    run(main(), limit_s=60)
     assert tts.asked == ["This is important.", "Run it.", "And now!"]
 
 
@@ -129,7 +122,7 @@ def test_a_tag_switches_the_voice() -> None:
         async with pipeline(llm_text_processor, tts) as rig:
             await answer(rig, "<voice>fem", "ale</voice>Hello", " there. ")
 
-    run(main())
+    run(main(), limit_s=60)
     assert logged == ["Switched to female voice"]
     assert tts.settings.voice == VOICE_IDS["female"]
     assert tts.asked == ["Hello there."]
@@ -157,7 +150,7 @@ def test_structured_data_is_kept_and_not_spoken() -> None:
             pieces = [(frame.text, str(frame.aggregated_by)) for frame in rig.after.of(AggregatedTextFrame)]
             assert ('{"a": 1}', "json") in pieces
 
-    run(main())
+    run(main(), limit_s=60)
     assert tts.asked == ["Here it is.", "Anything else?"]
 
 
@@ -201,7 +194,7 @@ def test_special_values_are_spelt_and_obfuscated() -> None:
         await task.cancel()
         await running
 
-    run(main())
+    run(main(), limit_s=60)
     assert tts.asked[:2] == ["Your card is", "<spell>4111-1111-1111-1234</spell>"]
 
 
@@ -242,7 +235,7 @@ def test_the_processor_in_its_pipeline() -> None:
                 ("and go.", "sentence"),
             ]
 
-    run(main())
+    run(main(), limit_s=60)
 
 
 # ---------------------------------------------------------------- switchers
@@ -273,7 +266,7 @@ def test_switching_between_voices_by_hand() -> None:
             assert elevenlabs.asked == ["One."]
             await until(lambda: bool(printed))
 
-    run(main())
+    run(main(), limit_s=60)
     assert printed == ["Switched to: cartesia"]
 
 
@@ -302,7 +295,7 @@ def test_failing_over_and_what_the_program_is_told() -> None:
             await rig.push(InputAudioRawFrame(bytes(320), 8000, 1))
             await until(lambda: bool(printed))
 
-    run(main())
+    run(main(), limit_s=60)
     assert printed == ["Switched to: backup"]
 
 
@@ -350,5 +343,5 @@ def test_models_are_switched_asked_and_given_functions() -> None:
             llm.has_function("get_weather") and llm.has_function("my_direct_function") for llm in (openai, gemini)
         )
 
-    run(main())
+    run(main(), limit_s=60)
     assert asked == [{"city": "Rome"}]

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bots.services import pocketsphinx
 from bots.speech import speak
 from media.frames import AnsweredByFrame
 from tests.bots.live import Program
+from tests.bots.live import run_with_one_thread as run
 from tests.endtoend.actors import tone
 
 VOICE = "en-us+f3"
@@ -34,34 +32,13 @@ def path_as_before() -> Iterator[None]:
             del sys.modules[name]
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))  # so that it can be waited for
-        async with asyncio.timeout(60):
-            await main
-
-    asyncio.run(limited())
-
-
 async def start(folder: Path, name: str, code: str) -> Program:
     folder.joinpath(f"heard_{name}.py").write_text(textwrap.dedent(code))
     return await Program.start(folder, f"heard_{name}:bot")
 
 
-async def threads_are_done() -> None:
-    """Prompts are made in one thread, words recognised in another."""
-    for executor in (None, pocketsphinx._thread):
-        await asyncio.get_running_loop().run_in_executor(executor, lambda: None)
-
-
 async def go_until(it: Program, true: Callable[[], bool], limit_s: float = 60.0) -> None:
-    """Let the call's time pass until it is so. It stands still while threads are at work, however slow they are."""
-    end = it.call.t + limit_s
-    while not true():
-        assert it.call.t < end, "it did not happen"
-        assert it.call.closed_with is None, "the call is over"
-        await threads_are_done()
-        await it.go(0.02)
+    await it.call.go_until(true, limit_s)
 
 
 async def heard_to_the_end(it: Program, text: str) -> None:
