@@ -272,13 +272,22 @@ async def _order(
                     answer_placed_call(web, Way(gateway_url=gateway.url), script, limits=limits)  # type: ignore[arg-type]
                 )
                 if not placed % 2:
-                    await asyncio.sleep(2.0)
-                    await api.post(f"/calls/twilio/{reply.json()['call_id']}/end", json={})
+                    await _end(api, reply.json()["call_id"])
                 wrong.update((await calling).problems)
             placed += 1
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), 0 if placed == count else ORDER_S)
     return placed, wrong
+
+
+async def _end(api: httpx.AsyncClient, call_id: str) -> None:
+    """Two seconds after it is up."""
+    for _ in range(100):
+        if (await api.get(f"/calls/twilio/{call_id}")).json()["standing"] == "live":
+            break
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(2.0)
+    await api.post(f"/calls/twilio/{call_id}/end", json={})
 
 
 async def _rested(gateway: Gateway, idle: Sample, limit_s: float = 60.0) -> Sample:

@@ -768,7 +768,7 @@ class CallCore:
             self.pipeline.push(frame, FrameDirection.UPSTREAM)  # pushed the wrong way: it is meant for the top
 
     def _give_held(self) -> None:
-        """What the caller has said meanwhile, when every processor is done with StartFrame, which it may pass on first."""
+        """What the caller has said meanwhile. By now each processor is ready, which may pass StartFrame on first."""
         held, self._held = self._held or (), None
         for early in held:
             self.input.push_frame(early)
