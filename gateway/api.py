@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import structlog
@@ -310,8 +310,8 @@ def is_local(scope: Mapping[str, Any]) -> bool:
 _bearer = HTTPBearer(auto_error=False, description="a token of [api.tokens.<name>]")
 
 
-def _needs(scope: str, keeper: Gatekeeper) -> Callable[..., None]:
-    def check(
+def _needs(scope: str, keeper: Gatekeeper) -> Callable[..., Awaitable[None]]:
+    async def check(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None
     ) -> None:
         scopes = keeper.scopes_of(request, credentials.credentials if credentials is not None else None)
@@ -492,7 +492,7 @@ def create_api(
         """Where to watch a live call, and to act on it with the scope `control`."""
         order = body or WatchOrder()
         if order.scope == "control":
-            may_control(request, credentials)
+            await may_control(request, credentials)
         address = await watching.address(
             CallKey(carrier, call_id),
             urls(request.scope).base,

@@ -36,7 +36,12 @@ export function options(select, names, first) {
 export function figures(list, values) {
   list.replaceChildren(...Object.entries(values).map(([name, value]) => make("div", {},
     make("dt", { textContent: name.replaceAll("_", " ") }),
-    make("dd", { textContent: value === null || value === undefined || value === "" ? "–" : String(value) }))));
+    make("dd", { textContent: shown(value) }))));
+}
+
+function shown(value) {
+  if (value === null || value === undefined || value === "") return "–";
+  return typeof value === "boolean" ? (value ? "yes" : "no") : String(value);
 }
 
 export const duration = (s) => (s == null ? "" : `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`);

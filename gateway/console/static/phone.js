@@ -4,6 +4,7 @@ import { $, figures, make, save } from "./elements.js";
 import { append, cell, Timeline } from "./timeline.js";
 
 const WIRE_LINES = 2000;
+const LATE_S = 0.25; // of the microphone's sound, on its way to here
 
 export class Phone {
   constructor(access) {
@@ -119,6 +120,8 @@ export class Phone {
       if (noise) for (let i = 0; i < samples.length; i++) samples[i] += (Math.random() * 2 - 1) * noise;
       const lost = Math.random() * 100 < $("loss").value;
       if (lost) samples.fill(0);
+      // Where the browser was too busy to bring the microphone's sound, there is silence: what follows is not moved.
+      this.timeline.silent("caller", (performance.now() - this.opened) / 1000 - LATE_S);
       this.timeline.audio("caller", samples, rate);
       if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(samples.buffer);
     };
@@ -131,6 +134,7 @@ export class Phone {
         { numberOfInputs: 0, outputChannelCount: [1], processorOptions: { rate: this.rate } });
       this.earpiece.connect(this.audio.destination);
       this.talking(source);
+      this.opened = performance.now();
       this.id = message.opened.call_id;
       this.state(`Connected: ${this.id}`);
       for (const button of this.buttons()) button.disabled = false;
@@ -147,7 +151,7 @@ export class Phone {
       const { ended_by: by, end_reason: reason, problem, problems = [], refused } = message.over;
       const wrong = problem || problems.join("; ") || (refused ? `refused with ${refused}` : "");
       this.state(wrong || `Over: ended by the ${by}${reason ? ` (${reason})` : ""}.`, Boolean(wrong));
-      if (by) figures($("counts"), { ...this.counts, heard_s: message.over.heard_s, first_audio_s: message.over.first_audio_s,
+      if (by) figures($("counts"), { ...this.counts, state: "over", heard_s: message.over.heard_s, first_audio_s: message.over.first_audio_s,
         gaps: message.over.gaps_of_the_gateway, microphone_late: message.over.microphone_late });
     }
   }
