@@ -29,6 +29,13 @@ def marker(rate: int) -> bytes:
     return array("h", samples).tobytes() + bytes(2 * (int(PERIOD_S * rate) - burst))
 
 
+@cache
+def packets(rate: int, size: int) -> tuple[bytes, ...]:
+    """The same in packets of `size` bytes, the last one filled up: one object for all who say it."""
+    said = marker(rate)
+    return tuple(said[at : at + size].ljust(size, b"\0") for at in range(0, len(said), size))
+
+
 class Ear:
     """One caller's ear."""
 

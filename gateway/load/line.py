@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from gateway.load.doorway import Entry
-from gateway.load.ear import Ear, marker
+from gateway.load.ear import Ear, packets
 from gateway.load.plan import Arrival
 from gateway.load.tally import Tally
 from gateway.load.wire import Wire
@@ -50,10 +50,10 @@ class Line:
         self._began = now
         self._opened_at: float | None = None
         self._due: float | None = None  # when the packet that is being spoken is complete
-        self._place = 0  # bytes into the marker
-        self._voice = b""
+        self._place = 0  # packets into the marker
+        self._voice: Sequence[bytes] = ()
+        self._silence = b""
         self._packet_s = 0.02
-        self._size = 0
         self._keys = list(self.scenario.digits)
         self._keys_at = self.scenario.digits_at_s
         self._cut_at: float | None = None  # when the caller cut in
@@ -177,31 +177,28 @@ class Line:
     def _begin(self, due: float) -> None:
         carrier = self.carrier
         self._packet_s = carrier.packet_ms / 1000
-        self._size = 2 * carrier.audio_rate * carrier.packet_ms // 1000
-        self._voice = marker(carrier.audio_rate)
-        self._place = -(self.arrival.number % 50) * self._size  # so that not all say it in the same moment
+        size = 2 * carrier.audio_rate * carrier.packet_ms // 1000
+        self._voice, self._silence = packets(carrier.audio_rate, size), bytes(size)
+        self._place = -(self.arrival.number % 50)  # so that not all say it in the same moment
         self._due = due + self._packet_s
 
     def _speak(self, now: float) -> None:
         assert self._due is not None
-        place, size = self._place, self._size
-        self._place = place + size
+        place = self._place
+        self._place = place + 1
         if place < 0 or not self._speaking:
-            pcm = bytes(size)
+            pcm = self._silence
         else:
-            if place >= len(self._voice):
-                place %= len(self._voice)
-                self._place = place + size
-            if place == 0:
+            place %= len(self._voice)
+            if not place:
                 self.ear.said_marker(self._due - self._packet_s)
-            pcm = self._voice[place : place + size]
-            if len(pcm) < size:
-                pcm += self._voice[: size - len(pcm)]
+            pcm = self._voice[place]
         self._due += self._packet_s
         self._send(self.carrier.audio(pcm, now))
 
     def _barge_in(self, from_s: float, at: float, now: float) -> None:
         """Cut in while the bot can be heard, and time how long it goes on."""
+        self._send(self.carrier.tick(now))
         ear, playout, tally = self.ear, self.carrier.playout, self._tally
         if self._cut_at is None:
             if at >= from_s and playout.playing and now - ear.last_sound_at < STOPPED_S:

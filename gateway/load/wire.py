@@ -12,6 +12,7 @@ import base64
 import hashlib
 import secrets
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
@@ -37,12 +38,16 @@ class Listener(Protocol):
 
 def frame(first: int, payload: bytes) -> bytes:
     """One frame of a client."""
-    size = len(payload)
+    return _head(first, len(payload)) + payload
+
+
+@lru_cache(maxsize=4096)
+def _head(first: int, size: int) -> bytes:
     if size < 126:
-        return bytes((first, 0x80 | size)) + _MASK + payload
+        return bytes((first, 0x80 | size)) + _MASK
     if size < 65_536:
-        return bytes((first, 0xFE, size >> 8, size & 0xFF)) + _MASK + payload
-    return bytes((first, 0xFF)) + size.to_bytes(8, "big") + _MASK + payload
+        return bytes((first, 0xFE, size >> 8, size & 0xFF)) + _MASK
+    return bytes((first, 0xFF)) + size.to_bytes(8, "big") + _MASK
 
 
 class Wire(asyncio.Protocol):

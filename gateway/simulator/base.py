@@ -27,6 +27,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, NoReturn
 
 import pybase64
@@ -103,6 +104,7 @@ class FakeCarrier(ABC):
     clear_rule: ClassVar[ClearRule] = ClearRule.DROP_ALL
     max_buffered_s: ClassVar[float] = 60.0  # waiting for play-out; more is a violation
     max_message_bytes: ClassVar[int] = 65536
+    tells_playback: ClassVar[bool] = False  # `on_playout` answers when play-out starts and runs dry, too
     normal_close_codes: ClassVar[Collection[int]] = (1000,)
     close_code: int = 1000  # with which the carrier itself closes; 1006: the socket breaks
 
@@ -181,7 +183,8 @@ class FakeCarrier(ABC):
         self.messages_out += 1
         if self.closes_socket:
             return _NOTHING  # in flight while the carrier closes: nobody reads it
-        before = self.tick(now)
+        events = self.playout.advance(now)
+        before = self._after_playing(events, now) if events else _NOTHING
         try:
             if len(data) > self.max_message_bytes:
                 self.violate("message too large", f"{len(data)} bytes, {self.max_message_bytes} at most")
@@ -195,8 +198,9 @@ class FakeCarrier(ABC):
     def tick(self, now: float) -> Messages:
         """Time passes: what was waiting is played; messages that this brings about."""
         events = self.playout.advance(now)
-        if not events:
-            return _NOTHING
+        return self._after_playing(events, now) if events else _NOTHING
+
+    def _after_playing(self, events: Sequence[PlayoutEvent], now: float) -> Messages:
         replies: list[Message] = []
         for event in events:
             if event.what == "mark":
@@ -356,6 +360,12 @@ class FakeCarrier(ABC):
 
     def _no_constant(self, name: str) -> NoReturn:
         raise ValueError(f"{name} is not JSON")
+
+
+@lru_cache(maxsize=1024)
+def payload(encode: Callable[[bytes], bytes], pcm: bytes) -> str:
+    """What `encode` makes of `pcm`, in base64; many simulated callers say the same."""
+    return pybase64.b64encode_as_string(encode(pcm))
 
 
 # ---------------------------------------------------------------- finding them

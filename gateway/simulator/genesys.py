@@ -89,6 +89,7 @@ class FakeGenesys(FakeCarrier):
     """
 
     name: ClassVar[str] = "genesys"
+    tells_playback: ClassVar[bool] = True
     max_message_bytes: ClassVar[int] = MAX_MESSAGE_BYTES
 
     def __init__(self, plan: CallPlan | None = None, *, strict: bool = True, record: bool = True) -> None:

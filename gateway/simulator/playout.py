@@ -102,6 +102,7 @@ class Playout:
         self.utterances = 0  # stretches of audio without a pause of more than SAME_REPLY_S
         self.played_s = 0.0  # seconds of audio heard, without the silence between
         self.most_buffered_s = 0.0
+        self.marks_only = False  # nobody asks when play-out starts and runs dry: `advance` tells marks alone
         self._record = record
         self._heard = bytearray()
         self._taken = 0  # bytes of `heard` that `take` gave out
@@ -159,7 +160,7 @@ class Playout:
                 self.utterances += 1
             else:
                 self.gaps.append(Gap(self._at(dry_at), silence))
-        if not self._queued:
+        if not self._queued and not self.marks_only:
             self._events.append(PlayoutEvent(now, "started"))
 
     def _paused(self, clock: int) -> bool:
@@ -198,7 +199,7 @@ class Playout:
         dropped_marks = [mark.name for mark in self._marks if mark.position > last]
         self._marks = deque(mark for mark in self._marks if mark.position <= last)
         self.clears.append(Clear(now, now + kept / self.rate, dropped / self.rate))
-        if was_playing and not kept:
+        if was_playing and not kept and not self.marks_only:
             self._events.append(PlayoutEvent(now, "idle"))
         return dropped_marks
 
@@ -223,7 +224,7 @@ class Playout:
             return self._events[0].at
         if self._marks:
             return self._at(self._clock + self._marks[0].position - self._consumed)
-        return self._at(self._clock + self._queued) if self._queued else None
+        return self._at(self._clock + self._queued) if self._queued and not self.marks_only else None
 
     def _advance(self, now: float) -> None:
         due = int((now - self.started_at) * self.rate + 1e-6) - self._clock
@@ -239,8 +240,9 @@ class Playout:
             if self._marks:
                 self._fire_marks(self._clock)
             if not self._queued:
-                self._events.append(PlayoutEvent(self._at(self._clock), "idle"))
                 self._dry_at = self._clock
+                if not self.marks_only:
+                    self._events.append(PlayoutEvent(self._at(self._clock), "idle"))
         if due:
             self._clock += due
             if self._record:

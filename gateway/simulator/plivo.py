@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
-from gateway.simulator.base import CallPlan, FakeCarrier, JsonObject, Message, Messages
+from gateway.simulator.base import CallPlan, FakeCarrier, JsonObject, Message, Messages, payload
 from gateway.simulator.playout import PlayoutEvent
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
 
@@ -149,10 +149,10 @@ class FakePlivo(FakeCarrier):
     def audio_messages(self, pcm: bytes, now: float) -> Messages:
         self._sequence += 1
         self._chunk += 1
-        payload = base64.b64encode(pcm if self.linear else pcm_to_ulaw(pcm)).decode("ascii")
+        said = payload(bytes if self.linear else pcm_to_ulaw, pcm)
         message = (
             f"{self._media_head}{self._sequence}{self._media_track}{self._timestamp()}{self._media_chunk}{self._chunk}"
-            f"{self._media_payload}{payload}{self._media_tail}"
+            f"{self._media_payload}{said}{self._media_tail}"
         )
         return (message,) if self._plain else self._misbehave(message)
 

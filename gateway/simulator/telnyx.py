@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from gateway.simulator.base import CallPlan, FakeCarrier, JsonObject, Message, Messages
+from gateway.simulator.base import CallPlan, FakeCarrier, JsonObject, Message, Messages, payload
 from gateway.simulator.playout import PlayoutEvent
 from media.codecs import alaw_to_pcm, pcm_to_alaw, pcm_to_ulaw, swap16, ulaw_to_pcm
 
@@ -145,10 +145,9 @@ class FakeTelnyx(FakeCarrier):
         self._sequence += 1
         self._chunk += 1
         timestamp = self._chunk * self.packet_ms - 15  # as seen: the first packet has 5
-        payload = base64.b64encode(self._to_wire(pcm)).decode("ascii")
         message = (
             f"{self._media_head}{self._sequence}{self._media_chunk}{self._chunk}{self._media_timestamp}{timestamp}"
-            f'{self._media_payload}{payload}"}}}}'
+            f'{self._media_payload}{payload(self._to_wire, pcm)}"}}}}'
         )
         return (message,) if self._plain else self._misbehave(message)
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import pybase64
 
-from gateway.simulator.base import CallPlan, FakeCarrier, JsonObject, Message, Messages
+from gateway.simulator.base import CallPlan, FakeCarrier, JsonObject, Message, Messages, payload
 from gateway.simulator.playout import PlayoutEvent
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
 
@@ -85,7 +85,7 @@ class FakeTwilio(FakeCarrier):
         self._chunk += 1
         return (
             f"{self._media_head}{self._sequence}{self._media_chunk}{self._chunk}{self._media_timestamp}{timestamp}"
-            f"{self._media_payload}{pybase64.b64encode_as_string(pcm_to_ulaw(pcm))}{self._media_tail}",
+            f"{self._media_payload}{payload(pcm_to_ulaw, pcm)}{self._media_tail}",
         )
 
     def digit_messages(self, digit: str, now: float) -> Messages:

@@ -23,6 +23,8 @@ from gateway.load.plan import LoadPlan
 from gateway.load.procfs import Usage, listener, usage
 from gateway.load.report import lines, report_of, to_dict
 from gateway.load.tally import Tally
+from media.dtmf import tone
+from media.wav import write_wav
 
 BOTTLENECK = 3  # a busy machine may be that: it is no fault of what is tested here
 
@@ -49,6 +51,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
     """A gateway's URL, and its configuration."""
     folder, port = tmp_path_factory.mktemp("served"), free_port()
     (folder / "secret").write_text("0123456789abcdef0123456789abcdef")
+    for name, seconds in (("short", 0.5), ("long", 5.0)):
+        write_wav(folder / f"{name}.wav", tone("5", 8000, seconds * 1000, 0), 8000)
     config = folder / "gateway.toml"
     config.write_text(
         f'[gateway]\nport = {port}\nsecret = {{ file = "secret" }}\nlog_level = "error"\nmax_lateness_ms = 0\n'
@@ -57,6 +61,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
         "[carriers.telnyx]\n"
         'api_key = { file = "secret" }\npublic_key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="\n'
         '[numbers.default]\nbot = "echo"\n[bots.echo]\nuse = "echo"\n'
+        '[numbers."+15550101"]\nbot = "short"\n[bots.short]\nuse = "announce"\nplay = ["short.wav"]\n'
+        '[numbers."+15550102"]\nbot = "long"\n'
+        '[bots.long]\nuse = "announce"\nplay = ["long.wav"]\nrepeat = 9\ninterruptible = true\nbarge_in = false\n'
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "gateway.cli", "serve", "--config", str(config)],
@@ -131,6 +138,36 @@ def test_a_mixture_by_webhook(served: tuple[str, str], capsys: pytest.CaptureFix
     assert calls["failed"] == calls["refused"] == {}
     assert calls["done"] == calls["placed"] >= 8
     assert found["ms"]["webhook"]["count"] >= calls["placed"] - calls["by_scenario"]["refused"]
+
+
+BOTS = """
+[[scenario]]
+name = "cut in"
+to = "+15550102"
+says = "silence"
+barge_in_at_s = 0.5
+barge_in_by = "1"
+[[scenario]]
+name = "listen"
+to = "+15550101"
+seconds = 1
+end = "bot"
+"""
+
+
+def test_bots_that_are_cut_into_and_bots_that_end_by_two_generators(
+    served: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "bots.toml"
+    path.write_text(BOTS)
+    _, found = loadtest(capsys, served, "--calls", "4", "--seconds", "3", "--processes", "2", "--scenarios", str(path))
+    calls = found["calls"]
+    assert found["generator"]["processes"] == 2
+    assert calls["by_scenario"]["cut in"] == 2
+    assert calls["by_scenario"]["listen"] >= 4  # places are taken again, each second
+    assert calls["failed"] == calls["refused"] == {}
+    assert calls["done"] == calls["placed"] == sum(calls["by_scenario"].values())
+    assert found["ms"]["barge_in"]["count"] + found["heard"]["not_interrupted"] <= 2
 
 
 def test_only_telnyx_can_sign_its_webhooks(served: tuple[str, str], capfd: pytest.CaptureFixture[str]) -> None:
