@@ -26,12 +26,18 @@ LONGEST_DELAY_S: Final = 0.8  # echo of up to 400 ms, the way back, and what the
 
 _MOST: Final = 0.45  # explained: echo
 _SOME: Final = 0.25  # explained, and nothing but noise beside it: echo. Of other voices it is 0.25 at most
-_SOME_AGAIN: Final = 0.1  # the same at a delay at which there was echo before
 _NOISE_DB: Final = 6.0  # what is no louder than this above the noise may be noise
+_MOST_AGAIN: Final = 0.3  # the same three, at a delay at which there was echo before
+_SOME_AGAIN: Final = 0.1
+_NOISE_AGAIN_DB: Final = 7.0
+_DOUBTFUL: Final = 0.28  # explained: it may yet turn out to be echo
 _SILENCE_DB: Final = 4.0  # and this certainly is: a detector that hears speech in it hears the echo just before
 _SAME_MS: Final = 8
 _TAPS: Final = 64  # of the fitted filter: 8 ms
 _LAGS: Final = np.abs(np.subtract.outer(np.arange(_TAPS), np.arange(_TAPS)))
+_ROWS: Final = np.minimum.outer(np.arange(_TAPS), np.arange(_TAPS))
+_AT: Final = np.broadcast_to(np.arange(_TAPS - 1), (_TAPS, _TAPS - 1))  # for each lag, each row but the last
+_AT_LAG: Final = np.minimum(_AT + np.arange(_TAPS)[:, None], _TAPS - 2)  # where it stops, nobody looks
 _BEFORE: Final = 16  # of them before the delay of the best agreement
 _AROUND: Final = RATE // 25  # how far a known delay may be off
 _RIDGE: Final = 1e-3
@@ -53,8 +59,17 @@ class Likeness:
             return True
         if known_ms is None:
             return self.explained >= _SOME and self.rest_db <= _NOISE_DB
-        again = self.explained >= _SOME_AGAIN and abs(self.delay_ms - known_ms) <= _SAME_MS
-        return self.rest_db <= (_NOISE_DB if again else _SILENCE_DB)
+        if abs(self.delay_ms - known_ms) <= _SAME_MS:
+            if self.explained >= _MOST_AGAIN:
+                return True
+            if self.explained >= _SOME_AGAIN:
+                return self.rest_db <= _NOISE_AGAIN_DB
+        return self.rest_db <= _SILENCE_DB
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Of what is not echo: no other voice is so much like the bot's, but for one in ten."""
+        return self.explained >= _DOUBTFUL
 
 
 NOT_ECHO: Final = Likeness(0.0, 99.0, 0)
@@ -100,15 +115,17 @@ def likeness(
 def _rest(x: Samples, r: Samples) -> float:
     """The power of `x` that no filter of _TAPS taps makes of `r`.
 
-    The normal equations are those of a stationary signal: vectors all the way, since a product of matrices would wake
-    the threads of a numeric library, and they would not let go of the event loop's core.
+    Vectors all the way, since a product of matrices would wake the threads of a numeric library, and they would not let
+    go of the event loop's core. An entry of the normal equations is the one above and to the left of it, less what the
+    window leaves behind, plus what it gains: only the first row is made of products over all of the window.
     """
     n = len(x)
-    middle = r[_TAPS // 2 : _TAPS // 2 + n]
-    own = np.array([float(middle[lag:] @ middle[: n - lag]) for lag in range(_TAPS)])
+    first = np.array([float(r[:n] @ r[lag : lag + n]) for lag in range(_TAPS)])
     against = np.array([float(r[lag : lag + n] @ x) for lag in range(_TAPS)])
-    gram = own[_LAGS]
-    gram[np.diag_indices(_TAPS)] += _RIDGE * max(float(own[0]), 1.0)
+    left, gained = r[: _TAPS - 1], r[n : n + _TAPS - 1]
+    steps = gained[_AT] * gained[_AT_LAG] - left[_AT] * left[_AT_LAG]
+    gram = np.cumsum(np.concatenate((first[:, None], steps), axis=1), axis=1)[_LAGS, _ROWS]
+    gram[np.diag_indices(_TAPS)] += _RIDGE * max(float(gram.trace()) / _TAPS, 1.0)
     residue = x - np.correlate(r, np.linalg.solve(gram, against), "valid")[:n]
     return float(residue @ residue)
 

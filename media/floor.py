@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import numpy as np
+
 from media.echo import LONGEST_DELAY_S, NOISE_S, WINDOW_S, Likeness, likeness
 from media.events import DONE, Handle, MaybeAwaitable
 from media.frames import (
@@ -37,6 +39,12 @@ from media.processor import FrameDirection, FrameProcessor
 log = logging.getLogger(__name__)
 
 KEEP_S = 2.5  # of what has left: what may come back after a hold, and what an echo is compared with
+LOOK_S = 0.08  # while the line echoes: how often it is asked whether that is all
+LOOK_AGAIN_S = 0.04  # before one look that finds no echo is believed; and before a hold that was put off is due again
+DOUBTS = 2  # such looks, one after the other, end an echo
+_PIECE_S = 0.06
+_FADE_OVER_S = 0.72
+_FADED = 0.1  # of the power
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +54,7 @@ class FloorParams:
     turn_s: float | None = 1.3  # so much speech is a turn; None: somebody else interrupts (a turn strategy, a key)
     settle_s: float = 0.25  # after speech too short for a turn: how long the bot waits for more of it
     hold: bool = True  # fall silent before it is a turn
-    hold_after_s: float = 0.0  # ... after so much speech; 0: as soon as it is heard
+    hold_after_s: float = 0.0  # ... after so much speech, and not while it fades; 0: as soon as it is heard
     longest_s: float = 4.0  # of silence, where `turn_s` is None and nobody interrupts: then the bot goes on
     echo: bool = True  # look whether it is the bot's own voice
 
@@ -60,7 +68,8 @@ class FloorParams:
 
 class _State(Enum):
     FREE = "free"  # nobody disputes the floor
-    ECHO = "echo"  # the detector hears the bot's own voice
+    DOUBT = "doubt"  # the detector hears what may be the bot's own voice
+    ECHO = "echo"  # ... what is
     DISPUTED = "disputed"  # the caller speaks while the bot does, or would if it did not wait
     SETTLING = "settling"  # ... and has stopped
     TAKEN = "taken"  # it is the caller's until he stops
@@ -93,6 +102,7 @@ class Floor(FrameProcessor):
         self._muted = False
         self._echo_ms: int | None = None  # delay of the line's echo, once there was any
         self._withheld: VADUserStartedSpeakingFrame | None = None
+        self._doubts = 0  # looks without echo, since the last one with it
         self._timer: Handle | None = None
         self._hold_timer: Handle | None = None
         self._acts: dict[type, Callable[[Any], bool]] = {
@@ -143,12 +153,46 @@ class Floor(FrameProcessor):
             self._dispute(frame.start_secs)
             return True
         like = self._likeness() if self.params.echo else None
-        if like is not None and like.is_echo(self._echo_ms):
-            self._state, self._echo_ms, self._withheld = _State.ECHO, like.delay_ms, frame
-            self._decide("echo", "the caller's line brings what the bot says", _values(like))
-            return False
+        if like is not None:
+            if like.is_echo(self._echo_ms):
+                self._withheld = frame
+                self._found_echo(like)
+                return False
+            if like.is_doubtful:
+                self._state, self._withheld, self._doubts = _State.DOUBT, frame, 1
+                self._set_timer(LOOK_AGAIN_S, self._look_again)
+                return False
         self._begin(frame.start_secs, like)
         return True
+
+    def _found_echo(self, like: Likeness) -> None:
+        if self._state is not _State.ECHO:
+            self._state = _State.ECHO
+            self._decide("echo", "the caller's line brings what the bot says", _values(like))
+        self._echo_ms, self._doubts = like.delay_ms, 0
+        self._set_timer(LOOK_S, self._look_again)
+
+    def _look_again(self) -> None:
+        """Is what sounds like the bot still the bot alone?"""
+        like = self._likeness()
+        if like is None:  # nothing to be heard
+            self._set_timer(LOOK_S, self._look_again)
+        elif like.is_echo(self._echo_ms):
+            self._found_echo(like)
+        else:
+            self._doubts += 1
+            if self._doubts < DOUBTS:
+                self._set_timer(LOOK_AGAIN_S, self._look_again)
+            else:
+                self._let_go(like)
+
+    def _let_go(self, like: Likeness | None) -> None:
+        """Somebody speaks after all."""
+        self._state, frame, self._withheld = _State.FREE, self._withheld, None
+        assert frame is not None
+        self.push_frame(frame)
+        if not self._muted:
+            self._begin(frame.start_secs, like)
 
     def _begin(self, start_s: float, like: Likeness | None) -> None:
         """The caller speaks, and it is not the bot's voice."""
@@ -165,7 +209,7 @@ class Floor(FrameProcessor):
         if self.params.hold:
             left_s = self.params.hold_after_s - self._before_s - start_s
             if left_s > 0:
-                self._hold_timer = self.call_later(left_s, lambda: self._hold(like))
+                self._hold_timer = self.call_later(left_s, lambda: self._hold_unless_it_fades(like))
             else:
                 self._hold(like)
         if self.params.turn_s is not None:
@@ -177,6 +221,13 @@ class Floor(FrameProcessor):
         self._hold_timer = None
         if self._speech is not None and self._speech.wait():
             self._decide("held", "the caller made a sound", _values(like))
+
+    def _hold_unless_it_fades(self, like: Likeness | None) -> None:
+        """A word of back-channel is over before the detector can know it."""
+        if fades(b"".join(self._caller), self._rate):
+            self._hold_timer = self.call_later(LOOK_AGAIN_S, lambda: self._hold_unless_it_fades(like))
+        else:
+            self._hold(like)
 
     def _nobody_decides(self) -> None:
         """He speaks on, and nobody takes that for a turn: it may be a radio."""
@@ -195,8 +246,13 @@ class Floor(FrameProcessor):
     def _on_silence(self, frame: VADUserStoppedSpeakingFrame) -> bool:
         state = self._state
         if state is _State.ECHO:
-            self._end_echo()
+            self._stop_timer()
+            self._state, self._withheld = _State.FREE, None
             return False
+        if state is _State.DOUBT:  # it was too short to be looked at twice
+            self._stop_timer()
+            self._let_go(None)
+            state = self._state
         if state is _State.DISPUTED:
             self._stop_timer()  # also the hold's, if that had not come yet
             self._before_s += max(0.0, self.runtime.now() - self._began - frame.stop_secs)
@@ -219,21 +275,7 @@ class Floor(FrameProcessor):
             self._decide("ignored", "no turn followed", values)
 
     def _on_still_speaking(self, frame: UserSpeakingFrame) -> bool:
-        """Several times a second: is what sounded like the bot still the bot alone?"""
-        if self._state is not _State.ECHO:
-            return True
-        like = self._likeness()
-        if like is None or like.is_echo(self._echo_ms):
-            return False
-        withheld = self._withheld
-        self._end_echo()
-        if withheld is not None:
-            self.push_frame(withheld)
-            self._begin(withheld.start_secs, like)
-        return True
-
-    def _end_echo(self) -> None:
-        self._state, self._withheld = _State.FREE, None
+        return self._withheld is None
 
     def _on_interruption(self, frame: InterruptionFrame) -> bool:
         if self._state in (_State.DISPUTED, _State.SETTLING):
@@ -256,7 +298,7 @@ class Floor(FrameProcessor):
 
     def _on_cancel(self, frame: CancelFrame) -> bool:
         self._stop_timer()
-        self._state = _State.FREE
+        self._state, self._withheld = _State.FREE, None
         return True
 
     # ------------------------------------------------------------ inside
@@ -288,6 +330,16 @@ class Floor(FrameProcessor):
         for timer in timers:
             if timer is not None:
                 timer.cancel()
+
+
+def fades(pcm: bytes, rate: int) -> bool:
+    """Is the last of a voice much fainter than the loudest there was?"""
+    size = int(_PIECE_S * rate)
+    samples = np.frombuffer(pcm[-2 * int(_FADE_OVER_S * rate) :], "<i2").astype(np.float64)
+    count = len(samples) // size
+    pieces = samples[len(samples) - count * size :].reshape(count, size)
+    power = (pieces * pieces).mean(axis=1)
+    return count > 1 and float(power[-1]) < _FADED * float(power.max())
 
 
 def _values(like: Likeness | None) -> Mapping[str, float]:

@@ -57,6 +57,12 @@ _GAINS: Final = np.array([10 ** (db / 20) for db in range(_MOST_DB + 1)], np.flo
 _LEVEL_AT_FIRST: Final = 0.75  # of volume: of a soft voice
 _LEVEL_FALL: Final = 0.001  # of volume per window of speech: 3 dB in a second
 _SURELY: Final = 0.7  # confidence
+_LOUDER_DB: Final = 4  # than ever: then the model forgets the line as it was shown until now, which was too loud
+
+
+def _gain_db(level: NDArray[np.float64]) -> NDArray[np.int64]:
+    missing: NDArray[np.int64] = np.clip(_FULL - np.rint(level * 100), 0, _MOST_DB).astype(np.int64)
+    return missing
 
 
 def default_model() -> Path:
@@ -187,15 +193,18 @@ class SileroRows:
         volume += np.where(heard > volume, VOLUME_RISE, VOLUME_FALL) * (heard - volume)
         self._volume[slots] = volume
         level = self._level[slots]
+        gain_before = _gain_db(level)
         level = np.maximum(heard, np.where(self._given[slots] >= _SURELY, level - _LEVEL_FALL, level))
         self._level[slots] = level
-        gain = _GAINS[np.clip(_FULL - np.rint(level * 100), 0, _MOST_DB).astype(np.int64)][:, None]
+        gain_db = _gain_db(level)
+        gain = _GAINS[gain_db][:, None]
 
         before, age = self._hush[slots], self._age[slots] + 1
         hush = np.where(volume < lowest, before + 1, 0)
         self._hush[slots] = hush
         awake = hush <= _HUSH
         fresh = awake & ((before > _HUSH) | ((age > _FORGET_AFTER) & (self._given[slots] < _SURELY_NOT)))
+        fresh |= awake & (gain_before - gain_db >= _LOUDER_DB)
         self._age[slots] = np.where(fresh, 0, age)
 
         audio = np.empty((len(rows), self._kept + self.window), np.float32)

@@ -11,7 +11,7 @@ speaks for six seconds, and some time after it began
 - echo: nobody speaks, but the line brings the bot's voice back, -10 to -30 dB and 50 to 400 ms later;
 - both: an interruption on a line with echo.
 
-Levels are -40 to -20 dBFS, with noise of the line's at an SNR of 10 dB or more. `--plain` is the same without `Floor`:
+Levels are -40 to -10 dBFS, with noise of the line's at an SNR of 10 dB or more. `--plain` is the same without `Floor`:
 whatever the detector takes for speech ends the reply at once.
 """
 
@@ -148,7 +148,8 @@ def trial(kind: str, part: str, seed: int, params: FloorParams | None) -> Trial:
     kind_of_noise = str(rng.choice(BACKGROUNDS))
     snr = float(rng.uniform(10.0, 30.0))
     at = int(rng.integers(RATE * 60 - len(line)))
-    line += background(kind_of_noise, part)[at : at + len(line)] * 10 ** ((level - snr) / 20)
+    noise_of_line = background(kind_of_noise, part)[at : at + len(line)] * 10 ** ((level - snr) / 20)
+    line += noise_of_line
     starts_s = float(rng.uniform(1.5, 3.5))
     clip: Clip | None = None
     if kind in ("interruption", "both"):
@@ -161,15 +162,16 @@ def trial(kind: str, part: str, seed: int, params: FloorParams | None) -> Trial:
     echoes = ""
     if kind in ("echo", "both"):
         loudest = -10.0 if kind == "echo" else -20.0
-        echo_path = path(
-            float(rng.choice([loudest, -20.0, -30.0])), float(rng.choice([50.0, 150.0, 400.0])), int(rng.integers(4))
-        )
+        echo_db, delay_ms = float(rng.choice([loudest, -20.0, -30.0])), float(rng.choice([50.0, 150.0, 400.0]))
+        echo_path = path(echo_db, delay_ms, int(rng.integers(4)))
+        echoes = f", echo of {echo_db:.0f} dB after {delay_ms:.0f} ms"
     voice_at = 0
     if clip is not None:
         first = int(starts_s * RATE)
         line[first : first + len(clip.samples)] += (clip.samples * 10 ** (level / 20))[: len(line) - first]
         voice_at = first + clip.voice
 
+    call.say(telephone(noise_of_line[: round(0.2 * RATE)]))  # a line's noise is there from the beginning
     call.run(0.2)
     pcm = np.clip(said * 32767, -32768, 32767).astype("<i2").tobytes()
     for frame in (TTSStartedFrame(), TTSAudioRawFrame(pcm, RATE, 1), TTSStoppedFrame()):

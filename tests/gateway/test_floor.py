@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
 from gateway.registry import carrier_names, serializer_class
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
-from media.floor import Floor, FloorParams
+from media.echo import NOT_ECHO, Likeness
+from media.floor import DOUBTS, LOOK_AGAIN_S, LOOK_S, Floor, FloorParams, fades
 from media.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
@@ -20,6 +23,7 @@ from media.frames import (
     TTSStoppedFrame,
     TTSTextFrame,
     UserMuteStartedFrame,
+    UserMuteStoppedFrame,
     UserSpeakingFrame,
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
@@ -45,6 +49,11 @@ class Probe(FrameProcessor):
         return [frame for frame in self.seen if isinstance(frame, kind)]
 
     @property
+    def values(self) -> list[Mapping[str, float]]:
+        """What each decision was made by."""
+        return [frame.values for frame in self.seen if isinstance(frame, FloorFrame)]
+
+    @property
     def decisions(self) -> list[str]:
         return [frame.decision for frame in self.seen if isinstance(frame, FloorFrame)]
 
@@ -68,8 +77,8 @@ class Talk:
         latency_s: float = 0.0,
     ) -> None:
         self.probe = Probe()
-        floor = Floor(params)
-        self.call = VirtualCall(carrier, lambda _: [floor, self.probe], latency_s=latency_s)
+        self.floor = Floor(params)
+        self.call = VirtualCall(carrier, lambda _: [self.floor, self.probe], latency_s=latency_s)
         self.call.run(0.1)
         self.rate = self.call.core.send_rate
         self.sound = sound(seconds, self.rate)
@@ -393,7 +402,223 @@ def test_many_holds_lose_nothing() -> None:
     assert talk.probe.decisions.count("held") == talk.probe.decisions.count("went on") >= 20
 
 
+def test_a_hold_as_long_after_as_the_detector_takes_is_in_the_same_push() -> None:
+    talk = Talk(params=FloorParams(hold_after_s=START_S))
+    talk.speak()
+    talk.call.run(1.0)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    assert talk.probe.decisions == ["held"]
+
+
+def test_a_word_that_fades_away_is_not_held_when_its_time_comes() -> None:
+    talk = Talk(params=FloorParams(hold_after_s=0.5))
+    talk.speak()
+    talk.call.run(1.0)
+    talk.call.say(sound(0.4, seed=4))
+    talk.caller_speaks(0.4)  # the detector knows of its end 0.1 s after the hold is due
+    talk.call.run(0.4)
+    assert talk.probe.decisions == ["ignored"]
+    talk.call.run(3.0)
+    assert talk.heard() == [(0, 3 * talk.rate)]
+
+
+def test_a_hold_that_was_put_off_comes_when_the_voice_does_not_fade() -> None:
+    talk = Talk(params=FloorParams(hold_after_s=0.5))
+    talk.speak()
+    talk.call.run(1.0)
+    began = talk.call.t
+    talk.call.say(sound(0.4, seed=4) + bytes(2400) + sound(1.0, seed=5))  # 150 ms between two words
+    talk.call.run(START_S)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.run(0.9, until=lambda: bool(talk.probe.decisions))
+    assert talk.probe.decisions == ["held"]
+    assert 0.55 < talk.call.t - began < 0.75
+
+
+def test_a_voice_fades_when_its_last_is_a_tenth_of_its_loudest() -> None:
+    loud = sound(0.6, seed=4)
+    assert not fades(loud, 8000)
+    assert fades(loud + bytes(960), 8000)
+    assert not fades(loud + bytes(480), 8000)  # 30 ms of it are not yet faint
+    assert not fades(loud + bytes(960) + sound(0.06, seed=5), 8000)
+    softer = (np.frombuffer(sound(0.06, seed=5), "<i2") * 0.4).astype("<i2").tobytes()
+    assert not fades(loud + softer, 8000)
+    assert not fades(loud + bytes(11520), 8000)  # so long ago that it does not count
+    assert not fades(b"", 8000)
+    assert not fades(loud[:960], 8000)
+    assert fades(sound(0.6, 16000) + bytes(1920), 16000)
+
+
+@pytest.mark.parametrize("name", ["turn_s", "settle_s", "hold_after_s", "longest_s"])
+def test_times_are_0_to_10_seconds(name: str) -> None:
+    for value in (0.0, 10.0):
+        FloorParams(**{name: value})
+    for value in (-0.001, 10.001):
+        with pytest.raises(ValueError, match=name):
+            FloorParams(**{name: value})
+
+
+def test_a_decision_tells_how_long_the_caller_spoke() -> None:
+    talk = Talk(seconds=8.0)
+    talk.speak()
+    talk.call.run(0.5)
+    talk.caller_speaks(0.3)
+    talk.call.run(1.0)
+    talk.caller_speaks(0.4)
+    talk.caller_speaks(0.5)  # after the 0.2 s that the end of the first took
+    talk.call.run(1.0)
+    talk.caller_speaks(1.4)
+    assert talk.probe.decisions == ["held", "went on", "held", "went on", "held", "interrupted"]
+    spoken = [values["speech_ms"] for values in talk.probe.values if "speech_ms" in values]
+    assert spoken == pytest.approx([300, 900, 1300], abs=21)
+
+
+def test_where_nobody_decides_the_bot_goes_on_and_is_not_held_again_by_the_same_voice() -> None:
+    talk = Talk(params=FloorParams(turn_s=None, longest_s=1.0))
+    talk.speak()
+    talk.call.run(1.0)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.run(0.9)
+    assert talk.probe.decisions == ["held"]
+    talk.call.run(0.2)
+    assert talk.probe.decisions == ["held", "went on"]
+    assert talk.probe.values[-1]["speech_ms"] == pytest.approx(1200, abs=21)
+    talk.call.core.inject(VADUserStoppedSpeakingFrame(STOP_S))
+    talk.call.run(4.0)
+    assert talk.probe.decisions == ["held", "went on"]
+    assert talk.heard()[-1][1] == 3 * talk.rate
+
+
+def test_a_turn_that_is_decided_while_the_bot_waits_for_more_is_free_for_the_next() -> None:
+    talk = Talk(params=FloorParams(turn_s=None))
+    talk.speak()
+    talk.call.run(1.0)
+    talk.caller_speaks(0.4)
+    talk.call.core.inject(InterruptionFrame())
+    assert talk.probe.decisions == ["held", "interrupted"]
+    talk.sound = sound(2.0, talk.rate, seed=2)
+    talk.speak()
+    talk.call.run(0.5)
+    talk.caller_speaks(0.4)
+    assert talk.probe.decisions == ["held", "interrupted", "held"]
+
+
+def test_a_mute_gives_the_floor_back() -> None:
+    talk = Talk()
+    talk.speak()
+    talk.call.run(1.0)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.core.inject(UserMuteStartedFrame())
+    assert talk.probe.decisions == ["held", "went on"]
+    talk.call.run(2.5)
+    assert talk.heard()[-1][1] == 3 * talk.rate
+    talk.call.core.inject(UserMuteStoppedFrame())
+    talk.sound = sound(2.0, talk.rate, seed=2)
+    talk.speak()
+    talk.call.run(0.5)
+    talk.caller_speaks(0.4)
+    assert talk.probe.decisions == ["held", "went on", "held"]
+
+
+def test_as_much_of_the_caller_is_kept_as_a_comparison_takes() -> None:
+    talk = Talk()
+    talk.call.run(4.0)
+    assert len(b"".join(talk.floor._caller)) == 2 * int((0.24 + 1.5) * 8000)
+
+
 # ---------------------------------------------------------------- echo
+
+ECHO = Likeness(explained=0.8, rest_db=2.0, delay_ms=200)
+DOUBTFUL = Likeness(explained=0.35, rest_db=20.0, delay_ms=200)
+
+
+def looking(talk: Talk, monkeypatch: pytest.MonkeyPatch, *likes: Likeness | None) -> list[float]:
+    """The floor finds these, one look after the other, and the last one from then on. Gives when it looked."""
+    looks: list[float] = []
+
+    def look() -> Likeness | None:
+        looks.append(talk.call.t)
+        return likes[min(len(looks), len(likes)) - 1]
+
+    monkeypatch.setattr(talk.floor, "_likeness", look)
+    talk.speak()
+    talk.call.run(1.0)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    return looks
+
+
+def test_one_look_without_echo_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Talk()
+    looks = looking(talk, monkeypatch, ECHO, ECHO, NOT_ECHO, ECHO, NOT_ECHO, ECHO)
+    talk.call.run(1.0)
+    talk.call.core.inject(UserSpeakingFrame())
+    talk.call.core.inject(VADUserStoppedSpeakingFrame(STOP_S))
+    assert talk.probe.decisions == ["echo"]
+    count = len(looks)
+    talk.call.run(1.0)
+    assert len(looks) == count  # nothing to look at
+    assert not talk.probe.of(VADUserStartedSpeakingFrame)
+    assert not talk.probe.of(UserSpeakingFrame)
+    assert not talk.probe.of(VADUserStoppedSpeakingFrame)
+
+
+def test_two_looks_without_echo_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Talk()
+    looks = looking(talk, monkeypatch, ECHO, NOT_ECHO)
+    talk.call.run(1.0, until=lambda: "held" in talk.probe.decisions)
+    assert talk.probe.decisions == ["echo", "held"]
+    assert len(looks) == 1 + DOUBTS
+    assert talk.call.t - looks[0] == pytest.approx(LOOK_S + LOOK_AGAIN_S, abs=0.041)
+    assert len(talk.probe.of(VADUserStartedSpeakingFrame)) == 1
+    talk.call.core.inject(UserSpeakingFrame())
+    talk.call.core.inject(VADUserStoppedSpeakingFrame(STOP_S))
+    assert len(talk.probe.of(UserSpeakingFrame)) == len(talk.probe.of(VADUserStoppedSpeakingFrame)) == 1
+
+
+def test_a_line_that_falls_silent_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Talk()
+    looks = looking(talk, monkeypatch, ECHO, None, None, NOT_ECHO, None, ECHO)
+    talk.call.run(1.0)
+    assert len(looks) > 6
+    assert talk.probe.decisions == ["echo"]
+
+
+@pytest.mark.parametrize(("then", "decisions"), [(ECHO, ["echo"]), (DOUBTFUL, ["held"]), (NOT_ECHO, ["held"])])
+def test_what_may_be_echo_is_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch, then: Likeness, decisions: list[str]
+) -> None:
+    talk = Talk()
+    looks = looking(talk, monkeypatch, DOUBTFUL, then)
+    assert talk.probe.decisions == []
+    assert not talk.probe.of(VADUserStartedSpeakingFrame)
+    talk.call.run(1.0, until=lambda: bool(talk.probe.decisions))
+    assert talk.probe.decisions == decisions
+    assert len(looks) == 2
+    assert looks[1] - looks[0] == pytest.approx(LOOK_AGAIN_S, abs=0.021)
+    assert len(talk.probe.of(VADUserStartedSpeakingFrame)) == (decisions == ["held"])
+
+
+def test_a_sound_that_is_over_before_it_was_looked_at_twice_goes_on_with_both_edges(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    talk = Talk()
+    looks = looking(talk, monkeypatch, DOUBTFUL)
+    talk.call.core.inject(VADUserStoppedSpeakingFrame(STOP_S))
+    assert len(talk.probe.of(VADUserStartedSpeakingFrame)) == len(talk.probe.of(VADUserStoppedSpeakingFrame)) == 1
+    talk.call.run(5.0)
+    assert talk.probe.decisions == ["held", "went on"]
+    assert len(looks) == 1
+    assert talk.heard()[-1][1] == 3 * talk.rate
+
+
+def test_a_caller_who_is_muted_while_in_doubt_does_not_silence_the_bot(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Talk()
+    looking(talk, monkeypatch, DOUBTFUL)
+    talk.call.core.inject(UserMuteStartedFrame())
+    talk.call.run(4.0)
+    assert talk.probe.decisions == []
+    assert len(talk.probe.of(VADUserStartedSpeakingFrame)) == 1
+    assert talk.heard() == [(0, 3 * talk.rate)]
 
 
 def with_echo(talk: Talk, delay_s: float, level_db: float, seconds: float) -> None:

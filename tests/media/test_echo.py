@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
-from media.echo import LONGEST_DELAY_S, NOISE_S, NOT_ECHO, RATE, WINDOW_S, Likeness, likeness
+from media.echo import LONGEST_DELAY_S, NOISE_S, NOT_ECHO, RATE, WINDOW_S, Likeness, _rest, likeness
 from media.resample import resample_all
 
 Samples = NDArray[np.float64]
@@ -96,7 +96,43 @@ def test_where_there_is_nothing_to_compare() -> None:
     assert likeness(line(voice(2, 0.3)), b"", RATE, RATE) == NOT_ECHO
 
 
+def test_the_end_of_what_was_played_is_echo_too() -> None:
+    """Half of the window, and then nothing more comes: least squares over the window itself, not as if it went on."""
+    said = voice(1)
+    said[-int(0.12 * RATE) :] = 0
+    quiet = np.concatenate((later(said, 0.05, -15)[: -int(0.07 * RATE)], np.zeros(int(0.07 * RATE))))
+    like = likeness(line(quiet, noise=0.0), pcm(said), RATE, RATE)
+    assert like is not None
+    assert like.explained > 0.9
+
+
+def test_a_filter_never_leaves_more_than_there_was() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        r = rng.normal(0, 1000, 1983) * (np.arange(1983) < rng.integers(1, 1983))
+        x = rng.normal(0, 1000, 1920) * (np.arange(1920) > rng.integers(1, 1900))
+        assert _rest(x, r) <= float(x @ x) * 1.000001
+    path = rng.normal(size=64)
+    assert _rest(np.convolve(r, path, "valid"), r) <= 1e-4 * float(np.square(np.convolve(r, path, "valid")).sum())
+
+
+def test_what_doubt_is() -> None:
+    assert Likeness(0.28, 20.0, 200).is_doubtful
+    assert not Likeness(0.279, 20.0, 200).is_doubtful
+
+
 def test_a_known_line_needs_less() -> None:
+    assert Likeness(0.3, 20.0, 208).is_echo(200)
+    assert not Likeness(0.3, 20.0, 209).is_echo(200)
+    assert not Likeness(0.299, 20.0, 200).is_echo(200)
+    assert Likeness(0.1, 7.0, 200).is_echo(200)
+    assert not Likeness(0.1, 7.1, 200).is_echo(200)
+    assert not Likeness(0.099, 7.0, 200).is_echo(200)
+    assert Likeness(0.0, 4.0, 0).is_echo(200)
+    assert not Likeness(0.0, 4.1, 0).is_echo(200)
+    assert not Likeness(0.0, 4.0, 0).is_echo()
+    assert Likeness(0.25, 6.0, 0).is_echo()
+    assert not Likeness(0.25, 6.1, 0).is_echo()
     doubtful = Likeness(explained=0.15, rest_db=5.0, delay_ms=200)
     assert not doubtful.is_echo()
     assert not doubtful.is_echo(300)
