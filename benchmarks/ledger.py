@@ -120,6 +120,8 @@ def collect(parts: Iterable[Found], total: int) -> dict[str, Found]:
     for part in parts:
         all_found.setdefault(part.carrier, Found(part.carrier)).add(part)
         done += part.schedules
+        if part.beyond:
+            print(f"\n{part.carrier}: seeds {part.beyond}", file=sys.stderr)
         filled = done * BAR // total
         beyond = sum(found.beyond_count for found in all_found.values())
         bar = "#" * filled + "." * (BAR - filled)

@@ -264,6 +264,11 @@ class PlayoutLedger:
         return end + self.waiting * self._seconds_per_sample
 
     @property
+    def has_been_told(self) -> bool:
+        """The carrier has said when it played something; until then its delay is a guess."""
+        return not self._start_delay_guessed
+
+    @property
     def latency_s(self) -> float:
         """The way to the carrier, as far as is known."""
         return self._latency

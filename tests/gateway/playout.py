@@ -206,14 +206,18 @@ def _stall(call: VirtualCall, rng: random.Random, verdict: Verdict) -> None:
 
 
 def _lose_marks(call: VirtualCall, rng: random.Random, verdict: Verdict) -> None:
-    """Now and then the carrier's word of a mark comes late, or never; the first ones, and every second, do come."""
+    """Now and then the carrier's word of a mark comes late, or never, but for the first ones and every second.
+
+    While nothing else is known of a carrier, one that is late to say so cannot be told from one that is late to play.
+    """
     usual = call.fake.on_playout
     in_time = 0
 
     def on_playout(event: PlayoutEvent, now: float) -> Messages:
         nonlocal in_time
         messages = usual(event, now)
-        if event.what != "mark":
+        ledger = call.core.output.ledger
+        if event.what != "mark" or ledger is None or not ledger.has_been_told:
             return messages
         in_time += 1
         if in_time < 3 or rng.random() < 0.3:
