@@ -294,6 +294,16 @@ def test_in_the_end_the_bot_may_speak() -> None:
     assert call.told == []
 
 
+def test_a_hello_that_needs_no_answer() -> None:
+    call = Outbound(tells_bot=False)
+    call.speech(0.5, "hello?")
+    call.wait(1.3)
+    assert call.told == [(HUMAN, 1.7)]
+    assert "hello?" not in labels(call.bot.seen)
+    call.speech(0.5, "who is there?")
+    assert "who is there?" in labels(call.bot.seen)
+
+
 def test_what_is_said_before_the_end_is_not_lost() -> None:
     call = Outbound()
     call.say()

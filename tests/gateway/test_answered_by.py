@@ -16,6 +16,7 @@ from gateway.simulator.script import Script, at
 from gateway.store import CallKey
 from media.frames import AnsweredByFrame, EndTaskFrame, Frame
 from media.processor import FrameDirection, FrameProcessor
+from tests.endtoend.served import until
 from tests.gateway.rig import running
 from tests.gateway.virtual import VirtualCall
 from tests.media.rig import Pass
@@ -64,6 +65,32 @@ def test_the_carriers_word_reaches_the_bot_and_the_record(carrier: str, who: str
 
     asyncio.run(main())
     assert told == [(who, who)]
+
+
+@pytest.mark.parametrize("way", ["before its socket", "at another worker"])
+def test_a_report_that_comes_elsewhere(way: str, tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+
+    async def main() -> None:
+        bots = {"hello": lambda call: (Listener(call, told),)}
+        async with running(tmp_path, carriers=("twilio",), bots=bots) as it, it.client() as api:
+            order = {"carrier": "twilio", "to_number": "+14155550177", "from_number": "+14155550100"}
+            call_id = (await api.post("/calls", json=order)).json()["call_id"]
+            event = AnsweredBy(carrier="twilio", call_id=call_id, who="machine", key="amd", detail="machine_start")
+            if way == "before its socket":
+                await it.gateway.reported(event)
+                report = await it.pick_up("twilio", WAITS)
+            else:
+                calling = asyncio.ensure_future(it.pick_up("twilio", WAITS))
+                await until(lambda: it.gateway.calls.find(CallKey("twilio", call_id)) is not None, 30.0)
+                # What a colleague would pass on, to whom the carrier has told it.
+                passed_on = {name: getattr(event, name) for name in ("carrier", "call_id", "who", "detail", "beep")}
+                await it.gateway._told_answered_by(passed_on)
+                report = await calling
+            assert (report.ended_by, report.problems) == ("bot", [])
+
+    asyncio.run(main())
+    assert told == [("machine", "machine")]
 
 
 def test_what_the_bot_finds_out_is_in_the_record_too(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from starlette.websockets import WebSocket
 
 from bots.runtime import PipelineParams, PipelineRunner, PipelineTask
-from gateway.simulator.script import Press, Say, Script, after
+from gateway.simulator.script import HangUp, Press, Say, Script, after
 from gateway.transports.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
 from gateway.transports.runner import WebSocketRunnerArguments, create_transport
 from media.audio_buffer import AudioBufferProcessor
@@ -33,7 +33,7 @@ class Repeater(EchoProcessor):
             await self.push_frame(frame, direction)
 
 
-def recorded(carrier: str, audiobuffer: AudioBufferProcessor) -> None:
+def recorded(carrier: str, audiobuffer: AudioBufferProcessor, script: Script = TALK, ended_by: str = "bot") -> None:
     """A call to an echo with the processor where the page puts it."""
 
     async def program(websocket: WebSocket) -> None:
@@ -64,9 +64,9 @@ def recorded(carrier: str, audiobuffer: AudioBufferProcessor) -> None:
 
         await PipelineRunner(handle_sigint=False).run(task)
 
-    report = asyncio.run(call(program, fake(carrier), TALK))
+    report = asyncio.run(call(program, fake(carrier), script))
     assert report.ok, report.problems
-    assert report.ended_by == "bot"
+    assert report.ended_by == ended_by
 
 
 @pytest.fixture(autouse=True)
@@ -123,3 +123,18 @@ def test_on_track_audio_data_in_chunks() -> None:
     assert {len(user) for user, _ in chunks[:-1]} == {16000}
     for side in zip(*chunks, strict=True):
         assert loud_s(b"".join(side), 16000) > 0.5
+
+
+def test_a_caller_who_hangs_up_is_recorded_until_then() -> None:
+    """The task is cancelled by on_client_disconnected; a handler that waits is waited for."""
+    audiobuffer = AudioBufferProcessor()
+    kept: list[bytes] = []
+
+    @audiobuffer.event_handler("on_audio_data")
+    async def on_audio_data(buffer: Any, audio: bytes, sample_rate: int, num_channels: int) -> None:
+        await asyncio.sleep(0.05)
+        kept.append(audio)
+
+    recorded("twilio", audiobuffer, Script().then(after(0.5), Say(words(1.0))).then(after(1.0), HangUp()), "caller")
+    (audio,) = kept
+    assert loud_s(audio, 8000) > 0.5
