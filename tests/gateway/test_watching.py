@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib.util
 import json
+import sys
 import tempfile
 import time
 import weakref
@@ -20,6 +22,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from bots.base import Call
+from bots.services.tts import TTSService
 from gateway.app import Gateway
 from gateway.registry import design_filters
 from gateway.server import server
@@ -387,6 +390,51 @@ def test_what_a_watcher_may_do() -> None:
     watching(check)
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("espeakng_loader"), reason="the extra [speech] is not installed")
+def test_a_bot_without_a_voice_says_it_all_the_same() -> None:
+    async def check(call: Live) -> None:
+        async with call.watched(scope="control", audio="mixed", rate=0) as eye:
+            assert (await eye.ask("call.say", {"text": "One moment, please."}))["type"] == "server-response"
+            await eye.message("bot-tts-started")
+            assert (await eye.event("bot"))["on"] is True
+            assert (await eye.message("bot-tts-text"))["data"] == {"text": "One moment, please."}
+            await until(lambda: any(eye.sound), PATIENCE_S)
+            assert (await eye.ask("call.say", {"text": ""}))["type"] == "error-response"
+
+    watching(check)
+
+
+def test_where_nobody_can_say_it_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+
+    async def check(call: Live) -> None:
+        async with call.watched(scope="control") as eye:
+            assert "espeakng-loader" in (await eye.ask("call.say", {"text": "Hello."}))["data"]["error"]
+
+    watching(check)
+
+
+def test_a_voice_service_says_it() -> None:
+    class Voice(TTSService):
+        async def run_tts(self, text: str, context_id: str) -> Any:
+            said.append(text)
+            yield TTSAudioRawFrame(tone(0.2, 8000), 8000, 1, context_id)
+
+    said: list[str] = []
+
+    async def main() -> None:
+        phones.clear()
+        bots = {"bot": lambda call: (Phone(call), Voice(sample_rate=8000))}
+        async with serve(bots) as it, live(it) as call, call.watched(scope="control") as eye:
+            await eye.ask("call.say", {"text": "One moment."})
+            assert (await eye.event("bot"))["on"] is True
+            assert said == ["One moment."]
+            output = await eye.message("bot-output")
+            assert output["data"]["text"] == "One moment."
+
+    run(main(), limit_s=120)
+
+
 def test_a_mute_is_lifted_when_its_watcher_leaves() -> None:
     async def check(call: Live) -> None:
         async with call.watched(scope="control") as eye:
@@ -680,6 +728,35 @@ def test_a_call_of_another_worker() -> None:
                             await eye.told("call")
                         await until(lambda: not here.gateway.watching._watches, PATIENCE_S)  # it hears that he has left
                         await until(lambda: not there.gateway.watching.watchers, PATIENCE_S)
+
+    run(main(), limit_s=120)
+
+
+def test_the_process_ends_while_somebody_watches() -> None:
+    """Of a call here, and of a call that is with a colleague."""
+
+    async def main() -> None:
+        phones.clear()
+        with tempfile.TemporaryDirectory() as folder:
+            async with AsyncExitStack() as stack:
+                here, there = [await worker(stack, Path(folder), number) for number in range(2)]
+                for _ in range(3000):
+                    if await there.gateway.colleagues.others(time.time()):
+                        break
+                    await asyncio.sleep(0.01)
+                call = await stack.enter_async_context(live(here))
+                eyes = [
+                    await stack.enter_async_context(Live(at, call.session, call.bot, call.over).watched())
+                    for at in (here, there)
+                ]
+                for eye in eyes:
+                    await eye.told("call")
+                for at in (there, here):
+                    at.server.should_exit = True
+                for eye in eyes:
+                    await asyncio.wait_for(eye.socket.wait_closed(), PATIENCE_S)
+                await until(lambda: not (here.gateway.watching.watchers or there.gateway.watching.watchers), PATIENCE_S)
+                await until(lambda: not here.gateway.watching._watches, PATIENCE_S)
 
     run(main(), limit_s=120)
 
