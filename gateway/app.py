@@ -64,6 +64,13 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.app")
 __all__ = ["Gateway", "create_app", "prepare"]
 
 
+def _tasks() -> float:
+    try:
+        return float(len(asyncio.all_tasks()))
+    except RuntimeError:  # no loop is running yet
+        return 0.0
+
+
 class Gateway:
     """One process's worth of gateway: settings, prepared bots, and everything that outlives a call.
 
@@ -158,7 +165,7 @@ class Gateway:
             "1: new calls are refused, because ticks are late",
             lambda: float(self.health.look(self.clock.now())),
         )
-        self.metrics.gauge("gateway_tasks", "asyncio tasks of this process", lambda: float(len(asyncio.all_tasks())))
+        self.metrics.gauge("gateway_tasks", "asyncio tasks of this process", _tasks)
         self.metrics.gauge("gateway_vad_calls", "calls that the voice detector listens to", self.vad.calls)
         self.metrics.gauge(
             "gateway_vad_delay_seconds", "99th percentile, from a window's end to its result", self.vad.delay_s
