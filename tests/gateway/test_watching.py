@@ -7,6 +7,7 @@ import contextlib
 import gc
 import importlib.util
 import json
+import os
 import sys
 import tempfile
 import time
@@ -486,6 +487,36 @@ def test_garbage_has_an_answer_and_the_session_goes_on(garbage: str | bytes) -> 
                 assert refused["id"] == "g"
             await eye.socket.send(packed_audio(bytes(320), 16000, 1, 0))  # a microphone is nothing to anybody
             assert (await eye.ask("echo", 1))["data"]["d"] == 1
+
+    watching(check)
+
+
+def test_the_guides_program(tmp_path: Path) -> None:
+    """As it stands in docs/watching.md: it prints what it is told until the call is over."""
+    guide = (Path(__file__).parents[2] / "docs" / "watching.md").read_text()
+    (tmp_path / "watch.py").write_text(guide.partition("```python\n")[2].partition("```")[0])
+
+    async def check(call: Live) -> None:
+        where = f"http{call.it.url[2:]}", call.path.removeprefix("calls/")
+        program = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(tmp_path / "watch.py"), *where),
+            stdout=asyncio.subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
+        )
+        try:
+            await until(lambda: bool(call.it.gateway.watching._watches), PATIENCE_S)
+            (watch,) = call.it.gateway.watching._watches.values()
+            await until(lambda: all(watcher.is_ready for watcher in watch.watchers), PATIENCE_S)
+            await call.end()
+            said, _ = await program.communicate()
+        finally:
+            if program.returncode is None:
+                program.kill()
+                await program.wait()
+        lines = [json.loads(line) for line in said.decode().splitlines()]
+        assert [lines[0]["type"], lines[1]["data"]["type"]] == ["bot-ready", "call"]
+        assert _told(lines[-1])["type"] == "over"
+        assert program.returncode == 0
 
     watching(check)
 
