@@ -10,7 +10,6 @@ import asyncio
 import base64
 import json
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -21,9 +20,11 @@ from bots.context.words import Words
 from bots.services import openai_realtime_messages as protocol
 from bots.services.http import Keyed
 from bots.services.llm import LLMService, arguments_of
+from bots.services.openai_realtime_ear import Ear
+from bots.services.openai_realtime_said import Piece, Place, Said
 from bots.services.settings import LLMSettings
 from bots.services.websocket import Line, Message, socket_url
-from media.codecs import pcm_to_ulaw, ulaw_to_pcm
+from media.codecs import ulaw_to_pcm
 from media.errors import ServiceError
 from media.events import DONE, MaybeAwaitable
 from media.flow import DOWNSTREAM, UPSTREAM
@@ -53,18 +54,12 @@ from media.frames import (
     VADUserStartedSpeakingFrame,
 )
 from media.processor import FrameDirection
-from media.resample import Resampler, make_resampler
 from media.secret import Secret
-from media.spoken import CHARACTERS_PER_S
 
 log = logging.getLogger(__name__)
 
 URL = "wss://api.openai.com/v1"
-BATCH = 3  # frames of audio in one message
-BEFORE_S = 0.6  # of audio before the word of our detector, which needs a fifth of a second
-LONGEST_TURN_S = 60.0  # of audio kept until it is answered, for another connection or service
 AFTERWARDS_S = 1.5  # words said into the bot's last ones are answered, if the bot ends so soon behind them
-FRAME_S = 0.02
 
 Turns = Literal["gateway", "server", "semantic"]
 
@@ -82,30 +77,6 @@ class _Response:
     over: asyncio.Future[Sequence[FunctionCallFromLLM]]
     id: str = ""  # once the server has begun it
     said: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Piece:
-    """What the model has said in one item, since the caller last had heard all. Positions are the ledger's."""
-
-    item_id: str
-    index: int  # of the content in its item
-    first: int
-    last: int
-    made: int = 0  # samples, at the model's rate
-    text: str = ""
-    whole: bool = False
-
-    def heard_text(self, samples: int, rate: int) -> str:
-        """The words in so many of its samples at `rate`; a word that was begun counts."""
-        total = self.last - self.first
-        if samples >= total and self.whole:
-            return self.text
-        share = samples / total * len(self.text) if self.whole and total else samples / rate * CHARACTERS_PER_S
-        end = min(int(share), len(self.text))
-        while 0 < end < len(self.text) and not self.text[end].isspace():
-            end += 1
-        return self.text[:end].strip()
 
 
 @dataclass
@@ -163,13 +134,7 @@ class OpenAIRealtimeLLMService(LLMService):
         self._unusable: ServiceError | None = None  # the session is not what was asked for
         self._ending = False
         # What the caller says.
-        self._in_rate = 8000
-        self._to_model: Resampler | None = None
-        self._before: deque[InputAudioRawFrame] = deque(maxlen=round(BEFORE_S / FRAME_S))
-        self._turn: deque[InputAudioRawFrame] = deque(maxlen=round(LONGEST_TURN_S / FRAME_S))  # not answered yet
-        self._batch: list[bytes] = []
-        self._listening = self._server_turns
-        self._uncommitted = False  # there is audio that the server has not been told to take for a message
+        self._ear = Ear(self._send, always=self._server_turns)
         self._went_on = False  # what the caller says was no turn: the bot speaks on
         self._committed_at: float | None = None  # such a one, unanswered
         self._places: dict[str, int] = {}  # in the context, of what has no transcript yet; by item
@@ -181,7 +146,7 @@ class OpenAIRealtimeLLMService(LLMService):
         self._dropped: set[str] = set()  # responses that nobody wants any more
         self._to_drop: set[str] = set()  # the same, by what they were asked by, before the server has named them
         self._again = False  # the server was busy with one of those
-        self._pieces: list[_Piece] = []
+        self._said_by_model = Said()
         self._bot_speaks = False
         self._others = Words()  # that another voice is saying
         self._own_count = 0  # samples pushed, where no ledger counts them
@@ -228,10 +193,9 @@ class OpenAIRealtimeLLMService(LLMService):
     _said_first = ""
 
     def start(self, frame: StartFrame) -> None:
-        self._in_rate = frame.audio_in_sample_rate
-        ulaw = self._in_rate == 8000
-        self._rate = 8000 if ulaw else protocol.PCM_RATE
-        self._to_model = None if ulaw else make_resampler(self._in_rate, protocol.PCM_RATE)
+        ulaw = frame.audio_in_sample_rate == 8000
+        self._rate = self._said_by_model.model_rate = 8000 if ulaw else protocol.PCM_RATE
+        self._ear.tune(frame.audio_in_sample_rate, self._rate)
         self._session = replace(self._session, ulaw=ulaw)
         self._line = Line(
             self,
@@ -245,6 +209,10 @@ class OpenAIRealtimeLLMService(LLMService):
         if self._said_first:
             self._line.send(protocol.message("assistant", self._said_first, beta=self._beta))
 
+    def _send(self, message: str) -> None:
+        if self._line is not None:
+            self._line.send(message)
+
     async def stop(self, frame: EndFrame) -> None:
         return  # it has yet to come to its turn behind an answer; cleaning up closes the line
 
@@ -254,8 +222,7 @@ class OpenAIRealtimeLLMService(LLMService):
             await self._line.close()
 
     def settings_changed(self, changed: set[str]) -> None:
-        if self._line is not None:
-            self._line.send(self._asked_session().update(beta=self._beta))
+        self._send(self._asked_session().update(beta=self._beta))
 
     def _address(self) -> tuple[str, Mapping[str, str]]:
         return socket_url(self._base_url, "/realtime", {"model": self.model_name}), self._headers
@@ -272,14 +239,11 @@ class OpenAIRealtimeLLMService(LLMService):
         if self._line.connections == 1:
             return
         self._line.forget()
-        self._batch.clear()
         self._dropped.clear()
         self._to_drop.clear()
         self._again = False
         yield from protocol.conversation(self.conversation.messages, beta=self._beta)
-        if self._turn:
-            yield self._append(b"".join(frame.audio for frame in self._turn))
-            self._uncommitted = True
+        yield from self._ear.again()
         response = self._response
         if response is not None:
             response.id = ""
@@ -296,7 +260,7 @@ class OpenAIRealtimeLLMService(LLMService):
     def process_frame(self, frame: Frame, direction: FrameDirection) -> MaybeAwaitable:
         kind = type(frame)
         if kind is InputAudioRawFrame:
-            self._hear(frame)  # type: ignore[arg-type]
+            self._ear.hear(frame)  # type: ignore[arg-type]
             return self.push_frame(frame, direction)
         act = self._acts.get(kind)
         if act is not None:
@@ -314,38 +278,9 @@ class OpenAIRealtimeLLMService(LLMService):
 
     # ------------------------------------------------------------ the caller
 
-    def _hear(self, frame: InputAudioRawFrame) -> None:
-        if not self._listening:
-            self._before.append(frame)
-            return
-        self._turn.append(frame)
-        batch = self._batch
-        batch.append(frame.audio)
-        if len(batch) >= BATCH:
-            self._send_batch()
-
-    def _send_batch(self) -> None:
-        if self._batch and self._line is not None:
-            self._line.send(self._append(b"".join(self._batch)))
-            self._batch.clear()
-            self._uncommitted = True
-
-    def _append(self, pcm: bytes) -> str:
-        sound = pcm_to_ulaw(pcm) if self._to_model is None else self._to_model.process(pcm)
-        return f'{{"type":"input_audio_buffer.append","audio":"{base64.b64encode(sound).decode("ascii")}"}}'
-
-    def _listen(self) -> None:
-        """From a little before now on."""
-        if self._listening:
-            return
-        self._listening = True
-        before, self._before = self._before, deque(maxlen=self._before.maxlen)
-        for frame in before:
-            self._hear(frame)
-
     def _on_voice(self, frame: VADUserStartedSpeakingFrame) -> bool:
         self._went_on = False
-        self._listen()
+        self._ear.open()
         return False
 
     def _on_floor(self, frame: FloorFrame) -> bool:
@@ -360,10 +295,9 @@ class OpenAIRealtimeLLMService(LLMService):
         return False
 
     def _on_turn_end(self, frame: UserStoppedSpeakingFrame) -> bool:
-        if self._server_turns or not self._listening:
+        if self._server_turns or not self._ear.is_open:
             return False
-        self._listening = False
-        self._send_batch()
+        self._ear.close()
         if self._went_on:  # the model shall know of it, and need not answer: no end of a turn for those behind us
             self._commit()
             self._committed_at = self._now()
@@ -373,24 +307,22 @@ class OpenAIRealtimeLLMService(LLMService):
         return True
 
     def _commit(self) -> None:
-        if self._uncommitted and self._line is not None:
-            self._uncommitted = False
-            self._line.send(protocol.COMMIT)
+        if self._ear.uncommitted:
+            self._ear.uncommitted = False
+            self._send(protocol.COMMIT)
 
     def _on_typed(self, frame: TranscriptionFrame) -> bool:
         """Words that were not spoken: keys."""
         if frame.text.strip():
             self.conversation.add_message({"role": "user", "content": frame.text})
-            if self._line is not None:
-                self._line.send(protocol.message("user", frame.text, beta=self._beta))
+            self._send(protocol.message("user", frame.text, beta=self._beta))
             self._answer_now()
         return True
 
     def _on_append(self, frame: LLMMessagesAppendFrame) -> bool:
         """The context has them from behind us."""
-        if self._line is not None:
-            for message in protocol.conversation(frame.messages, beta=self._beta):
-                self._line.send(message)
+        for message in protocol.conversation(frame.messages, beta=self._beta):
+            self._send(message)
         return False
 
     def _on_other_words(self, frame: TTSTextFrame) -> bool:
@@ -401,8 +333,8 @@ class OpenAIRealtimeLLMService(LLMService):
 
     def _on_other_silent(self, frame: TTSStoppedFrame) -> bool:
         text = self._others.take()
-        if text and self._line is not None:
-            self._line.send(protocol.message("assistant", text, beta=self._beta))
+        if text:
+            self._send(protocol.message("assistant", text, beta=self._beta))
         return False
 
     def _on_bot(self, frame: BotStartedSpeakingFrame) -> bool:
@@ -411,7 +343,7 @@ class OpenAIRealtimeLLMService(LLMService):
 
     def _on_bot_silent(self, frame: BotStoppedSpeakingFrame) -> bool:
         self._bot_speaks = False
-        self._pieces = [piece for piece in self._pieces if not piece.whole]  # the others were heard
+        self._said_by_model.all_heard()
         said_at, self._committed_at = self._committed_at, None
         if said_at is not None and self._now() - said_at < AFTERWARDS_S and self._response is None:
             self._answer_now()
@@ -435,16 +367,16 @@ class OpenAIRealtimeLLMService(LLMService):
         over: asyncio.Future[Sequence[FunctionCallFromLLM]] = asyncio.get_running_loop().create_future()
         response = self._response = self._awaited = _Response(asked, f"answer-{self._count}", over)
         self.start_ttfb_metrics()
-        if asked and self._line is not None:
+        if asked:
             for message in self._ask(response):
-                self._line.send(message)
+                self._send(message)
         super()._begin_answer(self.conversation)
         return response
 
     def _ask(self, response: _Response) -> Iterable[str]:
         """Two messages: what the caller has said ends here, and the answer is wanted."""
-        if self._uncommitted:
-            self._uncommitted = False
+        if self._ear.uncommitted:
+            self._ear.uncommitted = False
             yield protocol.COMMIT
         yield json.dumps({"type": "response.create", "event_id": response.event_id})
 
@@ -470,7 +402,7 @@ class OpenAIRealtimeLLMService(LLMService):
         if self._response is not response:
             return
         self._drop(response)
-        self._turn.clear()
+        self._ear.turn.clear()
         self._finish(response)
 
     def _drop(self, response: _Response) -> None:
@@ -479,8 +411,7 @@ class OpenAIRealtimeLLMService(LLMService):
             self._dropped.add(response.id)
         elif response.asked:  # what the server begins by itself it also cancels
             self._to_drop.add(response.event_id)
-        if self._line is not None:
-            self._line.send(json.dumps({"type": "response.cancel", **which}))
+        self._send(json.dumps({"type": "response.cancel", **which}))
 
     def fail(self, exc: BaseException, what: str = "") -> None:
         """Nothing is awaited behind an error: somebody else answers, or the caller is told."""
@@ -503,44 +434,32 @@ class OpenAIRealtimeLLMService(LLMService):
 
     def _cut(self, frame: InterruptionFrame) -> None:
         """The model, and the context, are to know what was heard of what was said."""
-        pieces, self._pieces = self._pieces, []
-        if not pieces or self._line is None:
-            return
-        generated, rate = self._pushed()
-        lost = round(frame.heard.unheard_ms * rate / 1000) if frame.heard is not None else 0
-        texts, cut = [], False
-        for piece in pieces:
-            heard = min(max(generated - lost - piece.first, 0), piece.last - piece.first)
-            texts.append(piece.heard_text(heard, rate))
-            if heard < piece.last - piece.first or not piece.whole:
-                cut = True
-                heard_ms = min(heard * 1000 // rate, piece.made * 1000 // self._rate)
-                self._line.send(protocol.truncate(piece.item_id, piece.index, heard_ms))
-        text = " ".join(filter(None, texts))
-        if not cut or not text:
+        cut = self._said_by_model.cut(frame.heard, self._pushed())
+        for piece, heard_ms in cut.truncated:
+            self._send(protocol.truncate(piece.item_id, piece.index, heard_ms))
+        if not cut.truncated or not cut.text:
             return
         if frame.heard is not None:
-            whole = " ".join(piece.text for piece in pieces)
-            frame.heard = Heard(text, whole[len(text) :].strip(), frame.heard.heard_ms, frame.heard.unheard_ms)
-        super().push_frame(_told(text))
+            unheard = cut.whole[len(cut.text) :].strip()
+            frame.heard = Heard(cut.text, unheard, frame.heard.heard_ms, frame.heard.unheard_ms)
+        super().push_frame(_told(cut.text))
 
-    def _pushed(self) -> tuple[int, int]:
-        """How many samples the bot has made for the caller so far, and at which rate they are counted."""
+    def _pushed(self) -> Place:
         ledger = getattr(getattr(self.runtime, "speech", None), "ledger", None)
-        return (ledger.generated, ledger.sample_rate) if ledger is not None else (self._own_count, self._rate)
+        return Place(ledger.generated, ledger.sample_rate) if ledger is not None else Place(self._own_count, self._rate)
 
     # ------------------------------------------------------------ functions
 
     def _result(self, entry: Any, value: Any, properties: FunctionCallResultProperties | None) -> None:
-        if not entry.answered and self._line is not None:
+        if not entry.answered:
             output = json.dumps({"done": True} if value is None else value, ensure_ascii=False, default=str)
-            self._line.send(protocol.result(entry.call.tool_call_id, output))
+            self._send(protocol.result(entry.call.tool_call_id, output))
         super()._result(entry, value, properties)
 
     def _cancel_functions(self) -> None:
         for entry in self._running.values():
-            if entry.cancel_on_interruption and self._line is not None:
-                self._line.send(protocol.result(entry.call.tool_call_id, '{"cancelled": true}'))
+            if entry.cancel_on_interruption:
+                self._send(protocol.result(entry.call.tool_call_id, '{"cancelled": true}'))
         super()._cancel_functions()
 
     # ------------------------------------------------------------ another service
@@ -554,11 +473,10 @@ class OpenAIRealtimeLLMService(LLMService):
             response.over.cancel()
             self._end_pieces()
         super().relinquish()
-        frames: tuple[Frame, ...] = tuple(self._turn) if unanswered or self._listening else ()
-        self._turn.clear()
-        self._batch.clear()
-        self._listening = self._server_turns
-        return (*frames, LLMContextFrame(self.conversation)) if unanswered else frames
+        speaks, frames = self._ear.is_open, self._ear.given_up()
+        if unanswered:
+            return (*frames, LLMContextFrame(self.conversation))
+        return frames if speaks else ()
 
     def take_over(self, frames: Iterable[Frame]) -> None:
         line = self._line
@@ -568,19 +486,15 @@ class OpenAIRealtimeLLMService(LLMService):
             said = [each for each in self.conversation.messages if text_of(each) != self._said_first]
             for message in protocol.conversation(said, beta=self._beta):
                 line.send(message)
-        self._listening = True
-        self._turn.clear()
-        wants_answer = False
-        for frame in frames:
+        given = tuple(frames)
+        self._ear.given_up()
+        for frame in given:
             if isinstance(frame, InputAudioRawFrame):
-                self._hear(frame)
-            wants_answer = wants_answer or isinstance(frame, LLMContextFrame)
-        if wants_answer:
-            self._listening = self._server_turns
-            self._send_batch()
+                self._ear.open()
+                self._ear.hear(frame)
+        if any(isinstance(frame, LLMContextFrame) for frame in given):
+            self._ear.close()
             self._answer_now()
-        elif not self._turn:
-            self._listening = self._server_turns
 
     # ------------------------------------------------------------ what the server tells
 
@@ -619,7 +533,7 @@ class OpenAIRealtimeLLMService(LLMService):
         pcm = ulaw_to_pcm(sound) if self._rate == 8000 else sound[: len(sound) & ~1]
         if not response.said:
             response.said = self.spoke = True
-            self._turn.clear()
+            self._ear.turn.clear()
             self.stop_ttfb_metrics()
         self.progress()
         piece = self._piece(event)
@@ -628,27 +542,20 @@ class OpenAIRealtimeLLMService(LLMService):
         piece.made += len(pcm) // 2
         self._own_count += len(pcm) // 2
         self.push_frame(TTSAudioRawFrame(pcm, self._rate, 1, piece.item_id))
-        piece.last = self._pushed()[0]
+        piece.last = self._pushed().samples
 
-    def _piece(self, event: Mapping[str, Any]) -> _Piece:
-        item_id = event["item_id"]
-        if self._pieces and self._pieces[-1].item_id == item_id and not self._pieces[-1].whole:
-            return self._pieces[-1]
-        self._end_pieces()
-        at = self._pushed()[0]
-        piece = _Piece(item_id, event.get("content_index") or 0, at, at)
-        self._pieces.append(piece)
-        return piece
+    def _piece(self, event: Mapping[str, Any]) -> Piece:
+        if self._said_by_model.is_new(event):
+            self._end_pieces()
+        return self._said_by_model.piece(event, self._pushed())
 
     def _end_pieces(self) -> None:
         """No more of what was begun will come."""
-        for piece in self._pieces:
-            if not piece.whole:
-                piece.whole = True
-                if piece.text:
-                    self.push_frame(_told(piece.text))
-                if piece.made:
-                    self.push_frame(TTSStoppedFrame(piece.item_id))
+        for piece in self._said_by_model.end():
+            if piece.text:
+                self.push_frame(_told(piece.text))
+            if piece.made:
+                self.push_frame(TTSStoppedFrame(piece.item_id))
 
     def _on_words(self, event: Mapping[str, Any]) -> None:
         if self._wanted(event) is not None:
@@ -677,10 +584,10 @@ class OpenAIRealtimeLLMService(LLMService):
         response = self._response
         if response is None or response.id != told.get("id"):
             self._dropped.discard(told.get("id"))
-            if self._again and response is not None and self._line is not None:
+            if self._again and response is not None:
                 self._again = False
                 for message in self._ask(response):
-                    self._line.send(message)
+                    self._send(message)
             return
         status = told.get("status")
         calls = self._calls(told.get("output") or ()) if status == "completed" else ()
@@ -736,7 +643,7 @@ class OpenAIRealtimeLLMService(LLMService):
             self.broadcast_frame(UserStoppedSpeakingFrame)
 
     def _on_committed(self, event: Mapping[str, Any]) -> None:
-        self._uncommitted = False
+        self._ear.uncommitted = False
         if self._session.transcription is not None:
             self._places[event["item_id"]] = len(self.conversation.messages)
         if self._server_turns:
