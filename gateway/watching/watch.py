@@ -21,6 +21,7 @@ from bots.rtvi.processor import RTVIProcessor
 from gateway.control import ControlError, view
 from gateway.core import CallCore
 from gateway.session import CallSession
+from gateway.states import CallState
 from gateway.tokens import WatchClaims
 from gateway.trail import Entry
 from gateway.watching.sound import Listening, Sound, levels
@@ -331,6 +332,8 @@ class Watch:
         pipeline = self.core.pipeline
         if pipeline is None or not self._begun:
             raise ControlError(409, "there is no bot yet")
+        if self.core.state not in (CallState.LIVE, CallState.PAUSED):
+            raise ControlError(409, "the call is ending: nothing more is said")
         if any(isinstance(each, TTSService) for each in pipeline.flow.processors):
             self.core.inject(TTSSpeakFrame(text))
             return

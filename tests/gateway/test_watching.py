@@ -106,6 +106,7 @@ class Phone(FrameProcessor):
             self.push_frame(TTSStartedFrame())
             self.push_frame(TTSAudioRawFrame(tone(frame.data, 8000), 8000, 1))
             self.push_frame(TTSStoppedFrame())
+            self.push_frame(RTVIServerResponseFrame(frame))
         elif frame.type == "happen":
             self.push_frame(VADUserStartedSpeakingFrame(0.2))
             self.push_frame(UserStartedSpeakingFrame())
@@ -262,14 +263,14 @@ def test_a_watcher_is_told_what_happens() -> None:
             before = [(entry["what"], entry.get("detail")) for entry in about["events"]]
             assert ("state", "live") in before
             assert ("digit", "") in before  # that there was one
-            await eye.say("client-message", {"t": "speak", "d": 30.0})
+            await eye.say("client-message", {"t": "speak", "d": 90.0})
             assert (await eye.event("bot"))["on"] is True
             await eye.message("bot-started-speaking")
             await eye.message("bot-tts-started")
             await eye.say("client-message", {"t": "happen"})
             cut = await eye.event("interruption")
             assert cut["reason"] == "of a test"
-            assert cut["heard_ms"] + cut["unheard_ms"] == pytest.approx(30_000, abs=20)
+            assert cut["heard_ms"] + cut["unheard_ms"] == pytest.approx(90_000, abs=20)
             await eye.event("clear")
             voice, turn = await eye.event("voice"), await eye.event("turn")
             assert voice["on"] is turn["on"] is True
@@ -302,8 +303,9 @@ def test_the_timeline_of_a_call_that_nobody_watches() -> None:
             found = (await http.get(f"{call.path}/timeline")).json()
             assert (found["state"], found["bot"]) == ("live", "bot")
             assert {"t": found["events"][-1]["t"], "what": "digit", "detail": ""} == found["events"][-1]
-            await call.end()
-            await call.it.empty(PATIENCE_S)
+        await call.end()
+        await call.it.empty(PATIENCE_S)
+        async with call.client() as http:
             assert (await http.get(f"{call.path}/timeline")).status_code == 404
             assert (await http.post(f"{call.path}/rtvi", json={})).status_code == 404
 
@@ -401,6 +403,11 @@ def test_a_bot_without_a_voice_says_it_all_the_same() -> None:
             assert (await eye.message("bot-tts-text"))["data"] == {"text": "One moment, please."}
             await until(lambda: any(eye.sound), PATIENCE_S)
             assert (await eye.ask("call.say", {"text": ""}))["type"] == "error-response"
+            await eye.ask("speak", 90.0)
+            await eye.ask("call.end")
+            late = await eye.ask("call.say", {"text": "One thing more."})
+            assert late["data"] == {"error": "the call is ending: nothing more is said"}
+            await eye.ask("call.interrupt")
 
     watching(check)
 
