@@ -104,7 +104,9 @@ def test_one_that_does_not_come_through_is_a_warning_and_no_more(caplog: pytest.
     params = PipelineParams(enable_heartbeats=True, heartbeats_period_secs=0.02, heartbeats_monitor_secs=0.05)
     task = PipelineTask(Pipeline([Keeps()]), params=params)
     run_with(task, 0.08)
-    assert caplog.messages == [f"{task}: heartbeat frame not received for more than 0.05 seconds"]
+    # A push that was slow on this machine is in the log as well.
+    told = [record.getMessage() for record in caplog.records if record.name == "bots.watching"]
+    assert told == [f"{task}: heartbeat frame not received for more than 0.05 seconds"]
 
 
 def test_documented_parameters() -> None:

@@ -94,7 +94,7 @@ def test_what_the_model_makes_up_is_dropped(tag: str, caplog: pytest.LogCaptureF
     assert menu.text(spoken=True) == "a b"
     assert menu.text(spoken=False) == menu.pressed == ""
     assert menu.told == []
-    assert len(caplog.records) == 1
+    assert len([record for record in caplog.records if record.name == "bots.ivr"]) == 1
     assert "zero" not in caplog.text
 
 
