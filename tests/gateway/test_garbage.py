@@ -40,9 +40,21 @@ def test_what_was_there_stays_and_what_comes_later_is_freed() -> None:
     assert kept() is not None
 
 
+def test_few_new_objects_are_no_reason_for_it() -> None:
+    garbage.settle()
+    gc.collect()
+    assert not garbage.is_due()
+    many = [[n] for n in range(5000)]
+    assert garbage.is_due()
+    assert garbage.collect() >= garbage.PERIOD_S
+    assert not garbage.is_due()
+    assert len(many) == 5000
+
+
 def test_it_is_done_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(garbage, "PERIOD_S", 0.001)
     monkeypatch.setattr(garbage, "SHARE", 1000.0)
+    monkeypatch.setattr(garbage, "LATEST_S", 0.001)
 
     async def main() -> None:
         garbage.keep_clear()
