@@ -175,12 +175,15 @@ class PlayoutLedger:
         heard = max(min(self._cut(now + self._latency), last), self._heard)
         self.dropped += self._kept + self.waiting - heard
         self.waiting = 0
-        self._kept = heard
         runs = self._runs
+        padding = 0.0
+        if self._grain:  # the message that is finished may end with silence
+            padding = self._padding if heard == self._kept else self._gap_before(heard)
+        self._kept = heard
         while runs and runs[-1].first >= heard:
             runs.pop()
-        self._end = self._time_of(heard) if runs else min(self._end, now)
-        self._padding = 0.0
+        self._end = self._time_of(heard) + padding if runs else min(self._end, now)
+        self._padding = padding
         self._marks.clear()
         while len(self._aligned) > 1 and self._aligned[-1] > heard:
             self._aligned.pop()
@@ -324,6 +327,10 @@ class PlayoutLedger:
             after = first
         return position
 
+    def _gap_before(self, position: int) -> float:
+        """Seconds of padding between this sample and the one before it."""
+        return next((run.gap for run in self._runs if run.first == position), 0.0)
+
     def _time_of(self, position: int) -> float:
         for run in reversed(self._runs):
             if run.first < position or run is self._runs[0]:
@@ -386,6 +393,8 @@ class PlayoutLedger:
         elif -_EARLY_S < seconds < self._shortest:
             self._shortest = max(seconds, 0.0)
             self._latency = min(self._latency, self._shortest / 2)
+            if self._start_delay_guessed:
+                self._start_delay = self._latency
 
     def _came_straight_back(self, mark: _Mark, now: float) -> bool:
         """The carrier may have been silent when the mark arrived, and the clock says nothing else."""

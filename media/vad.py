@@ -293,10 +293,14 @@ class Windows:
     def cut(self, pcm: bytes) -> Sequence[bytes]:
         size = self.size
         pcm = self._rest + pcm
-        whole = len(pcm) // size
-        if not whole:
+        left = len(pcm) - size
+        if left < 0:
             self._rest = pcm
             return ()
+        if left < size:
+            self._rest = pcm[size:]
+            return (pcm[:size],)
+        whole = len(pcm) // size
         self._rest = pcm[whole * size :]
         return [pcm[start : start + size] for start in range(0, whole * size, size)]
 

@@ -97,6 +97,7 @@ def play(
     events: list[tuple[float, str]] = []
     begun = 0  # samples since the last flush or clear
     playing = False
+    pads: dict[float, float] = {}  # seconds of silence behind a span that was filled up
     spans = truth.spans
     for act in acts:
         arrival = max(arrival, act.t + travel())
@@ -112,8 +113,9 @@ def play(
             end = start + act.samples / rate
             begun += act.samples
         elif act.what == "flush":
-            if grain:
+            if grain and begun % grain:
                 end += -begun % grain / rate
+                pads[spans[-1][0]] = -begun % grain / rate
             begun = 0
         elif act.what == "mark":
             waiting.append((max(arrival, end), marks))
@@ -131,10 +133,12 @@ def play(
             for start, n in spans:
                 if start + n / rate <= arrival:
                     kept.append((start, n))
+                    if arrival < start + n / rate + pads.get(start, 0.0):  # in the silence at the end of a message
+                        stopped = start + n / rate + pads[start]
                 elif start <= arrival:
                     heard = n if grain else int((arrival - start) * rate)
                     kept.append((start, heard))
-                    stopped = max(stopped, start + heard / rate)
+                    stopped = max(stopped, start + heard / rate + (pads.get(start, 0.0) if grain else 0.0))
             spans[:] = kept
             end = min(end, stopped)
             begun = 0
