@@ -78,10 +78,12 @@ def test_a_call_from_the_first_click_to_the_hang_up(browser: Chromium, tmp_path:
         await other.fill("#live-filter", "4155550100")
         await other.click("#live-rows button")
         await watched.says("#call-state", "ended by the bot")
+        await page.bring_to_front()  # what is behind another page is drawn once a second
         async with page.expect_download() as saving:
             await page.click("#save-wav")
         heard = await (await saving.value).path()
         assert await asyncio.to_thread(os.path.getsize, heard) > 2000
+        await other.bring_to_front()
         await other.goto(f"{it.url}/console/#past")
         await other.wait_for_selector("#past-rows tr")
         await other.click("#past-rows a")
@@ -239,7 +241,7 @@ def test_who_may_only_look_is_offered_nothing_more(browser: Chromium, tmp_path: 
         await caller.page.click("#call")
         await caller.says("#call-state", "Connected")
         page = watched.page
-        await page.bring_to_front()  # what is behind another page is drawn once a second
+        await page.bring_to_front()
         await page.fill("#token", "the token that looks, and long enough for one")
         await page.click("#access button")
         await page.wait_for_selector("#live-rows tr")
