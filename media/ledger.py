@@ -412,5 +412,5 @@ class PlayoutLedger:
 
     def _measure(self, latency_s: float) -> None:
         self._latency = min(max(latency_s, 0.0), _LONGEST_WAY_S)
-        self._start_delay = max(self._start_delay, self._latency)
+        self._start_delay = self._latency if self._start_delay_guessed else max(self._start_delay, self._latency)
         self._measured = True
