@@ -95,11 +95,14 @@ def test_a_menu_is_cut_short_by_a_key() -> None:
 @BOTH
 def test_the_bot_hangs_up_when_its_last_word_was_heard(websocket: str) -> None:
     reports, records = place(actors.saying(0.73, then=actors.ending()), Script(), websocket=websocket)
-    for report in reports.values():
+    for name, report in reports.items():
         assert report.ok, report.problems
         assert report.ended_by == "bot"
-        # To the last sample, and no more than the packet is filled up to.
-        assert 0.72 <= report.heard_s <= 0.85
+        # To the last sample, and no more than the packet is filled up to. Where nobody tells what was played, the clock
+        # says when that was: what was late on its way to the caller is cut off by as much.
+        tells = serializer_class(name).has_marks or serializer_class(name).reports_playback
+        least = 0.72 if tells else 0.65 - report.stalled_ms / 1000
+        assert least <= report.heard_s <= 0.85, name
     assert ended(records) == everywhere("closed", "bot", "completed")
 
 
