@@ -201,7 +201,8 @@ class PlayoutLedger:
             return False
         if mark.sent_at is not None:
             self._round_trip(now - mark.sent_at, mark.idle)
-        if mark.run is not None and not mark.idle and not self._came_straight_back(mark, now):
+        overtaken = mark.position < self.confirmed  # so late that it tells nothing of when
+        if mark.run is not None and not (mark.idle or overtaken or self._came_straight_back(mark, now)):
             sure = not self._echoes_marks_on_clear
             if not self._correct(mark.run, mark.position, now - mark.padding, timed=True, sure=sure):
                 return False
