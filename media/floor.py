@@ -338,8 +338,8 @@ def fades(pcm: bytes, rate: int) -> bool:
     samples = np.frombuffer(pcm[-2 * int(_FADE_OVER_S * rate) :], "<i2").astype(np.float64)
     count = len(samples) // size
     pieces = samples[len(samples) - count * size :].reshape(count, size)
-    power = (pieces * pieces).mean(axis=1)
-    return count > 1 and float(power[-1]) < _FADED * float(power.max())
+    power: list[float] = (pieces * pieces).mean(axis=1).tolist()
+    return count > 1 and power[-1] < _FADED * max(power)
 
 
 def _values(like: Likeness | None) -> Mapping[str, float]:
