@@ -389,8 +389,7 @@ class PlayoutLedger:
     def _round_trip(self, seconds: float, sure: bool) -> None:
         """The way there and back takes no longer than this; `sure`: no shorter either."""
         if sure:
-            way = seconds / 2
-            self._measure(min(way, self._latency) if self._measured else way)
+            self._measure(min(seconds / 2, self._latency if self._measured else self._shortest / 2))
         elif -_EARLY_S < seconds < self._shortest:
             self._shortest = max(seconds, 0.0)
             self._latency = min(self._latency, self._shortest / 2)
