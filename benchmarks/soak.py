@@ -91,6 +91,7 @@ SCENARIOS = (
 # What belongs to these callers and this configuration, and what a machine does that is busy with other work.
 EXPECTED = (
     "media.refused",  # one kind of caller shows no token
+    "media.signature",  # nor a signature
     "settings.warning",  # streams of Exotel without a signature, no public URL
     "hangups.orphan",  # a socket broke, and the carrier may not be asked
     "pipeline.slow_push",

@@ -79,8 +79,8 @@ class Allowance:
     def refused(self, retry_after_s: float, now: float, round_trip_s: float | None) -> tuple[bytes, int] | None:
         """The carrier had too many. Gives the message that it is likely to have dropped, and the samples in it.
 
-        It should go again. It is the one which left a way there and back ago: on a long way others have left since,
-        which it may well have taken. While nobody knows how long the way is, it is the last one.
+        It should go again. It is the last one which left at least a way there and back ago, more or less: on a long way
+        others have left since, which it may well have taken. While nobody knows how long the way is, it is the last.
         """
         if now - self._slow_until > _AGAIN_S:
             self._slow_s = _SLOW_S
@@ -94,8 +94,8 @@ class Allowance:
         sent = [entry for entry in self._sent if now - entry[0] <= longest]
         if not sent:
             return None
-        usual = 0.0 if round_trip_s is None else round_trip_s + _MARGIN_S / 3
-        dropped = min(reversed(sent), key=lambda entry: abs(now - entry[0] - usual))
+        least = 0.0 if round_trip_s is None else max(round_trip_s / 2, round_trip_s - _MARGIN_S / 3)
+        dropped = next((entry for entry in reversed(sent) if now - entry[0] >= least), sent[-1])
         self._sent.remove(dropped)
         return dropped[1:]
 
