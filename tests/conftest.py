@@ -5,8 +5,18 @@
 
 from __future__ import annotations
 
+import structlog
 from hypothesis import settings
 
 settings.register_profile("same", derandomize=True, print_blob=True)
 settings.register_profile("explore", derandomize=False, print_blob=True)
 settings.load_profile("same")
+
+# A traceback is printed as it is: making it beautiful holds up the loop for a tenth of a second, and calls with it.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
