@@ -58,7 +58,7 @@ class BeepDetector:
         if float(np.dot(wave, wave)) < QUIETEST * QUIETEST * self._size:
             return 0
         power = np.abs(np.fft.rfft(wave * self._shape)) ** 2
-        peak = int(power.argmax())
+        peak = int(np.argmax(power))
         if not self._lowest <= peak <= self._highest:
             return 0
         pure = float(power[peak - 2 : peak + 3].sum()) >= PURITY * float(power.sum())
