@@ -59,7 +59,7 @@ def test_what_the_guide_shows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guide = (ROOT / "docs" / "configuration.md").read_text()
-    (config,) = re.findall(r"```toml\n(.*?)```", guide, re.S)
+    config = re.findall(r"```toml\n(.*?)```", guide, re.S)[0]
     (command,) = re.findall(r"^gateway (route .*)$", guide, re.M)
     (shown,) = re.findall(r"^```\n(->.*?)```", guide, re.S | re.M)
     (tmp_path / "gateway.toml").write_text(config)
