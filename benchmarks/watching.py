@@ -4,7 +4,7 @@
 
 The gateway and the callers, echo calls of Twilio's, are processes of their own and stay for the whole run. In turns of
 S seconds nobody watches, then each watcher watches a call of his own, with words, events, levels and sound. CPU time
-is the gateway's, from /proc; a packet is late by LATE_MS behind the best schedule that its bot has kept. Each pair
+is the gateway's, from /proc; a packet is late by LATE_MS after its caller's play-out needed it. Each pair
 of turns gives one difference; told are all of them and their median. Where the callers' own process was late by more
 than 10 ms (p99) the machine had no room for them, and the count of late packets says nothing.
 """

@@ -18,7 +18,6 @@ MARKER_S, PERIOD_S = 0.2, 2.0
 _TONE_HZ, _PEAK = 1000.0, 8000
 LOUD = 2000  # a sample above is sound
 QUIET_S = 0.1  # without sound for so long: the next one is a new sound
-PAUSE_S = 0.3  # no packet for so long: the bot had nothing to say
 
 
 @cache
@@ -37,14 +36,19 @@ def packets(rate: int, size: int) -> tuple[bytes, ...]:
 
 
 class Ear:
-    """One caller's ear."""
+    """One caller's ear.
+
+    A packet is late by what the caller suffers: it came after the moment at which the play-out needed it. That moment
+    is counted from the first packet of its reply, which is heard as it comes; so audio that was sent ahead may come
+    late by what the carrier has in hand, and what a gap has put in hand excuses nobody. Where a reply begins is the
+    play-out's word, as it is for gaps: after a clear, behind a mark, or after a pause.
+    """
 
     __slots__ = (
-        "_arrived",
-        "_base",
         "_carrier",
-        "_offset",
-        "_received",
+        "_expected_at",
+        "_needed_at",
+        "_reply",
         "_said",
         "_tally",
         "first_sound_at",
@@ -54,8 +58,9 @@ class Ear:
 
     def __init__(self, carrier: FakeCarrier, tally: Tally) -> None:
         self._carrier, self._tally = carrier, tally
-        self._arrived = self._received = 0.0  # of the stretch: seconds of audio
-        self._base = self._offset = 0.0
+        self._reply = 0  # the play-out's number of it
+        self._needed_at = 0.0  # when the next packet of this reply has to be there
+        self._expected_at = 0.0  # as long after the packet before as that was
         self._said: float | None = None  # when the caller began the last marker that has not come back
         self.last_packet_at = -math.inf
         self.first_sound_at: float | None = None
@@ -65,21 +70,18 @@ class Ear:
         self._said = at
 
     def take(self, pcm: bytes, now: float) -> None:
-        """Audio has arrived, and is not in the play-out buffer yet."""
+        """Audio has arrived, and is the last of the play-out buffer."""
         playout, tally = self._carrier.playout, self._tally
-        waiting, length = playout.buffered_s, (len(pcm) >> 1) / playout.rate
+        length = (len(pcm) >> 1) / playout.rate
+        waiting = max(0.0, playout.buffered_s - length)
         tally.packets += 1
-        # Against the schedule: how much later than its audio's own place in the stretch this packet came.
-        if now - self.last_packet_at > PAUSE_S + waiting:
-            self._received, self._base, self._offset = 0.0, now, now
+        if playout.utterances == self._reply:
+            tally.lateness.add(now - self._needed_at)
+            tally.jitter.add(abs(now - self._expected_at))
         else:
-            offset = now - self._received
-            if offset < self._base:
-                self._base = offset
-            tally.lateness.add(offset - self._base)
-            tally.jitter.add(abs(offset - self._offset))
-            self._offset = offset
-        self._received += length
+            self._reply, self._needed_at = playout.utterances, now + waiting
+        self._needed_at += length
+        self._expected_at = now + length
         self.last_packet_at = now
         if audioop.max(pcm, 2) > LOUD:
             self._sound(pcm, now + waiting, length)

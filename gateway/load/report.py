@@ -80,7 +80,7 @@ def _call_s(moments: list[Moment]) -> float:
 SPREADS = (
     ("echo", "echo", "from the caller's marker to the same heard back"),
     ("first_audio", "first audio", "from the open socket to the first sound heard"),
-    ("lateness", "packet lateness", "behind the best schedule that the bot has kept"),
+    ("lateness", "packet lateness", "after the moment at which the caller's play-out needed it"),
     ("jitter", "jitter", "between two packets, more or less than their length"),
     ("barge_in", "barge-in", "from the caller's act to the bot's silence"),
     ("setup", "handshake", "of the media socket"),

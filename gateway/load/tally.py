@@ -80,7 +80,7 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)  # by reason; those that a scenario expects are `done`
     carriers: Counter[str] = field(default_factory=Counter)  # calls placed, by carrier
     scenarios: Counter[str] = field(default_factory=Counter)
-    lateness: Spread = field(default_factory=Spread)  # of a packet, against the best schedule of its stretch
+    lateness: Spread = field(default_factory=Spread)  # of a packet, after the caller's play-out needed it
     jitter: Spread = field(default_factory=Spread)  # between two packets: more or less than their length
     echo: Spread = field(default_factory=Spread)
     first_audio: Spread = field(default_factory=Spread)

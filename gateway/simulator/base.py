@@ -131,7 +131,7 @@ class FakeCarrier(ABC):
         self.digits_sent = ""  # digits that the gateway sent to the caller, where the carrier has a message for them
         self.output_variables: dict[str, Any] = {}  # what the call brought back, where the carrier takes it
         self.records = record
-        self.on_sound: Callable[[bytes, float], None] | None = None  # gets each piece of audio as it arrives
+        self.on_sound: Callable[[bytes, float], None] | None = None  # gets each piece of audio, put into the buffer
 
     def set_play_rate(self, rate: int) -> None:
         """The gateway's audio arrives at `rate` Hz. Before the first audio."""
@@ -271,12 +271,12 @@ class FakeCarrier(ABC):
         if not self.audio_messages_out:
             self.note(now, "audio", "first message")
         self.audio_messages_out += 1
-        if self.on_sound is not None:
-            self.on_sound(pcm, now)
         try:
             self.playout.append(pcm, now)
         except PlayoutOverflow as exc:
             self.violate("more audio than the carrier buffers", str(exc))
+        if self.on_sound is not None:
+            self.on_sound(pcm, now)
 
     def play_unheard(self, samples: int, now: float) -> None:
         """As `play`, for a fake that records nothing and only counts the samples."""

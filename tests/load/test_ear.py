@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.load.ear import Ear, marker
-from gateway.load.tally import Tally
+from gateway.load.tally import MS_PER_BIN, Tally
 from gateway.simulator.base import FakeCarrier, fake_carrier
 
 PACKET = 320  # bytes: 20 ms
@@ -49,7 +49,7 @@ def test_an_echo_that_waits_at_the_carrier_is_heard_later() -> None:
     assert caller.tally.echo.worst_ms == pytest.approx(110, abs=1)
 
 
-def test_lateness_is_against_the_best_schedule_of_the_stretch() -> None:
+def test_a_late_packet_is_late_by_what_the_caller_waits_for_it() -> None:
     caller = Caller()
     for n in range(50):
         late = 0.030 if n == 25 else 0.0
@@ -61,6 +61,26 @@ def test_lateness_is_against_the_best_schedule_of_the_stretch() -> None:
     assert len(caller.carrier.playout.gaps) == 1
 
 
+def test_what_a_gap_has_put_in_hand_excuses_no_later_packet() -> None:
+    caller = Caller()
+    for n in range(100):
+        late = 0.050 if n in (20, 40, 60, 80) else 0.0
+        caller.hear(bytes(PACKET), 1.0 + 0.02 * n + late)
+    assert caller.tally.lateness.quantile(0.95) == pytest.approx(0.5)
+    assert caller.tally.lateness.quantile(0.97) == pytest.approx(50, abs=1)  # all four of 99
+    assert len(caller.carrier.playout.gaps) == 1
+
+
+def test_a_stall_makes_all_packets_late_that_it_kept() -> None:
+    caller = Caller()
+    for n in range(50):
+        due = 1.0 + 0.02 * n
+        caller.hear(bytes(PACKET), 1.6 if 1.3 < due < 1.6 else due)  # fourteen packets at once
+    assert caller.tally.lateness.worst_ms == pytest.approx(280, abs=1)
+    late = sum(count for place, count in caller.tally.lateness.bins.items() if place * MS_PER_BIN >= 15)
+    assert late == 14
+
+
 def test_audio_ahead_of_time_is_not_late_afterwards() -> None:
     caller = Caller()
     for _ in range(10):
@@ -70,9 +90,62 @@ def test_audio_ahead_of_time_is_not_late_afterwards() -> None:
     assert caller.tally.lateness.worst_ms < 1
 
 
+def prompt(caller: Caller, begin: float, packets: int, stall_s: float = 0.0) -> float:
+    """A prompt that is sent 200 ms ahead, from its middle on later by `stall_s`. When the last of it is heard."""
+    for n in range(packets):
+        ahead = max(0.0, 0.02 * n - 0.2)
+        caller.hear(bytes(PACKET), begin + ahead + (stall_s if n >= packets // 2 else 0.0))
+    return begin + 0.02 * packets
+
+
+def live(caller: Caller, begin: float, packets: int = 50) -> None:
+    for n in range(packets):
+        caller.hear(bytes(PACKET), begin + 0.02 * n)
+
+
+@pytest.mark.parametrize("after_s", [-0.19, -0.1, 0.0])
+def test_a_live_stream_behind_a_prompt_that_ran_ahead_is_not_late(after_s: float) -> None:
+    caller = Caller()
+    live(caller, prompt(caller, 1.0, 50) + after_s)
+    assert caller.tally.lateness.worst_ms < 1
+    assert not caller.carrier.playout.gaps
+
+
+@pytest.mark.parametrize("after_s", [0.015, 0.1, 0.25])
+def test_behind_the_mark_that_ends_a_prompt_another_schedule_begins(after_s: float) -> None:
+    caller = Caller()
+    end = prompt(caller, 1.0, 50)
+    caller.carrier.playout.mark("end", end - 0.2)
+    live(caller, end + after_s)
+    assert caller.tally.lateness.worst_ms < 1
+    assert not caller.carrier.playout.gaps
+
+
+def test_without_a_mark_the_same_pause_is_a_gap_and_late() -> None:
+    caller = Caller()
+    live(caller, prompt(caller, 1.0, 50) + 0.1)
+    assert caller.tally.lateness.worst_ms == pytest.approx(100, abs=1)
+    assert len(caller.carrier.playout.gaps) == 1
+
+
+def test_what_is_sent_ahead_may_be_late_by_what_the_carrier_has_in_hand() -> None:
+    for stall_s, heard_ms in ((0.15, 0), (0.19, 0), (0.25, 50), (0.45, 250)):
+        caller = Caller()
+        prompt(caller, 1.0, 100, stall_s)
+        assert caller.tally.lateness.worst_ms == pytest.approx(heard_ms, abs=1)
+        assert len(caller.carrier.playout.gaps) == (heard_ms > 0)
+
+
+def test_after_a_clear_another_schedule_begins() -> None:
+    caller = Caller()
+    prompt(caller, 1.0, 20)
+    caller.carrier.playout.clear(1.25)
+    live(caller, 1.40)
+    assert caller.tally.lateness.worst_ms < 1
+
+
 def test_a_pause_of_the_bot_is_not_lateness() -> None:
     caller = Caller()
     for begin in (1.0, 5.0):
-        for n in range(10):
-            caller.hear(bytes(PACKET), begin + 0.02 * n)
+        live(caller, begin, 10)
     assert caller.tally.lateness.worst_ms < 1
