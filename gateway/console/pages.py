@@ -29,6 +29,7 @@ FILES = (
     "elements.js",
     "live.js",
     "phone.js",
+    "rtvi.js",
     "sound.js",
     "timeline.js",
     "watch.js",

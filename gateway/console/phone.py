@@ -6,9 +6,9 @@ The browser's first message says who calls whom:
 
 or "bot" in place of "to", the name of one; then come binary messages, its microphone (s16le, mono, at `rate`), and
 {"digit": "5"}, {"hangup": true}. It gets binary messages, what the caller hears (s16le, mono, at the rate that
-{"opened": ...} names), and objects with one key: `opened`, `event` (an entry of the timeline: the carrier's, or what
-the gateway sees: `gateway.console.seen`), `wire` (a message on the media socket, audio folded), `counts` (what the
-gateway has counted of the call) and `over`.
+{"opened": ...} names), and objects with one key: `opened`, `event` (an entry of the timeline, on the carrier's side),
+`watch` (where to watch the gateway's side, as docs/watching.md has it: `address`, and `ahead_s` to add to the times that
+are told there), `wire` (a message on the media socket, audio folded) and `over`.
 """
 
 from __future__ import annotations
@@ -28,20 +28,18 @@ from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway.api import Gatekeeper
-from gateway.console.seen import Seen
+from gateway.control import ControlError
 from gateway.simulator.base import CallPlan, FakeCarrier, Message
 from gateway.simulator.caller import Limits, place_call
 from gateway.simulator.configured import mint_for, simulated
 from gateway.simulator.report import CallReport
 from gateway.simulator.script import Script
-from gateway.store import CallKey
-from gateway.trail import Entry as Told
+from gateway.store import CallKey, StoreError
 from media.errors import ConfigError
 from media.frames import KeypadEntry
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
-    from gateway.session import CallSession
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.console")
 
@@ -54,6 +52,7 @@ MAX_LATE_S = 0.5  # of the microphone that waits: what is older is dropped
 BACKLOG = 2000  # messages for a browser that does not read
 LONGEST_S = 3600.0
 FOLD_S = 0.5  # audio on the wire is told so often, as a sum
+FIND_S = 0.05  # between looks for the gateway's side of the call
 AUDIO_CHARS = 250  # a text message that is longer is audio, unless it says otherwise
 
 
@@ -132,20 +131,16 @@ class _Person:
         self._ready, self._all_told = asyncio.Event(), asyncio.Event()
         self._folded = {True: [0, 0], False: [0, 0]}  # to the gateway or from it: messages and bytes of audio
         self._folded_at = 0.0
-        self._counts: Mapping[str, int] = {}
         self._missing = 0  # packets in which the microphone was late
-        self._session: CallSession | None = None  # the gateway's side, if the call is this process's
-        self._seen: Seen | None = None
 
     # ------------------------------------------------------------ the call
 
     async def run(self) -> None:
         writer = asyncio.create_task(self._write(), name="phone-writer")
         reader = asyncio.create_task(self._read(), name="phone-reader")
+        inviter = asyncio.create_task(self._invite(), name="phone-inviter")
         try:
             report = await self._call()
-            if self._seen is not None:
-                self._seen.look()
             self._tell_events()
             self._say({"over": _over(report, self._missing)})
             with contextlib.suppress(TimeoutError):
@@ -154,9 +149,9 @@ class _Person:
             with contextlib.suppress(RuntimeError, WebSocketDisconnect):
                 await self._socket.close()
         finally:
-            reader.cancel()
-            writer.cancel()
-            await asyncio.wait({reader, writer})
+            for task in (reader, writer, inviter):
+                task.cancel()
+            await asyncio.wait({reader, writer, inviter})
 
     async def _call(self) -> CallReport:
         gateway, carrier = self._gateway, self._carrier
@@ -180,7 +175,6 @@ class _Person:
             self._opened = True
             self._say({"opened": {"call_id": carrier.call_id, "rate": carrier.playout.rate}})
         self._tell_events()
-        self._see()
         self._fold(now)
         if self._gone:
             return carrier.hang_up(now) if carrier.ended_by is None else ()
@@ -189,18 +183,22 @@ class _Person:
             messages += carrier.press(self._keys.popleft(), now)
         return messages
 
-    def _see(self) -> None:
-        """What the gateway sees of the call, from the moment in which it has a pipeline."""
-        if self._seen is not None:
-            self._seen.look()
-        elif self._carrier.call_id:
-            self._session = self._gateway.calls.find(CallKey(self._carrier.name, self._carrier.call_id))
-            if self._session is not None and self._session.core.pipeline is not None:
-                core = self._session.core
-                self._seen = Seen(core, self._tell, self._t() - (core.now() - core.opened))
-
-    def _tell(self, told: Told) -> None:
-        self._say({"event": told})
+    async def _invite(self) -> None:
+        """Tell the page where to watch what the gateway sees of the call, as soon as there is one."""
+        gateway, carrier, address = self._gateway, self._carrier, ""
+        while not address:
+            await asyncio.sleep(FIND_S)
+            key = CallKey(carrier.name, carrier.call_id)
+            try:
+                if self._opened:
+                    address = await gateway.watching.address(key, "", may_control=False, format="json", audio="")
+            except ControlError:
+                pass  # not yet
+            except StoreError:
+                return
+        session = gateway.calls.find(key)
+        ahead_s = self._t() - (session.core.now() - session.core.opened) if session is not None else 0.0
+        self._say({"watch": {"address": address, "ahead_s": round(ahead_s, 3)}})
 
     def _tell_events(self) -> None:
         for event in self._carrier.events[self._told :]:
@@ -237,7 +235,7 @@ class _Person:
         return round(asyncio.get_running_loop().time() - self._carrier.started_at, 3)
 
     def _fold(self, now: float) -> None:
-        """Every half second: the audio that has passed, and what the gateway has counted."""
+        """Every half second: the audio that has passed."""
         if now - self._folded_at < FOLD_S:
             return
         self._folded_at = now
@@ -245,10 +243,6 @@ class _Person:
             if count[0]:
                 self._say({"wire": {"t": self._t(), "to": to_gateway, "audio": count[0], "bytes": count[1]}})
                 count[:] = 0, 0
-        session = self._session
-        if session is not None and self._counts != session.core.counters:
-            self._counts = dict(session.core.counters)
-            self._say({"counts": {"t": self._t(), "state": session.core.state.value, **self._counts}})
 
     # ------------------------------------------------------------ the browser
 

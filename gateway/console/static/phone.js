@@ -1,10 +1,14 @@
 // The dev phone: microphone and keys to /console/phone, and what comes back.
 
 import { $, figures, make, save } from "./elements.js";
+import { Session } from "./rtvi.js";
 import { append, cell, Timeline } from "./timeline.js";
 
 const WIRE_LINES = 2000;
 const LATE_S = 0.25; // of the microphone's sound, on its way to here
+// What the gateway alone can tell; the rest the carrier has told from its side.
+const GATEWAYS = new Set(["voice", "turn", "bot", "mute", "state", "floor", "interruption", "answer", "error",
+  "caller says", "bot says", "function", "service"]);
 
 export class Phone {
   constructor(access) {
@@ -99,6 +103,9 @@ export class Phone {
   }
 
   clear() {
+    this.gateways?.close();
+    this.gateways = null;
+    this.counts = {};
     this.timeline.clear();
     this.timeline.live(true);
     this.heard = [];
@@ -142,10 +149,8 @@ export class Phone {
       this.timeline.event(message.event);
     } else if (message.wire) {
       this.passed(message.wire);
-    } else if (message.counts) {
-      const { t, ...counts } = message.counts;
-      this.counts = counts;
-      figures($("counts"), counts);
+    } else if (message.watch) {
+      this.watch(message.watch);
     } else if (message.over) {
       this.ending = message.over;
       const { ended_by: by, end_reason: reason, problem, problems = [], refused } = message.over;
@@ -154,6 +159,21 @@ export class Phone {
       if (by) figures($("counts"), { ...this.counts, state: "over", heard_s: message.over.heard_s, first_audio_s: message.over.first_audio_s,
         gaps: message.over.gaps_of_the_gateway, microphone_late: message.over.microphone_late });
     }
+  }
+
+  // What the gateway sees of this call. It goes on behind the phone's own end, until all was told.
+  watch({ address, ahead_s: ahead }) {
+    this.gateways?.close();
+    this.gateways = new Session(address, {
+      event: (event) => {
+        if (GATEWAYS.has(event.what)) this.timeline.event({ ...event, t: Math.max(0, event.t + ahead) });
+      },
+      counters: (counters, state) => {
+        this.counts = { state, ...counters };
+        if (!this.ending) figures($("counts"), this.counts);
+      },
+      closed: () => this.timeline.draw(),
+    });
   }
 
   hear(data) {
