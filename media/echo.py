@@ -8,6 +8,8 @@ more.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,15 +36,21 @@ _DOUBTFUL: Final = 0.28  # explained: it may yet turn out to be echo
 _SILENCE_DB: Final = 4.0  # and this certainly is: a detector that hears speech in it hears the echo just before
 _SAME_MS: Final = 8
 _TAPS: Final = 64  # of the fitted filter: 8 ms
-_LAGS: Final = np.abs(np.subtract.outer(np.arange(_TAPS), np.arange(_TAPS)))
-_ROWS: Final = np.minimum.outer(np.arange(_TAPS), np.arange(_TAPS))
-_AT: Final = np.broadcast_to(np.arange(_TAPS - 1), (_TAPS, _TAPS - 1))  # for each lag, each row but the last
-_AT_LAG: Final = np.minimum(_AT + np.arange(_TAPS)[:, None], _TAPS - 2)  # where it stops, nobody looks
+_ROW, _COLUMN = np.indices((_TAPS, _TAPS))
+_SYMMETRIC: Final = np.minimum(_ROW, _COLUMN) * _TAPS + np.maximum(_ROW, _COLUMN)
 _BEFORE: Final = 16  # of them before the delay of the best agreement
 _AROUND: Final = RATE // 25  # how far a known delay may be off
 _RIDGE: Final = 1e-3
 _QUIETEST: Final = 8.0  # rms under which there is nothing to compare
 _FRAME: Final = RATE // 50
+_WINDOW: Final = int(WINDOW_S * RATE)
+_LINE: Final = int((WINDOW_S + NOISE_S) * RATE)
+_DELAYS: Final = int(LONGEST_DELAY_S * RATE)
+_EDGE: Final = RATE // 25  # of what is resampled: it begins out of nothing there
+_SIZES: Final = sorted(
+    2**twos * 3**threes * 5**fives for twos in range(5, 14) for threes in range(4) for fives in range(3)
+)  # of transforms that take little time
+_UNTOLD_DB: Final = 99.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,91 +80,137 @@ class Likeness:
         return self.explained >= _DOUBTFUL
 
 
-NOT_ECHO: Final = Likeness(0.0, 99.0, 0)
+NOT_ECHO: Final = Likeness(0.0, _UNTOLD_DB, 0)
 
 
 def likeness(
-    heard: bytes, played: bytes, heard_rate: int, played_rate: int, around_ms: int | None = None
+    heard: bytes,
+    played: bytes,
+    heard_rate: int,
+    played_rate: int,
+    around_ms: int | None = None,
+    *,
+    in_short: bool = False,
 ) -> Likeness | None:
     """Compare the latest of the caller's audio with what was played until then; None if there is too little of it.
 
     Args:
         heard: the caller's audio, s16le: WINDOW_S, and up to NOISE_S before that.
         played: what the caller was played, ending with what is played now: LONGEST_DELAY_S more than WINDOW_S.
-        around_ms: the delay is known to be about this: a third of the work.
+        around_ms: there was echo at about this delay: a third of the work.
+        in_short: a sixth of it, where it is plainly echo again: then more is explained than is told, and the rest is
+            not looked at.
     """
-    line = _emphasised(_last(heard, heard_rate, WINDOW_S + NOISE_S))
-    x = line[-int(WINDOW_S * RATE) :]
+    x = _last(heard, heard_rate, _WINDOW)
     n = len(x)
     power = float(x @ x)
     if n < RATE // 10 or power < n * _QUIETEST**2:
         return None
-    r = _emphasised(_last(played, played_rate, WINDOW_S + LONGEST_DELAY_S))
-    if float(r @ r) < n * _QUIETEST**2:
+    size = n + _DELAYS + _TAPS
+    first, last = 0, size
+    if around_ms is not None:  # nothing before that is made
+        delay = around_ms * RATE // 1000
+        size = min(size, n + delay + _AROUND + _BEFORE)
+        first, last = max(0, size - n - delay - _AROUND), min(size, size - delay + _AROUND)
+    r = _last(played, played_rate, min(size, n + _DELAYS))
+    if float(r @ r) < n * _QUIETEST**2 and (around_ms is None or _is_silence(played, played_rate, n)):
         return NOT_ECHO  # nothing was played that could come back
-    r = np.concatenate([np.zeros(max(0, n + int(LONGEST_DELAY_S * RATE) - len(r)) + _TAPS), r])
-    first, last = 0, len(r)
-    if around_ms is not None:
-        middle = len(r) - n - around_ms * RATE // 1000
-        first, last = max(0, middle - _AROUND), min(len(r), middle + n + _AROUND)
-    begin = first + int(np.argmax(_agreement(x, r[first:last])))
-    begin = min(max(begin - _BEFORE, 0), len(r) - n - _TAPS + 1)
-    rest = _rest(x, r[begin : begin + n + _TAPS - 1])
-    noise = _noise(line) * n
+    r = np.concatenate((np.zeros(size - len(r)), r))
+    best = first + int(_agreement(x, r[first:last]).argmax())
+    begin = min(max(best - _BEFORE, 0), size - n - _TAPS + 1)
+    delay_ms = round(max(0, size - n - begin - _BEFORE) * 1000 / RATE)
+    r = r[begin : begin + n + _TAPS - 1]
+    if in_short:
+        plain = Likeness(round(_by_one_tap(x, r, best - begin) / power, 3), _UNTOLD_DB, delay_ms)
+        if plain.is_echo(around_ms):
+            return plain
+    rest = _rest(x, r)
+    noise = _noise(_last(heard, heard_rate, _LINE - 1)) * n
     explained = (power - rest) / max(power - noise, power / 4)
-    delay = len(r) - n - begin - _BEFORE
     return Likeness(
         round(min(1.0, max(0.0, explained)), 3),
-        round(10 * float(np.log10(max(rest, 1.0) / max(noise, n * _QUIETEST**2))), 1),
-        round(max(0, delay) * 1000 / RATE),
+        round(10 * math.log10(max(rest, 1.0) / max(noise, n * _QUIETEST**2)), 1),
+        delay_ms,
     )
+
+
+def _by_one_tap(x: Samples, r: Samples, at: int) -> float:
+    """How much of the power of `x` that of the _TAPS taps explains: no more than all of them do.
+
+    With the same ridge, for what the best filter leaves is no more than what another leaves, and its ridge.
+    """
+    tap = r[at : at + len(x)]
+    product = float(tap @ x)
+    return product * product / (float(tap @ tap) + _RIDGE * max(float(r @ r), 1.0))
 
 
 def _rest(x: Samples, r: Samples) -> float:
     """The power of `x` that no filter of _TAPS taps makes of `r`.
 
-    Vectors all the way, since a product of matrices would wake the threads of a numeric library, and they would not let
-    go of the event loop's core. An entry of the normal equations is the one above and to the left of it, less what the
-    window leaves behind, plus what it gains: only the first row is made of products over all of the window.
+    An entry of the normal equations is the one above and to the left of it, less what the window leaves behind, plus
+    what it gains: only the first row is made of products over all of the window. (A product of matrices would be as
+    much work as all the rest, and would wake the threads of a numeric library, which would not let go of the event
+    loop's core.)
     """
     n = len(x)
-    first = np.array([float(r[:n] @ r[lag : lag + n]) for lag in range(_TAPS)])
-    against = np.array([float(r[lag : lag + n] @ x) for lag in range(_TAPS)])
     left, gained = r[: _TAPS - 1], r[n : n + _TAPS - 1]
-    steps = gained[_AT] * gained[_AT_LAG] - left[_AT] * left[_AT_LAG]
-    gram = np.cumsum(np.concatenate((first[:, None], steps), axis=1), axis=1)[_LAGS, _ROWS]
-    gram[np.diag_indices(_TAPS)] += _RIDGE * max(float(gram.trace()) / _TAPS, 1.0)
-    residue = x - np.correlate(r, np.linalg.solve(gram, against), "valid")[:n]
-    return float(residue @ residue)
+    entries = np.zeros(_TAPS * (_TAPS + 1))
+    gram = entries[: _TAPS * _TAPS].reshape(_TAPS, _TAPS)
+    gram[0] = np.correlate(r, r[:n])
+    np.multiply.outer(gained, gained, out=gram[1:, 1:])
+    gram[1:, 1:] -= np.multiply.outer(left, left)
+    # Row by row of this, lag by lag from the diagonal on; what runs over its right end is below the diagonal.
+    step = entries.itemsize
+    lags = np.ndarray((_TAPS, _TAPS), buffer=entries, strides=((_TAPS + 1) * step, step))
+    np.add.accumulate(lags, axis=0, out=lags)
+    gram = entries[_SYMMETRIC]
+    against = np.correlate(r, x)
+    ridge = _RIDGE * max(float(gram.trace()) / _TAPS, 1.0)
+    gram.ravel()[:: _TAPS + 1] += ridge
+    taps = np.linalg.solve(gram, against)
+    return max(0.0, float(x @ x) - float(taps @ against) - ridge * float(taps @ taps))
 
 
 def _noise(line: Samples) -> float:
-    """The mean square of the quieter parts of `line`."""
+    """The mean square of the quieter parts of `line`: the first of five, when they are put in order."""
     count = len(line) // _FRAME
     frames = line[len(line) - count * _FRAME :].reshape(count, _FRAME)
-    return float(np.quantile((frames * frames).mean(axis=1), 0.2))
+    powers = sorted((np.einsum("ij,ij->i", frames, frames) / _FRAME).tolist())
+    place = (count - 1) / 5
+    below = int(place)
+    return float(powers[below] + (place - below) * (powers[below + 1] - powers[below]))
 
 
-def _last(pcm: bytes, rate: int, seconds: float) -> Samples:
-    pcm = pcm[-2 * int(seconds * rate) :]
-    if rate != RATE:
-        pcm = resample_all(pcm, rate, RATE)
-    return np.frombuffer(pcm, "<i2").astype(np.float64)
+def _is_silence(played: bytes, rate: int, n: int) -> bool:
+    r = _last(played, rate, n + _DELAYS)
+    return float(r @ r) < n * _QUIETEST**2
 
 
-def _emphasised(samples: Samples) -> Samples:
-    """With less of the low frequencies, in which voices are much alike."""
+def _last(pcm: bytes, rate: int, count: int) -> Samples:
+    """Up to `count` samples, at RATE, with less of the low frequencies, in which voices are much alike."""
+    if rate == RATE:
+        pcm = pcm[-2 * (count + 1) :]
+    else:
+        pcm = resample_all(pcm[-2 * ((count + 1 + _EDGE) * rate // RATE) :], rate, RATE)[-2 * (count + 1) :]
+    samples = np.frombuffer(pcm, "<i2").astype(np.float64)
     return samples[1:] - 0.5 * samples[:-1] if len(samples) > 1 else samples
 
 
 def _agreement(x: Samples, r: Samples) -> Samples:
-    """For each begin in `r`: the square of the normalised correlation with `x`."""
+    """For each begin in `r`: the square of the correlation with `x`, in shares of the power of `r` there."""
     n = len(x)
-    size = 1 << (len(r) + n - 1).bit_length()
-    products = irfft(rfft(r, size) * np.conj(rfft(x, size)), size)[: len(r) - n + 1]
-    sums = np.concatenate([[0.0], np.cumsum(r * r)])
-    powers = sums[n:] - sums[:-n]
-    return np.asarray(products * products / np.maximum(powers, n * _QUIETEST**2))
+    size = _SIZES[bisect_left(_SIZES, len(r))]  # what comes round again falls on begins that are too late
+    spectrum = rfft(x, size)
+    np.conjugate(spectrum, out=spectrum)
+    spectrum *= rfft(r, size)
+    agreement = irfft(spectrum, size)[: len(r) - n + 1]
+    sums = np.zeros(len(r) + 1)
+    np.add.accumulate(r * r, out=sums[1:])
+    powers = sums[n:] - sums[: len(r) - n + 1]
+    np.maximum(powers, n * _QUIETEST**2, out=powers)
+    agreement *= agreement
+    agreement /= powers
+    return agreement
 
 
 def _warm_up() -> None:

@@ -311,7 +311,8 @@ class Floor(FrameProcessor):
         heard, played = b"".join(self._caller), speech.playing(WINDOW_S + LONGEST_DELAY_S)
         rates = self._rate, speech.paced.sample_rate
         if self._echo_ms is not None:
-            like = likeness(heard, played, *rates, self._echo_ms)
+            again = self._state is _State.ECHO  # then nobody is told the figures
+            like = likeness(heard, played, *rates, self._echo_ms, in_short=again)
             if like is None or like.is_echo(self._echo_ms):
                 return like
         return likeness(heard, played, *rates)

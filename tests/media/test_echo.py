@@ -106,6 +106,76 @@ def test_the_end_of_what_was_played_is_echo_too() -> None:
     assert like.explained > 0.9
 
 
+def plainly(heard: bytes, played: bytes, around_ms: int | None) -> tuple[float, float, int]:
+    """As `likeness`, by its definition: every delay by itself, the filter by a product of matrices."""
+    x, r = (np.frombuffer(audio, "<i2").astype(float) for audio in (heard, played))
+    x, r = x[1:] - 0.5 * x[:-1], r[1:] - 0.5 * r[:-1]
+    quiet = x[len(x) % 160 :].reshape(-1, 160)
+    x, taps, longest = x[-int(WINDOW_S * RATE) :], 64, int(LONGEST_DELAY_S * RATE)
+    n = len(x)
+    r = np.concatenate((np.zeros(n + longest + taps - len(r)), r))
+    begins = range(len(r) - n + 1)
+    if around_ms is not None:
+        begins = range(*slice(*(len(r) - n - around_ms * 8 + way for way in (-320, 321))).indices(len(begins)))
+    alike = [
+        float(r[begin : begin + n] @ x) ** 2 / max(float(np.square(r[begin : begin + n]).sum()), 64 * n)
+        for begin in begins
+    ]
+    begin = min(max(begins[int(np.argmax(alike))] - 16, 0), len(r) - n - taps + 1)
+    late = np.array([r[begin + tap : begin + tap + n] for tap in range(taps)])
+    gram = late @ late.T
+    gram += np.eye(taps) * 1e-3 * max(float(np.trace(gram)) / taps, 1.0)
+    rest = float(np.square(x - np.linalg.solve(gram, late @ x) @ late).sum())
+    noise, power = n * float(np.quantile(np.square(quiet).mean(axis=1), 0.2)), float(x @ x)
+    explained = min(1.0, max(0.0, (power - rest) / max(power - noise, power / 4)))
+    rest_db = 10 * float(np.log10(max(rest, 1.0) / max(noise, 64 * n)))
+    return explained, rest_db, round(max(0, len(r) - n - begin - 16) / 8)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_quick_way_comes_to_the_same(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    said, delay_s = voice(100 + seed), float(rng.uniform(0.0, 0.75))
+    parts = [later(said, delay_s, float(rng.uniform(-35, -5)))]
+    if seed % 2:
+        parts.append(voice(200 + seed, 0.3) * 10 ** float(rng.uniform(-40, -10) / 20))
+    heard, played = line(*parts, noise=float(rng.uniform(3, 300))), pcm(said)
+    known_ms = max(0, round(delay_s * 1000) + int(rng.integers(-6, 7)))
+    for around_ms in (None, known_ms):
+        like = likeness(heard, played, RATE, RATE, around_ms)
+        assert like is not None
+        explained, rest_db, delay_ms = plainly(heard, played, around_ms)
+        assert like.explained == pytest.approx(explained, abs=0.0006)
+        assert like.rest_db == pytest.approx(rest_db, abs=0.06)
+        assert like.delay_ms == delay_ms
+    short = likeness(heard, played, RATE, RATE, known_ms, in_short=True)
+    assert short is not None
+    assert short.is_echo(known_ms) == like.is_echo(known_ms)
+    assert short.delay_ms == like.delay_ms
+    assert short.explained <= like.explained
+
+
+def test_plain_echo_is_soon_told() -> None:
+    said = voice(1)
+    heard = line(later(said, 0.2, -15))
+    short = likeness(heard, pcm(said), RATE, RATE, 200, in_short=True)
+    assert short is not None
+    assert short.is_echo(200)
+    assert short.explained < 1.0 < short.rest_db
+    assert short == Likeness(short.explained, 99.0, 200)
+
+
+def test_a_known_line_on_which_nothing_came_back_lately() -> None:
+    """What was played in the part that is looked at was silent, but not all of it."""
+    said = voice(1)
+    said[-int(0.8 * RATE) :] = 0
+    like = likeness(line(voice(2, 0.3)), pcm(said), RATE, RATE, 50, in_short=True)
+    assert like is not None
+    assert not like.is_echo(50)
+    assert like != NOT_ECHO
+    assert like.rest_db < 99.0
+
+
 def test_a_filter_never_leaves_more_than_there_was() -> None:
     rng = np.random.default_rng(4)
     for _ in range(20):
