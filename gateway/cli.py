@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.commands import parsers
+from gateway.compiled import build
 from media.errors import ConfigError, ConfigErrors
 
 Command = Callable[[argparse.Namespace], int]
@@ -116,7 +117,7 @@ def check(args: argparse.Namespace) -> int:
 
 
 def version(args: argparse.Namespace) -> int:
-    """Print the version of the gateway, of Python and of what matters to calls.
+    """Print the version of the gateway, of Python and of what matters to calls, and whether the build is compiled.
 
     Example: gateway version --json
     """
@@ -127,6 +128,7 @@ def version(args: argparse.Namespace) -> int:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
+    found["build"] = build()
     if args.json:
         print(json.dumps(found))
     else:

@@ -14,6 +14,7 @@ import structlog
 from gateway import garbage
 from gateway import log as logging
 from gateway.app import Gateway, prepare
+from gateway.compiled import build
 from gateway.reload import Reloader
 from gateway.server import Server, server
 from gateway.settings import Settings, load_settings
@@ -95,5 +96,6 @@ def tell_listening(settings: Settings, host: str, port: int, workers: int = 1) -
         carriers=sorted(settings.carriers),
         bots=sorted(settings.bots),
         max_calls=settings.gateway.max_calls,
+        build=build(),
         **({"workers": workers} if workers > 1 else {}),
     )

@@ -14,6 +14,7 @@ from gateway.simulator.base import CallPlan, Messages
 from gateway.simulator.genesys import FakeGenesys
 from gateway.simulator.playout import PlayoutEvent
 from media.frames import (
+    CarrierErrorFrame,
     DataFrame,
     EndFrame,
     InterruptionFrame,
@@ -259,7 +260,7 @@ def _put_on_hold(call: VirtualCall, fake: FakeGenesys, verdict: Verdict) -> None
 
 def _watch_refusals(call: VirtualCall, fake: FakeGenesys, verdict: Verdict) -> None:
     """Genesys does not say which message it dropped: what that one and the one that goes again differ by."""
-    receive, refused = fake.receive, call.core.outbox.refused
+    receive, on_error = fake.receive, call.core._wire_handlers[CarrierErrorFrame]
     lost: list[int] = []  # samples in each message that was dropped
 
     def watched_receive(data: str | bytes, now: float) -> Messages:
@@ -269,14 +270,15 @@ def _watch_refusals(call: VirtualCall, fake: FakeGenesys, verdict: Verdict) -> N
             lost.append(len(data) if isinstance(data, bytes) else 0)
         return messages
 
-    def watched_refused(retry_after_s: float | None, now: float, round_trip_s: float | None) -> None:
+    def watched_error(frame: CarrierErrorFrame, now: float) -> None:
         outbox = call.core.outbox
-        before = outbox.samples
-        refused(retry_after_s, now, round_trip_s)
-        verdict.misjudged_ms += abs(outbox.samples - before - lost.pop(0)) / 8
+        before, refused = outbox.samples, call.core.counters["rate_limited"]
+        on_error(frame, now)
+        if call.core.counters["rate_limited"] > refused:
+            verdict.misjudged_ms += abs(outbox.samples - before - lost.pop(0)) / 8
 
     fake.receive = watched_receive  # type: ignore[method-assign]
-    call.core.outbox.refused = watched_refused  # type: ignore[method-assign]
+    call.core._wire_handlers[CarrierErrorFrame] = watched_error
 
 
 def _squeeze(call: VirtualCall, fake: FakeGenesys, rng: random.Random, verdict: Verdict) -> None:

@@ -1,0 +1,44 @@
+"""The compiled build (setup.py): what it is made of, and that it says so. `make test-compiled` runs these in one."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import tomllib
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import pytest
+
+from gateway import cli, compiled
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["gateway"]["compiled"]
+IS_COMPILED = os.environ.get("GATEWAY_COMPILED", "0") not in ("", "0")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_each_module_is_what_it_should_be(name: str) -> None:
+    module = importlib.import_module(name.removesuffix(".py").replace("/", "."))
+    assert str(module.__file__).endswith(tuple(EXTENSION_SUFFIXES) if IS_COMPILED else ".py")
+    assert (ROOT / name).is_file()  # tracebacks show its lines in either build
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_mypyc_does_not_take_is_not_in_them(name: str) -> None:
+    """Said here, in every test run: else the next compiled build would be the first to find out."""
+    for node in ast.walk(ast.parse((ROOT / name).read_text())):
+        if isinstance(node, ast.ClassDef):
+            inner = [part.name for part in node.body if isinstance(part, ast.ClassDef)]
+            assert not inner, f"{node.name} has classes in its body"
+        elif isinstance(node, ast.AsyncFunctionDef):
+            made = [part for part in ast.walk(node) if isinstance(part, ast.Yield)]
+            assert not made, f"{node.name} is an asynchronous generator"
+
+
+def test_the_build_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compiled.build() == ("compiled" if IS_COMPILED else "interpreted")
+    assert cli.main(["version", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["build"] == compiled.build()
