@@ -132,6 +132,7 @@ class LiveCall(BaseModel):
     answered_by: str
     duration_s: float
     counters: dict[str, int]
+    last_event: Annotated[dict[str, Any] | None, Field(description="of its timeline, marks left out")]
 
 
 class CallRecord(BaseModel):
@@ -200,6 +201,16 @@ class Reloaded(BaseModel):
     restart: Annotated[list[str], Field(description="settings that were changed and take a new start")]
 
 
+class Answers(BaseModel):
+    """Who answers a number."""
+
+    bot: str
+    hours: Annotated[str, Field(description="of [schedules]: outside of them it is `closed`")]
+    closed: str
+    share: Annotated[dict[str, float], Field(description="bot: percent of the calls that it has in place of `bot`")]
+    language: str
+
+
 class Configuration(BaseModel):
     """The configuration that new calls get."""
 
@@ -208,6 +219,7 @@ class Configuration(BaseModel):
     file: str
     bots: list[str]
     numbers: list[str]
+    answers: Annotated[dict[str, Answers], Field(description="for each of `numbers`")]
     carriers: list[str]
     carriers_off: dict[str, str]
     warnings: list[str]

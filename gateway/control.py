@@ -75,7 +75,7 @@ class CallDesk:
         return sorted(calls, key=lambda call: call["duration_s"], reverse=True)
 
     def _live(self) -> Sequence[Mapping[str, Any]]:
-        return [view(session) for session in self._gateway.calls]
+        return [{**view(session), "last_event": session.core.trail.latest} for session in self._gateway.calls]
 
     async def records(self, which: CallFilter, *, limit: int = 50, after: str = "") -> Page:
         try:
@@ -279,6 +279,10 @@ class CallDesk:
             "file": str(reloader.config) if reloader is not None else "",
             "bots": sorted(settings.bots),
             "numbers": [entry.key for entry in settings.numbers.values()],
+            "answers": {
+                entry.key: {name: getattr(entry, name) for name in ("bot", "hours", "closed", "share", "language")}
+                for entry in settings.numbers.values()
+            },
             "carriers": sorted(settings.carriers),
             "carriers_off": dict(settings.carriers_off),
             "warnings": list(settings.warnings),

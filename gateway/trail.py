@@ -24,6 +24,7 @@ from media.frames import (
 )
 
 KEPT: Final = 300  # entries of one call
+SMALL: Final = frozenset({"mark", "played"})  # not what somebody wants to know who asks for the last of it
 
 Entry = Mapping[str, Any]
 
@@ -49,6 +50,11 @@ class Trail:
             UserMuteStoppedFrame: lambda frame: self.edge("mute", False),
             FloorFrame: self._floor,
         }
+
+    @property
+    def latest(self) -> Entry | None:
+        """The last that has happened, marks left out."""
+        return next((entry for entry in reversed(self.entries) if entry["what"] not in SMALL), None)
 
     # ------------------------------------------------------------ what happens
 

@@ -26,6 +26,7 @@ FILES = (
     "api.js",
     "call.js",
     "charts.js",
+    "counters.js",
     "elements.js",
     "live.js",
     "phone.js",

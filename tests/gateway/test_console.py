@@ -224,7 +224,7 @@ def test_the_timeline_says_who_speaks_and_why_the_bot_was_cut_off(carrier: str, 
             async for message in socket:
                 if isinstance(message, bytes) or "watch" not in (told := json.loads(message)):
                     continue
-                assert told["watch"]["ahead_s"] >= 0
+                assert isinstance(told["watch"]["ahead_s"], float)
                 watching = asyncio.create_task(watch(it, told["watch"]["address"], events, words, socket))
             assert watching is not None
             await watching
@@ -314,6 +314,8 @@ def test_the_route_and_the_last_hour(tmp_path: Path) -> None:
             said = (await api.get("/route", params={"number": "+1", "carrier": "twilio"})).json()
             assert (said["bot"], said["rule"]) == ("echo", "default")
             assert [one["matched"] for one in said["considered"]] == [True]
+            answers = (await api.get("/configuration")).json()["answers"]
+            assert answers == {"default": {"bot": "echo", "hours": "", "closed": "", "share": {}, "language": ""}}
             health = (await api.get("/health")).json()
             assert health["now"]["live_calls"] == 0
             assert len(health["points"]) >= 1

@@ -32,6 +32,17 @@ def test_speech_with_its_marks() -> None:
     assert [entry["detail"] for entry in of(call, "state")] == ["live"]
 
 
+def test_the_latest_is_no_mark() -> None:
+    call = VirtualCall("twilio", saying(1.0))
+    assert call.core.trail.latest is None
+    call.run(2.0)
+    latest = call.core.trail.latest
+    assert latest is not None
+    assert (latest["what"], latest["on"]) == ("bot", False)
+    call.core.trail.moment("mark", "m")
+    assert call.core.trail.latest is latest
+
+
 def test_a_key_is_told_and_not_kept() -> None:
     call = VirtualCall("twilio")
     call.run(0.1)

@@ -4,17 +4,18 @@ export const access = {
   get token() { return sessionStorage.getItem("token") || ""; },
   set token(value) { sessionStorage.setItem("token", value); },
   scopes: new Set(),
-  refused: () => {}, // called when a token is needed
+  refused: (had) => {}, // called when a token is needed; whether there was one
 };
 
 export async function ask(path, options = {}) {
   const headers = access.token ? { authorization: `Bearer ${access.token}` } : {};
-  const reply = await fetch(`../api/${path}`, { ...options, headers: { ...headers, ...options.headers } });
+  const reply = await fetch(`../api/${path}`, { ...options, headers: { ...headers, ...options.headers } })
+    .catch(() => { throw new Error("The gateway does not answer."); });
   if (reply.status === 401) {
-    access.refused();
-    throw new Error("a token is needed");
+    access.refused(Boolean(access.token));
+    throw new Error("");
   }
-  const body = await reply.json();
+  const body = await reply.json().catch(() => { throw new Error(`The gateway answers with ${reply.status}.`); });
   if (!reply.ok && !("taken" in body)) throw new Error(words(body.detail) || reply.statusText); // a refused reload says why
   return body;
 }

@@ -1,14 +1,15 @@
 // One call, live or over: all that is known of it.
 
 import { access, ask, pathOf } from "./api.js";
-import { $, duration, figures, make, moment } from "./elements.js";
+import { readable } from "./counters.js";
+import { $, duration, figures, make, moment, tell } from "./elements.js";
 import { cell } from "./timeline.js";
 import { Watch } from "./watch.js";
 
 // Which of a record's counters belong together.
 const GROUPS = [
   ["Turns and waits", /^(turns?|turn_ms|turns_interrupted|answers?|answer_.*|first_word_ms|bot_start_ms|interruptions|interrupted_by_bot|floor_.*|digits|asleep)$/],
-  ["Services", /^(stt|llm|tts)_|^(apologies|held)$/],
+  ["Services", /^(stt|llm|tts|speech)_|^(apologies|held)$/],
   ["Media", /./],
 ];
 // Media is in good health without any of these.
@@ -33,7 +34,7 @@ export class CallPage {
     this.draw(record);
     if (!record.live || !access.scopes.has("listen")) return;
     $("call-live").hidden = false;
-    await this.watch.open(carrier, id, async () => this.draw(await ask(pathOf(carrier, id))));
+    await this.watch.open(carrier, id, () => tell(async () => this.draw(await ask(pathOf(carrier, id)))));
   }
 
   leave() {
@@ -44,13 +45,14 @@ export class CallPage {
     const { counters, variables } = record;
     figures($("call-who"), {
       from: record.from_number, to: record.to_number, bot: record.bot, direction: record.direction,
-      begun: moment(record.created), answered: moment(record.answered), ended: moment(record.ended),
-      duration: duration(record.duration_s), answered_by: record.answered_by,
+      begun: moment(record.created), answered: moment(record.answered), ...(record.answered_by && { answered_by: record.answered_by }),
+      ...(!record.live && { ended: moment(record.ended), duration: duration(record.duration_s) }),
     });
+    $("call-end").parentElement.hidden = record.live; // the live figures say it
     figures($("call-end"), {
       standing: record.standing, ended_by: record.ended_by, why: record.reason,
       "the carrier says": [record.phase, record.cause].filter(Boolean).join(": "),
-      hang_up: record.hang_up + (record.hang_up_attempts ? `, asked ${record.hang_up_attempts} times` : ""),
+      "hang-up": record.hang_up + (record.hang_up_attempts ? `, asked ${record.hang_up_attempts} times` : ""),
       "media socket": record.stream_problem || "opened and kept", media: health(counters),
     });
     const left = { ...counters };
@@ -58,10 +60,10 @@ export class CallPage {
       const those = Object.fromEntries(Object.entries(left).filter(([name]) => members.test(name)));
       for (const name of Object.keys(those)) delete left[name];
       const list = $(`call-${title.split(" ")[0].toLowerCase()}`);
-      figures(list, those);
+      figures(list, readable(those));
       list.parentElement.hidden = !Object.keys(those).length;
     }
-    const said = record.transcript || [];
+    const said = [...(record.transcript || [])].sort((one, other) => one.t - other.t);
     $("call-said").replaceChildren(...said.map(({ t, who, text }) => make("li", { className: who },
       cell(`${duration(t)} ${who}`), cell(text))));
     $("call-said").parentElement.hidden = !said.length;

@@ -3,12 +3,13 @@
 import { access, ask, post } from "./api.js";
 import { CallPage, health as mediaHealth } from "./call.js";
 import { chart } from "./charts.js";
-import { $, duration, figures, link, make, moment, options, row } from "./elements.js";
+import { $, duration, figures, link, make, moment, options, row, said, tell } from "./elements.js";
 import { Live } from "./live.js";
 import { Phone } from "./phone.js";
 
 const PAGES = ["phone", "live", "past", "call", "numbers", "health"];
 const EVERY_MS = { live: 2000, health: 5000 };
+const RETRY_MS = 5000; // what the other pages wait for a gateway that does not answer
 
 // ---------------------------------------------------------------- pages
 
@@ -34,15 +35,18 @@ async function go() {
 
 async function refresh() {
   const current = page;
+  let again = EVERY_MS[current];
   clearTimeout(timer);
   try {
     await permitted();
     await { phone: lines, live: () => live.refresh(), past: () => past(), call: () => call.show(...of), numbers, health }[current]();
-    $("state").textContent = "";
+    said("");
   } catch (problem) {
-    $("state").textContent = problem.message;
+    said(problem.message);
+    if (problem.message) again ||= RETRY_MS;
   }
-  if (EVERY_MS[current] && page === current) timer = setTimeout(refresh, EVERY_MS[current]);
+  clearTimeout(timer); // of somebody who was here meanwhile
+  if (again && page === current && !document.hidden) timer = setTimeout(refresh, again);
 }
 
 // Nobody looks: nobody is asked.
@@ -63,18 +67,19 @@ async function permitted() {
 
 // ---------------------------------------------------------------- phone
 
-let known = 0; // the number of the configuration that the lists are of
+let known = ""; // the configuration that the lists are of
 
 async function lines() {
-  const { number, carriers, bots, numbers: keys } = await ask("configuration");
-  if (number === known) return;
-  known = number;
+  const { number, since, carriers, carriers_off: off, bots, numbers: keys, answers } = await ask("configuration");
+  if (known === `${number} ${since}`) return;
+  known = `${number} ${since}`;
   options($("carrier"), carriers);
   options($("route-carrier"), carriers);
-  const dialled = keys.filter((key) => /^\+?\d/.test(key)).map((key) => key.replace("*", "00").replaceAll(" ", ""));
+  options($("past-carrier"), [...carriers, ...Object.keys(off)].sort(), "every carrier");
+  const dialled = keys.filter((key) => /^\+?\d/.test(key)).map((key) => [key.replace("*", "00").replaceAll(" ", ""), answers[key].bot]);
   const before = $("whom").value;
   $("whom").replaceChildren(
-    group("Numbers", [...dialled.map((one) => new Option(one, `number:${one}`)), new Option("another number", "other")]),
+    group("Numbers", [...dialled.map(([one, bot]) => new Option(`${one}: ${bot}`, `number:${one}`)), new Option("another number", "other")]),
     group("Bots", bots.map((one) => new Option(one, `bot:${one}`))),
   );
   if (before) $("whom").value = before;
@@ -91,7 +96,8 @@ function group(label, members) {
 let older = "";
 
 async function past(more = false) {
-  const asked = new URLSearchParams({ limit: 50, number: $("past-number").value.trim(), carrier: $("past-carrier").value.trim() });
+  await lines();
+  const asked = new URLSearchParams({ limit: 50, number: $("past-number").value.trim(), carrier: $("past-carrier").value });
   if (more) asked.set("after", older);
   const { calls, next } = await ask(`calls?${asked}`);
   const made = calls.map((one) => {
@@ -106,17 +112,25 @@ async function past(more = false) {
   else $("past-rows").replaceChildren(...made);
   older = next;
   $("past-more").hidden = !next;
+  $("past-none").hidden = Boolean($("past-rows").children.length);
+  $("past-none").textContent = asked.get("number") || asked.get("carrier") ? "No call fits." : "There was no call yet.";
 }
 
 // ---------------------------------------------------------------- numbers
 
 async function numbers() {
   await lines();
-  const { last_reload: last, number, since, file, bots, numbers: keys, carriers, carriers_off: off, warnings } =
+  const { last_reload: last, number, since, file, bots, numbers: keys, answers, carriers, carriers_off: off, warnings } =
     await ask("configuration");
+  const answering = new Set(keys.flatMap((key) => [answers[key].bot, answers[key].closed, ...Object.keys(answers[key].share)]));
+  $("answers").replaceChildren(...keys.map((key) => {
+    const { bot, hours, closed, share, language } = answers[key];
+    const shares = Object.entries(share).map(([other, percent]) => `${percent} % of the calls: ${other}`);
+    return row([key, bot, [...shares, hours && `outside of ${hours}: ${closed}`, language && `in ${language}`].filter(Boolean).join("; ")]);
+  }));
   figures($("configuration"), {
     "number of the configuration": number, since: moment(since), file,
-    numbers: keys.join(", "), bots: bots.join(", "), carriers: carriers.join(", "),
+    carriers: carriers.join(", "), "bots of no number": bots.filter((bot) => !answering.has(bot)).join(", "),
     "last reload": last ? `${last.taken ? "taken" : "refused"}, ${new Date(last.at * 1000).toLocaleTimeString()}` : "none",
   });
   const mistakes = [
@@ -149,7 +163,8 @@ const CHARTS = [
 
 async function health() {
   const { points, now, carriers, reasons } = await ask("health");
-  figures($("health-now"), now);
+  const { begun, turned_away: away, not_authentic: forged, ...rest } = now;
+  figures($("health-now"), { ...rest, "calls begun": begun, "turned away": away, "signatures that failed": forged });
   $("health-carriers").replaceChildren(...carriers.map((one) => {
     const made = row([one.on ? one.carrier : `${one.carrier} (off)`, one.begun, one.turned_away, one.not_authentic]);
     made.classList.toggle("bad", one.not_authentic > 0);
@@ -163,17 +178,25 @@ async function health() {
 
 // ---------------------------------------------------------------- start
 
-access.refused = () => show("access");
+access.refused = (had) => {
+  show("access");
+  $("access-problem").textContent = had ? "The gateway does not take this token, or not any more." : "";
+  $("token").focus();
+};
 const live = new Live(), call = new CallPage();
 new Phone(access);
-addEventListener("hashchange", () => { go(); $("main").focus(); });
+addEventListener("hashchange", () => {
+  go();
+  $("main").focus({ preventScroll: true });
+  scrollTo(0, 0);
+});
 $("access").addEventListener("submit", (event) => {
   event.preventDefault();
   access.token = $("token").value.trim();
   go();
 });
 for (const form of ["past-form", "live-form"]) $(form).addEventListener("submit", (event) => { event.preventDefault(); refresh(); });
-$("past-more").addEventListener("click", () => past(true));
+$("past-more").addEventListener("click", () => tell(() => past(true)));
 $("route-form").addEventListener("submit", route);
-$("reload").addEventListener("click", async () => { await post("reload"); await refresh(); });
+$("reload").addEventListener("click", () => tell(async () => { await post("reload"); await numbers(); }));
 go();

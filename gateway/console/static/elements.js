@@ -21,7 +21,7 @@ export function button(text, label, act) {
 
 export function link(text, href, label) {
   const made = make("a", { href, textContent: text });
-  made.setAttribute("aria-label", label);
+  if (label) made.setAttribute("aria-label", label);
   return made;
 }
 
@@ -42,6 +42,20 @@ export function figures(list, values) {
 function shown(value) {
   if (value === null || value === undefined || value === "") return "–";
   return typeof value === "boolean" ? (value ? "yes" : "no") : String(value);
+}
+
+// Does it; what goes wrong stands beside the pages' names.
+export async function tell(act) {
+  try {
+    await act();
+    said("");
+  } catch (problem) {
+    said(problem.message);
+  }
+}
+
+export function said(problem) {
+  $("state").textContent = problem;
 }
 
 export const duration = (s) => (s == null ? "" : `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`);

@@ -1,16 +1,14 @@
 // The table of live calls. Rows are kept, and only what has changed is written: it stays usable with hundreds of calls.
 
 import { access, ask, pathOf, post } from "./api.js";
-import { $, button, duration, link, options, row } from "./elements.js";
+import { $, button, duration, link, options, row, tell } from "./elements.js";
+import { inWords } from "./timeline.js";
 
 const NUMBER = new Set(["duration_s", "interruptions", "gaps"]);
-// What is not worth a word when it changes: figures that grow all the time.
-const STEADY = /_ms$|^tts_characters$|^stt_answers$|^llm_answers$|^tts_answers$/;
 
 export class Live {
   constructor() {
     this.rows = new Map(); // by the calls' keys
-    this.known = new Map(); // what was last seen of each: counters, state, and what happened when
     this.calls = [];
     for (const id of ["live-filter", "live-carrier", "live-state", "live-sort"]) {
       $(id).addEventListener("input", () => this.draw());
@@ -19,30 +17,13 @@ export class Live {
 
   async refresh() {
     const { calls } = await ask("calls/live");
-    const now = Date.now() / 1000, here = new Set();
-    this.calls = calls.map((call) => {
-      const key = `${call.carrier}/${call.call_id}`;
-      here.add(key);
-      return { ...call, key, gaps: call.counters.underruns || 0, interruptions: call.counters.interruptions || 0,
-        happened: this.happened(key, call, now) };
-    });
-    for (const key of this.known.keys()) if (!here.has(key)) this.known.delete(key);
+    this.calls = calls.map((call) => ({ ...call, key: `${call.carrier}/${call.call_id}`, gaps: call.counters.underruns || 0,
+      interruptions: call.counters.interruptions || 0, happened: happened(call) }));
+    const here = new Set(this.calls.map((one) => one.key));
+    for (const key of this.rows.keys()) if (!here.has(key)) this.rows.delete(key);
     options($("live-carrier"), [...new Set(calls.map((one) => one.carrier))].sort(), "every carrier");
     options($("live-state"), [...new Set(calls.map((one) => one.state))].sort(), "every state");
     this.draw();
-  }
-
-  // The last thing that a call was seen to do, from what has changed since the time before.
-  happened(key, { counters, state }, now) {
-    const before = this.known.get(key);
-    let { what = "", at = 0 } = before || {};
-    if (before) {
-      const changed = Object.keys(counters).filter((name) => counters[name] !== before.counters[name] && !STEADY.test(name));
-      if (state !== before.state) [what, at] = [state, now];
-      else if (changed.length) [what, at] = [changed[changed.length - 1].replaceAll("_", " "), now];
-    }
-    this.known.set(key, { counters, state, what, at });
-    return what ? `${what}, ${Math.round(now - at)} s ago` : "";
   }
 
   chosen() {
@@ -60,7 +41,8 @@ export class Live {
     $("live-count").textContent = `${this.calls.length} up${all ? "" : `, ${chosen.length} shown`}`;
     const before = [...body.children], wanted = chosen.map((one) => this.row(one));
     if (wanted.length !== before.length || wanted.some((made, index) => made !== before[index])) this.place(body, wanted);
-    for (const key of this.rows.keys()) if (!this.known.has(key)) this.rows.delete(key);
+    $("live-none").hidden = Boolean(chosen.length);
+    $("live-none").textContent = this.calls.length ? "No call fits." : "No call is up. Make one with the phone.";
   }
 
   // In their order, moving as few as possible: what has focus keeps it.
@@ -82,9 +64,9 @@ export class Live {
       const who = call.from_number || call.call_id, actions = document.createElement("span");
       actions.append(link("Watch", `#call/${encodeURIComponent(call.carrier)}/${encodeURIComponent(call.call_id)}`, `Watch the call from ${who}`));
       if (access.scopes.has("control")) {
-        actions.append(" ", button("End", `End the call from ${who}`, async () => {
+        actions.append(" ", button("End", `End the call from ${who}`, () => tell(async () => {
           await post(`${pathOf(call.carrier, call.call_id)}/end`, { reason: "console" });
-        }));
+        })));
       }
       made = row([...values, actions]);
       this.rows.set(call.key, made);
@@ -98,3 +80,9 @@ export class Live {
   }
 }
 
+// Its words may be long: the call's own page has all of them.
+function happened({ last_event: last, duration_s: now }) {
+  if (!last) return "";
+  const words = inWords(last);
+  return `${words.length > 50 ? `${words.slice(0, 50).trim()} …` : words}, ${Math.max(0, Math.round(now - last.t))} s ago`;
+}

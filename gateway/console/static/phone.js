@@ -1,7 +1,8 @@
 // The dev phone: microphone and keys to /console/phone, and what comes back.
 
-import { $, figures, make, save } from "./elements.js";
-import { Session } from "./rtvi.js";
+import { readable } from "./counters.js";
+import { $, figures, link, make, save } from "./elements.js";
+import { endWords, Session } from "./rtvi.js";
 import { append, cell, Timeline } from "./timeline.js";
 
 const WIRE_LINES = 2000;
@@ -40,7 +41,7 @@ export class Phone {
     $("save-json").addEventListener("click", () =>
       save("timeline.json", JSON.stringify(this.everything(), null, 1), "application/json"));
     document.addEventListener("keydown", (event) => {
-      const typing = /INPUT|SELECT|TEXTAREA/.test(document.activeElement?.tagName || "");
+      const at = document.activeElement, typing = /INPUT|SELECT|TEXTAREA/.test(at?.tagName || "") && at.type !== "range";
       const elsewhere = $("page-phone").hidden || event.ctrlKey || event.metaKey || event.altKey;
       if (this.socket && !typing && !elsewhere && /^[0-9*#]$/.test(event.key)) this.press(event.key);
     });
@@ -77,7 +78,8 @@ export class Phone {
       const [file] = $("wav").files;
       if (!file) throw new Error("Choose a file first.");
       const node = this.audio.createBufferSource();
-      node.buffer = await this.audio.decodeAudioData(await file.arrayBuffer());
+      node.buffer = await this.audio.decodeAudioData(await file.arrayBuffer())
+        .catch(() => { throw new Error("The browser cannot play this file: choose another, a WAV file for example."); });
       return node;
     }
     const node = this.audio.createConstantSource();
@@ -106,10 +108,11 @@ export class Phone {
     this.gateways?.close();
     this.gateways = null;
     this.counts = {};
+    this.id = "";
     this.timeline.clear();
     this.timeline.live(true);
     this.heard = [];
-    this.ending = null;
+    this.ending = this.ended = null;
     this.wire = [];
     $("wire").replaceChildren();
     $("counts").replaceChildren();
@@ -144,7 +147,8 @@ export class Phone {
       this.opened = performance.now();
       this.id = message.opened.call_id;
       this.state(`Connected: ${this.id}`);
-      for (const button of this.buttons()) button.disabled = false;
+      for (const button of [...this.buttons(), $("save-wav"), $("save-json")]) button.disabled = false;
+      if (atNothing()) $("hang-up").focus(); // where the button was that had been pressed: it is off now
     } else if (message.event) {
       this.timeline.event(message.event);
     } else if (message.wire) {
@@ -153,12 +157,31 @@ export class Phone {
       this.watch(message.watch);
     } else if (message.over) {
       this.ending = message.over;
-      const { ended_by: by, end_reason: reason, problem, problems = [], refused } = message.over;
+      const { ended_by: by, problem, problems = [], refused } = message.over;
       const wrong = problem || problems.join("; ") || (refused ? `refused with ${refused}` : "");
-      this.state(wrong || `Over: ended by the ${by}${reason ? ` (${reason})` : ""}.`, Boolean(wrong));
-      if (by) figures($("counts"), { ...this.counts, state: "over", heard_s: message.over.heard_s, first_audio_s: message.over.first_audio_s,
-        gaps: message.over.gaps_of_the_gateway, microphone_late: message.over.microphone_late });
+      this.state(wrong || endWords({ ended_by: by }), Boolean(wrong));
+      this.wrong = Boolean(wrong);
+      if (this.id) $("call-state").append(" ", this.record());
+      this.ends();
+      if (by) this.figures();
     }
+  }
+
+  // When both have told it: the gateway knows better why.
+  ends() {
+    if (this.ending && this.ended && !this.wrong) $("call-state").firstChild.data = endWords(this.ended);
+  }
+
+  // At the end with what the caller's side has counted.
+  figures() {
+    const { state, ...counted } = this.counts, over = this.ending;
+    const own = over && { "heard, s": over.heard_s, "first sound after, s": over.first_audio_s, gaps: over.gaps_of_the_gateway,
+      "packets without microphone": over.microphone_late };
+    figures($("counts"), { state: over ? "over" : state, ...readable(counted), ...own });
+  }
+
+  record() {
+    return link("All of this call", `#call/${encodeURIComponent(this.asked.carrier)}/${encodeURIComponent(this.id)}`);
   }
 
   // What the gateway sees of this call. It goes on behind the phone's own end, until all was told.
@@ -170,7 +193,11 @@ export class Phone {
       },
       counters: (counters, state) => {
         this.counts = { state, ...counters };
-        if (!this.ending) figures($("counts"), this.counts);
+        if (!this.ending) this.figures();
+      },
+      over: (said) => {
+        this.ended = said;
+        this.ends();
       },
       closed: () => this.timeline.draw(),
     });
@@ -201,7 +228,7 @@ export class Phone {
     const said = text || `audio: ${audio} messages, ${bytes} bytes`;
     const item = document.createElement("li");
     item.append(cell(`${t.toFixed(3)} s`), cell(`${to ? "→" : "←"} ${said}`));
-    item.className = to ? "to" : "from";
+    item.className = `${to ? "to" : "from"} ${text ? "json" : "audio"}`;
     item.hidden = !found(said);
     append($("wire"), item, WIRE_LINES);
   }
@@ -221,11 +248,15 @@ export class Phone {
     this.socket?.close();
     this.stream = this.audio = this.socket = this.earpiece = null;
     $("call").disabled = false;
+    const wasHere = this.buttons().includes(document.activeElement);
     for (const button of this.buttons()) button.disabled = true;
+    if (wasHere || atNothing()) $("call").focus();
     $("save-wav").disabled = !this.heard?.length;
     $("save-json").disabled = !this.timeline.events.length;
   }
 }
+
+const atNothing = () => !document.activeElement || document.activeElement === document.body;
 
 function whom() {
   const [kind, name] = $("whom").value.split(/:(.*)/s);
@@ -243,6 +274,7 @@ function noiseWords(value) {
 
 function problemWords(problem) {
   if (problem.name === "NotAllowedError") return "The browser does not give the microphone: allow it for this page.";
+  if (problem.name === "AbortError") return "The gateway does not answer.";
   if (problem.name === "NotFoundError") return "There is no microphone: choose a WAV file, or listen only.";
   return problem.message || String(problem);
 }

@@ -80,6 +80,13 @@ export class Session {
   }
 }
 
+// How a call has ended, for people.
+export function endWords({ ended_by: by, reason }) {
+  if (reason === "console") return "Over: ended from the console.";
+  const why = reason && reason !== "completed" && reason !== by ? ` (${reason})` : "";
+  return `Over: ended by the ${by}${why}.`;
+}
+
 let serial = 0;
 
 const firstBytes = ({ ttfb = [] }) => ttfb.filter((one) => one.value > 0)

@@ -9,6 +9,14 @@ const EDGES = { // what begins and ends: the row that shows it, and its words
   bot: ["bot", "bot speaks", "bot is silent"],
   mute: ["mute", "caller is muted", "caller is heard again"],
 };
+
+// One entry, for people.
+export function inWords({ what, on, detail }) {
+  const edge = EDGES[what];
+  if (edge && on !== undefined) return on ? edge[1] : edge[2];
+  return detail ? `${what}: ${detail}` : what;
+}
+
 const QUIET = new Set(["opened", "audio", "ready", "mark", "played", "service", "state", "closed", "function", "caller says", "bot says"]); // not among the marks
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -77,12 +85,12 @@ export class Timeline {
       const spans = this.spans[what], last = spans[spans.length - 1];
       if (on) spans.push([t, null]);
       else if (last && last[1] === null) last[1] = Math.max(t, last[0]);
-      this.line(t, on ? edge[1] : edge[2], what);
+      this.line(t, inWords(event), what);
       return;
     }
     if (!QUIET.has(what) && !detail.startsWith("interrupted:")) this.marks.push({ t, text: short(what, detail) });
     if (what === "caller says" || what === "bot says") this.said(what.split(" ")[0], detail);
-    this.line(t, detail ? `${what}: ${detail}` : what, what === "interruption" || what === "error" ? "important" : "");
+    this.line(t, inWords(event), what === "interruption" || what === "error" ? "important" : "");
   }
 
   line(t, text, kind) {

@@ -1,8 +1,9 @@
 // A live call as it goes on: RTVI over a WebSocket, to which the API gives the address.
 
 import { access, pathOf, post } from "./api.js";
+import { readable } from "./counters.js";
 import { $, figures, save } from "./elements.js";
-import { Session } from "./rtvi.js";
+import { endWords, Session } from "./rtvi.js";
 import { Timeline } from "./timeline.js";
 
 export class Watch {
@@ -14,19 +15,21 @@ export class Watch {
     $("watch-mute").addEventListener("click", () => this.mute());
     this.does("watch-interrupt", "call.interrupt", () => ({}));
     this.does("watch-end", "call.end", () => ({ reason: "console" }));
-    this.form("watch-say", "call.say", (text) => ({ text }));
-    this.form("watch-digits", "call.digits", (digits) => ({ digits }));
-    this.form("watch-transfer", "call.transfer", (target) => ({ target }));
+    this.form("watch-say", "call.say", "It is being said.", (text) => ({ text }));
+    this.form("watch-digits", "call.digits", "The keys are sent.", (digits) => ({ digits }));
+    this.form("watch-transfer", "call.transfer", "The caller is being handed over.", (target) => ({ target }));
   }
 
   does(id, type, data) {
     $(id).addEventListener("click", () => this.request(type, data()));
   }
 
-  form(id, type, data) {
+  form(id, type, done, data) {
     $(`${id}-form`).addEventListener("submit", async (event) => {
       event.preventDefault();
-      if (await this.request(type, data($(id).value.trim()))) $(id).value = "";
+      if (!(await this.request(type, data($(id).value.trim())))) return;
+      $(id).value = "";
+      this.state(done);
     });
   }
 
@@ -46,16 +49,20 @@ export class Watch {
         $("watch-hands").disabled = false;
       },
       event: (event) => this.timeline.event(event),
-      counters: (counters, state) => figures($("watch-counts"), { state, ...counters }),
+      counters: (counters, state) => {
+        this.counts = counters;
+        this.figures(state);
+      },
       sound: (samples, { rate, channels }) => channels === 2 && this.hear(samples, rate),
       silent: (t) => ["caller", "bot"].forEach((who) => this.timeline.silent(who, t)),
       over: (said) => {
         this.ended = true;
-        this.state(`Over: ended by the ${said.ended_by}${said.reason ? ` (${said.reason})` : ""}.`);
+        this.state(endWords(said));
+        this.figures("over");
         over();
       },
       closed: () => {
-        if (!this.ended) this.state("The connection to the call is closed.");
+        if (!this.ended) this.state("The connection to the call is lost. Load the page again to go on.", true);
         this.close();
       },
     });
@@ -73,14 +80,19 @@ export class Watch {
     this.timeline.live(false);
   }
 
-  state(text) {
+  state(text, bad = false) {
     $("watch-state").textContent = text;
+    $("watch-state").classList.toggle("bad", bad);
+  }
+
+  figures(state) {
+    figures($("watch-counts"), { state, ...readable(this.counts) });
   }
 
   // Whether it was done; what was wrong is shown.
   async request(t, d) {
     const problem = await (this.session?.request(t, d) ?? "nobody is watched");
-    if (problem !== null) this.state(problem ? `${t}: ${problem}` : "");
+    if (problem !== null) this.state(problem && `It was not done: ${problem}.`, Boolean(problem));
     return problem === "";
   }
 
