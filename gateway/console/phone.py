@@ -7,8 +7,8 @@ The browser's first message says who calls whom:
 or "bot" in place of "to", the name of one; then come binary messages, its microphone (s16le, mono, at `rate`), and
 {"digit": "5"}, {"hangup": true}. It gets binary messages, what the caller hears (s16le, mono, at the rate that
 {"opened": ...} names), and objects with one key: `opened`, `event` (an entry of the timeline, on the carrier's side),
-`watch` (where to watch the gateway's side, as docs/watching.md has it: `address`, and `ahead_s` to add to the times that
-are told there), `wire` (a message on the media socket, audio folded) and `over`.
+`watch` (where to watch the gateway's side, as docs/watching.md has it: `address`, and `ahead_s`, which the times there
+lack), `wire` (a message on the media socket, audio folded) and `over`.
 """
 
 from __future__ import annotations

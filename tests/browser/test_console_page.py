@@ -140,6 +140,10 @@ def test_every_page_can_be_read_by_everybody(options: Mapping[str, Any], browser
             assert await page.evaluate(JUDGE) == []
             wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert wide <= 0, f"{name} is wider than the screen"
+        await page.click("nav a[href='#live']")
+        await page.click("#live-rows a")
+        await watched.says("#watch-counts", "live")
+        assert await page.evaluate(JUDGE) == []
         await page.click("nav a[href='#phone']")
         await page.click("#hang-up")
         await watched.says("#call-state", "ended by the caller")

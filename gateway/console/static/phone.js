@@ -11,6 +11,11 @@ const LATE_S = 0.25; // of the microphone's sound, on its way to here
 const GATEWAYS = new Set(["voice", "turn", "bot", "mute", "state", "floor", "interruption", "answer", "error",
   "caller says", "bot says", "function", "service"]);
 
+const REFUSED = { // by the status of the media socket's handshake
+  404: "Nobody answers that number: it has no bot, and there is no default.",
+  503: "The gateway turned the call away: it has as many calls as it may have, too much to do, or is about to end.",
+};
+
 export class Phone {
   constructor(access) {
     this.access = access;
@@ -158,7 +163,7 @@ export class Phone {
     } else if (message.over) {
       this.ending = message.over;
       const { ended_by: by, problem, problems = [], refused } = message.over;
-      const wrong = problem || problems.join("; ") || (refused ? `refused with ${refused}` : "");
+      const wrong = problem || REFUSED[refused] || problems.join("; ") || (refused ? `The gateway refused the call (${refused}).` : "");
       this.state(wrong || endWords({ ended_by: by }), Boolean(wrong));
       this.wrong = Boolean(wrong);
       if (this.id) $("call-state").append(" ", this.record());

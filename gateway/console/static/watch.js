@@ -13,15 +13,17 @@ export class Watch {
     $("watch-save").addEventListener("click", () => save("timeline.json",
       JSON.stringify({ call: this.call, ...this.timeline.json() }, null, 1), "application/json"));
     $("watch-mute").addEventListener("click", () => this.mute());
-    this.does("watch-interrupt", "call.interrupt", () => ({}));
-    this.does("watch-end", "call.end", () => ({ reason: "console" }));
+    this.does("watch-interrupt", "call.interrupt", "", {});
+    this.does("watch-end", "call.end", "The call ends when what is queued was heard.", { reason: "console" });
     this.form("watch-say", "call.say", "It is being said.", (text) => ({ text }));
     this.form("watch-digits", "call.digits", "The keys are sent.", (digits) => ({ digits }));
     this.form("watch-transfer", "call.transfer", "The caller is being handed over.", (target) => ({ target }));
   }
 
-  does(id, type, data) {
-    $(id).addEventListener("click", () => this.request(type, data()));
+  does(id, type, done, data) {
+    $(id).addEventListener("click", async () => {
+      if (await this.request(type, data)) this.state(done);
+    });
   }
 
   form(id, type, done, data) {
