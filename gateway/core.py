@@ -159,6 +159,7 @@ class CallCore:
         self._transfer_to = ""
         self._held: list[Frame] | None = [] if route is not None else None  # until StartFrame has come through
         self._farewell: Frame | None = None  # the End or Stop frame that has come out of the pipeline
+        self._quiet_until = 0.0  # a tick before has nothing to do where no audio and no message waits
         self._round_trip_s: float | None = None  # to the carrier and back, when it has told
         self._call: Call | None = None  # as the bot sees it
         self._left: Callable[[], None] | None = None  # the carrier waits for the bot's last messages: then this
@@ -208,8 +209,9 @@ class CallCore:
         self._take_frames(frames, now)
 
     def _take_frames(self, frames: Sequence[Frame], now: float) -> None:
+        handlers = self._wire_handlers
         for frame in frames:
-            handle = self._wire_handlers.get(type(frame))
+            handle = handlers.get(type(frame))
             if handle is not None:
                 handle(frame, now)
             else:
@@ -240,6 +242,19 @@ class CallCore:
 
     def tick(self, now: float) -> None:
         """Send what is due by `now`; look at the deadlines."""
+        if now < self._quiet_until and not self.outbox.waiting and now < self._timers.next_at:
+            output = self.output
+            paced = output.paced
+            if (
+                paced is not None
+                and not paced.queue
+                and not output.is_audible
+                and not self._recording.is_on
+                and output.is_plain
+            ):
+                paced.take(now)  # that is how it notices a stalled loop
+                return
+        self._quiet_until = 0.0
         if now >= self._timers.next_at:
             self._timers.run(now, self._timer_failed)
         if self.outbox.is_rationed:
@@ -262,6 +277,8 @@ class CallCore:
                 self._move(CallEvent.SILENT, "carrier-silent", now)
             elif now - self._started > self.limits.longest_s:
                 self._end(CallEvent.TOO_LONG, "longest-call", now)
+            elif state is _LIVE and not self.outbox.is_rationed:
+                self._quiet_until = min(self._last_heard + self._silence_s, self._started + self.limits.longest_s)
         elif state is CallState.OPENING and now >= self._deadline:
             self._move(CallEvent.START_TIMEOUT, "no-start", now)
         elif state is CallState.ENDING and now >= self._deadline:
@@ -495,6 +512,10 @@ class CallCore:
         return self._lead_ms
 
     @property
+    def cushion_ms(self) -> int:
+        return self.serializer.cushion_ms
+
+    @property
     def has_marks(self) -> bool:
         return self.serializer.has_marks
 
@@ -522,10 +543,11 @@ class CallCore:
         if not self.info.receives_audio:
             self.counters["audio_to_monitor"] += 1
             return 0
-        self.outbox.audio(pcm, self.send_rate)
+        outbox = self.outbox
+        outbox.audio(pcm, self.output.rate)
         if self._recording.is_on:
             self._recording.sent(pcm)
-        return self.outbox.samples if self.outbox.is_rationed else self.serializer.held_samples
+        return outbox.samples if outbox.is_rationed else self.serializer.held_samples
 
     def send(self, frame: Frame) -> None:
         if type(frame) is MarkFrame:
@@ -570,6 +592,16 @@ class CallCore:
             self._move(CallEvent.CANCELLED, str(frame.reason or "cancelled"), self.now())
 
     # ------------------------------------------------------------ the outbox, as the session sees it
+
+    def take_some(self, most: int) -> Sequence[Message]:
+        """The next messages for the socket, as many at once as may leave now."""
+        outbox = self.outbox
+        if not outbox.is_rationed:
+            return outbox.take_some(most) if outbox.waiting else ()
+        messages: list[Message] = []
+        while len(messages) < most and (message := self.take()) is not None:
+            messages.append(message)
+        return messages
 
     def take(self) -> Message | None:
         """The next message for the socket."""
@@ -674,7 +706,7 @@ class CallCore:
             return True
         if self.state not in (CallState.LIVE, CallState.PAUSED, CallState.DRAINING):
             return True
-        self._left = left
+        self._left, self._quiet_until = left, 0.0
         self.output.interrupt(InterruptionFrame())
         if self.state is not CallState.DRAINING:
             self.pipeline.push(EndFrame("caller"))
@@ -889,6 +921,7 @@ class CallCore:
         if target is None:
             return
         before, self.state, self.over = self.state, target, target in OVER
+        self._quiet_until = 0.0
         self.trail.moment("state", target.value)
         if reason and not self.reason:
             self.reason = reason

@@ -7,13 +7,12 @@ carrier takes only so many messages, the application's wait for their turn.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gateway.allowance import Allowance
 from media.frames import (
     Frame,
     MarkFrame,
-    OutputAudioRawFrame,
     OutputTransportMessageFrame,
     OutputTransportMessageUrgentFrame,
 )
@@ -53,7 +52,7 @@ class Outbox:
     def audio(self, pcm: bytes, sample_rate: int) -> None:
         """One packet, mono."""
         waiting, samples = self.waiting, len(pcm) >> 1
-        for message in self._serializer.encode(OutputAudioRawFrame(pcm, sample_rate, 1)):
+        for message in self._serializer.encode_audio(pcm, sample_rate):
             waiting.append((message, samples))
             samples = 0
         if len(waiting) > self._limit:
@@ -101,6 +100,13 @@ class Outbox:
         if self.waiting:
             return self.waiting.popleft()[0]
         return None
+
+    def take_some(self, most: int) -> Sequence[Message]:
+        """The next messages for the socket, of an outbox that is not rationed."""
+        waiting = self.waiting
+        if len(waiting) == 1:
+            return (waiting.popleft()[0],)
+        return [waiting.popleft()[0] for _ in range(min(most, len(waiting)))]
 
     @property
     def has_unsaid(self) -> bool:

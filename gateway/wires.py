@@ -152,7 +152,10 @@ class DirectWire:
         try:
             core.tick(now)
         finally:
-            self._say()
+            if core.outbox.waiting or core.close_at is not None:
+                self._say()
+            else:
+                self._is_due = False
 
     async def carry(self, core: CallCore, close_soon: CloseSoon) -> None:
         self._core, self._close_soon = core, close_soon
@@ -214,9 +217,7 @@ class DirectWire:
             return
         try:
             while socket.is_writable:
-                messages: list[Message] = []
-                while len(messages) < AT_ONCE and (message := core.take()) is not None:
-                    messages.append(message)
+                messages = core.take_some(AT_ONCE)
                 if messages:
                     socket.send(*messages)
                 if len(messages) < AT_ONCE:

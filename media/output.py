@@ -8,7 +8,7 @@ ledger of what was sent and heard, and is where an interruption takes effect.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from media.codecs import peak
 from media.dtmf import tone
@@ -51,6 +51,8 @@ PROOF_S = 2.0  # how long after its time the carrier's word that all was played 
 STREAM_SILENCE_S = 0.35  # so much silence ends the speech in an unbroken stream
 STREAM_SILENCE_PEAK = 20  # samples no louder than this are silence
 BACK_S = 0.04  # after a hold, where no word's beginning is known: so much is heard again
+LIVE_S = 0.06  # what comes in longer pieces was not made as it came
+ANEW_S = 0.2  # no audio for so long: what comes then is another stream
 LONGEST_BACK_S = 1.0  # a word that is longer goes on where it was
 
 
@@ -63,6 +65,8 @@ class Wire(Protocol):
     def packet_ms(self) -> int: ...
     @property
     def lead_ms(self) -> float: ...
+    @property
+    def cushion_ms(self) -> int: ...
     @property
     def has_marks(self) -> bool: ...
     @property
@@ -106,15 +110,12 @@ class Tap(Protocol):
 
 
 class _Boundary:
-    """Where speech begins or ends among the packets."""
+    """Where something begins or ends among the packets; audio before it leaves as it is."""
 
-    __slots__ = ("starts",)
-
-    def __init__(self, starts: bool) -> None:
-        self.starts = starts
+    __slots__ = ()
 
 
-_SPEECH_STARTS, _SPEECH_ENDS = _Boundary(True), _Boundary(False)
+_SPEECH_STARTS, _SPEECH_ENDS, _LIVE_STARTS = _Boundary(), _Boundary(), _Boundary()
 
 
 def _goes_again(item: object) -> bool:
@@ -125,6 +126,9 @@ def _goes_again(item: object) -> bool:
 class OutputStage(FrameProcessor):
     """The last processor of a call's pipeline."""
 
+    # A packet may leave as it is pushed, and a tick be left out while nothing waits and nobody speaks.
+    is_plain: ClassVar[bool] = True
+
     def __init__(self, wire: Wire, *, name: str | None = None) -> None:
         super().__init__(name=name)
         self._wire = wire
@@ -134,12 +138,14 @@ class OutputStage(FrameProcessor):
         self.epoch = 0  # one more for each interruption
         self.interruptions = 0
         self._resampler: Resampler | None = None
-        self._rate = 0
+        self.rate = 0  # the wire's, in Hz
         self._in_speech = False  # between the boundaries, as audio arrives
-        self._speaking = False  # between the boundaries, as audio leaves
+        # The bot speaks: what it says is not heard to its end. Sound that is no speech does not count.
+        self.is_audible = False
         self._stream_silence_s = 0.0
         self._next_speaking = 0.0
         self._last_push = 0.0
+        self._cushion = b""  # silence, s16le
         self._speech_at = 0.0  # when the first audio of this speech came
         self._stop_timer: TimerHandle | None = None
         self._ended = False  # EndFrame is queued or gone: what comes behind it is not heard
@@ -216,7 +222,7 @@ class OutputStage(FrameProcessor):
     def _tune(self) -> None:
         """Begin anew, at the wire's rate as it is known now."""
         wire = self._wire
-        self._rate = wire.send_rate
+        self.rate = wire.send_rate
         self.paced = PacedBuffer(wire.send_rate, wire.packet_ms, wire.lead_ms, keep_ms=self._keep_ms)
         self.ledger = PlayoutLedger(
             wire.send_rate,
@@ -227,6 +233,7 @@ class OutputStage(FrameProcessor):
         self._origin_generated = self._origin_heard = self._reply_from = 0
         self.is_waiting = False
         self._flush_after_s = max(0.1, wire.packet_ms * 0.0015)
+        self._cushion = bytes(2 * (wire.cushion_ms * wire.send_rate // 1000)) if wire.cushion_ms < wire.lead_ms else b""
         self._resampler = None
         self._in_speech = self._unflushed = self._ended = False
         for tap in self._taps:
@@ -244,7 +251,7 @@ class OutputStage(FrameProcessor):
 
     def _on_audio(self, frame: OutputAudioRawFrame) -> None:
         pcm = frame.audio
-        if frame.sample_rate != self._rate or frame.num_channels != 1:
+        if frame.sample_rate != self.rate or frame.num_channels != 1:
             pcm = self._to_wire(frame)
         self._push_pcm(pcm)
 
@@ -254,11 +261,24 @@ class OutputStage(FrameProcessor):
             raise LocalProtocolError("audio before StartFrame")
         if self._ended:
             return  # the last word has been said
+        now = self._wire.now()
+        if now - self._last_push > ANEW_S and self._cushion and not self._in_speech:
+            self._lay_cushion(paced, ledger, len(pcm), now)
         ledger.generated += len(pcm) >> 1
-        paced.push(pcm)
         self._unflushed = True
-        now = self._last_push = self._wire.now()
-        self.release(now)
+        self._last_push = now
+        if self.is_plain and not self._releasing and paced.passes(pcm, now):
+            self._send_packet(ledger, pcm, now)
+        else:
+            paced.push(pcm)
+            self.release(now)
+
+    def _lay_cushion(self, paced: PacedBuffer, ledger: PlayoutLedger, size: int, now: float) -> None:
+        """Audio that comes as it is made has no lead: silence ahead of it, or its first late packet is a gap."""
+        if 0 < size <= 2 * LIVE_S * self.rate and paced.is_dry(now) and not self.is_waiting:
+            ledger.generated += len(self._cushion) >> 1
+            paced.push(self._cushion)
+            paced.put(_LIVE_STARTS)
 
     def _on_speech(self, frame: TTSAudioRawFrame) -> None:
         if not self._in_speech:
@@ -314,13 +334,13 @@ class OutputStage(FrameProcessor):
         if self._wire.sends_digits:
             self._in_order(frame)
         else:
-            self._push_pcm(tone(frame.button.value, self._rate))
+            self._push_pcm(tone(frame.button.value, self.rate))
 
     def _on_urgent_digit(self, frame: OutputDTMFUrgentFrame) -> None:
         if self._wire.sends_digits:
             self._wire.send(frame)
         else:
-            self._push_pcm(tone(frame.button.value, self._rate))
+            self._push_pcm(tone(frame.button.value, self.rate))
         self.push_frame(frame)
 
     def _on_urgent(self, frame: Frame) -> None:
@@ -410,11 +430,6 @@ class OutputStage(FrameProcessor):
         """Keep so much of what leaves, for `wait` and `playing`. Before StartFrame."""
         self._keep_ms = max(self._keep_ms, seconds * 1000)
 
-    @property
-    def is_audible(self) -> bool:
-        """The bot speaks: what it says is not heard to its end. Sound that is no speech does not count."""
-        return self._speaking
-
     def wait(self) -> bool:
         """Be silent at once, so that `speak_on` can go on from there. False: no speech is being heard.
 
@@ -452,14 +467,14 @@ class OutputStage(FrameProcessor):
         if self._wire.clears:
             position = ledger.sent - ledger.dropped - self._origin_heard
             word = spoken.word_at(position, self._pushed)
-            back = position - word.first if word is not None else 0 if spoken.words else round(BACK_S * self._rate)
-            if back <= LONGEST_BACK_S * self._rate:
+            back = position - word.first if word is not None else 0 if spoken.words else round(BACK_S * self.rate)
+            if back <= LONGEST_BACK_S * self.rate:
                 again = paced.rewind(min(back, position - self._reply_from), _goes_again)
                 self._origin_heard += again
         if not self.is_held:
             paced.resume(None if self._wire.clears else now)
             self.release(now)
-        return again * 1000 // self._rate
+        return again * 1000 // self.rate
 
     def playing(self, seconds: float) -> bytes:
         """What the caller was played in the last `seconds`, at the wire's rate, s16le; shorter where less is known.
@@ -469,8 +484,8 @@ class OutputStage(FrameProcessor):
         paced, ledger = self.paced, self.ledger
         if paced is None or ledger is None or not ledger.sent:
             return b""
-        now, wanted = self._wire.now(), int(seconds * self._rate)
-        silence = min(wanted, max(0, int((now - ledger.heard_by()) * self._rate)))
+        now, wanted = self._wire.now(), int(seconds * self.rate)
+        silence = min(wanted, max(0, int((now - ledger.heard_by()) * self.rate)))
         return paced.left(wanted - silence, ledger.held(now)) + bytes(2 * silence)
 
     # ------------------------------------------------------------ a carrier that takes no audio
@@ -505,18 +520,11 @@ class OutputStage(FrameProcessor):
             self._releasing = False
 
     def _send(self, items: Sequence[Any], now: float) -> None:
-        ledger, wire, epoch = self.ledger, self._wire, self.epoch
+        ledger, epoch = self.ledger, self.epoch
         assert ledger is not None
         for position, item in enumerate(items):
             if type(item) is bytes:
-                self._unproven = True
-                pcm = item if self.mix is None else self.mix(item)
-                ledger.send(len(item) >> 1, now, wire.send_audio(pcm))
-                for tap in self._taps:
-                    tap.sent(pcm)
-                if self._speaking and now >= self._next_speaking:
-                    self._next_speaking = now + SPEAKING_PERIOD_S
-                    self.broadcast_frame(BotSpeakingFrame)
+                self._send_packet(ledger, item, now)
             else:
                 self._act(item, now)
             if self.epoch != epoch:  # interrupted from below: what was taken with it is dropped too
@@ -524,6 +532,18 @@ class OutputStage(FrameProcessor):
                     if isinstance(late, Frame) and late.is_uninterruptible:
                         self._act(late, now)
                 return
+
+    def _send_packet(self, ledger: PlayoutLedger, pcm: bytes, now: float) -> None:
+        self._unproven = True
+        size = len(pcm) >> 1
+        if self.mix is not None:
+            pcm = self.mix(pcm)
+        ledger.send(size, now, self._wire.send_audio(pcm))
+        for tap in self._taps:
+            tap.sent(pcm)
+        if self.is_audible and now >= self._next_speaking:
+            self._next_speaking = now + SPEAKING_PERIOD_S
+            self.broadcast_frame(BotSpeakingFrame)
 
     def _act(self, item: Any, now: float) -> None:
         """Something whose turn has come among the packets."""
@@ -535,8 +555,8 @@ class OutputStage(FrameProcessor):
                 self.ledger.flush(padding)
         elif item is _SPEECH_STARTS:
             self._cancel_stop()
-            if not self._speaking:
-                self._speaking, self._next_speaking = True, now
+            if not self.is_audible:
+                self.is_audible, self._next_speaking = True, now
                 self._begin_reply()
                 if self.spoke is not None:
                     self.spoke(True)
@@ -545,7 +565,7 @@ class OutputStage(FrameProcessor):
             self._mark()
             self._stop_when_heard(now)
         elif isinstance(item, EndFrame | StopFrame):
-            if self._speaking:
+            if self.is_audible:
                 self._silence()
             self._mark()
             self._wire.released(item)
@@ -573,7 +593,7 @@ class OutputStage(FrameProcessor):
         self.release(now)  # also where nothing waits: that is how pacing notices a stalled loop
         if waiting:
             return
-        if self._speaking and self._stop_timer is None and now - self._last_push > SPEECH_END_S:
+        if self.is_audible and self._stop_timer is None and now - self._last_push > SPEECH_END_S:
             self._in_speech = False
             self._silence()
 
@@ -640,8 +660,8 @@ class OutputStage(FrameProcessor):
 
     def _silence(self) -> None:
         self._cancel_stop()
-        if self._speaking:
-            self._speaking = False
+        if self.is_audible:
+            self.is_audible = False
             if self.spoke is not None:
                 self.spoke(False)
             self.broadcast_frame(BotStoppedSpeakingFrame)
@@ -653,12 +673,12 @@ class OutputStage(FrameProcessor):
         pcm = frame.audio
         if frame.num_channels != 1:
             raise LocalProtocolError(f"output audio must be mono, got {frame.num_channels} channels")
-        if frame.sample_rate == self._rate:
+        if frame.sample_rate == self.rate:
             return pcm
         resampler = self._resampler
         if resampler is None or resampler.in_rate != frame.sample_rate:
             self._flush_resampler()
-            resampler = self._resampler = make_resampler(frame.sample_rate, self._rate)
+            resampler = self._resampler = make_resampler(frame.sample_rate, self.rate)
         return resampler.process(pcm)
 
     def _flush(self) -> None:

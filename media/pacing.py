@@ -170,6 +170,42 @@ class PacedBuffer:
 
     # ------------------------------------------------------------ out
 
+    def passes(self, pcm: bytes, now: float) -> bool:
+        """Whether `push` and then `take(now)` would come to exactly `pcm`: then it has left, and nothing was queued.
+
+        The short way of live audio, whose packets come one by one when the carrier has little left.
+        """
+        size = len(pcm)
+        if self.queue or size != self._size or self._held or self._odd or type(pcm) is not bytes:
+            return False
+        late = now - self._expected
+        stretch = self._stretch
+        if stretch and late <= self._early:
+            stretch = max(0.0, stretch - (now - self._last) * _SHRINK)
+        horizon = self._horizon
+        if horizon < now:
+            horizon = now
+        elif horizon > now + self._lead + stretch + self._early:
+            return False
+        if late > self._early:
+            self._grow(late)
+        else:
+            self._stretch = stretch
+        if self._speaking:
+            if now - self._horizon > self._tick:
+                self.underruns += 1
+        else:
+            self._speaking = True
+        self._last = now
+        self._horizon = horizon = horizon + size * self._seconds_per_byte
+        tick = self._tick
+        self._expected = now + tick if horizon < now + tick else horizon
+        if size > self._peak_bytes:
+            self._peak_bytes = size
+        if self._keep_bytes:
+            self._remember([pcm])
+        return True
+
     def take(self, now: float) -> Sequence[bytes | object]:
         """What is due by `now`, in order: packets as bytes, items as they were put, FLUSH."""
         late = now - self._expected
@@ -327,6 +363,10 @@ class PacedBuffer:
     @property
     def is_held(self) -> bool:
         return self._held
+
+    def is_dry(self, now: float) -> bool:
+        """Nothing waits, nothing is held back, and the carrier has played all that has left."""
+        return not self.queue and not self._held and self._horizon < now
 
     @property
     def next_due(self) -> float | None:

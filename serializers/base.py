@@ -17,6 +17,7 @@ from media.errors import LocalProtocolError, RemoteProtocolError
 from media.frames import (
     Frame,
     InputAudioRawFrame,
+    OutputAudioRawFrame,
     OutputTransportMessageFrame,
     OutputTransportMessageUrgentFrame,
     StartFrame,
@@ -93,6 +94,7 @@ class FrameSerializer:
     carrier: ClassVar[str] = ""
     ending: ClassVar[Ending] = Ending.SOCKET
     lead_ms: ClassVar[int] = 200  # how far ahead of play-out this carrier likes its audio
+    cushion_ms: ClassVar[int] = 15  # of silence before a live stream: so late may its packets come; 0: none
     end_wait_s: ClassVar[float] = 2.0  # after telling the carrier that the call is over: how long its socket may stay
     echoes_marks_on_clear: ClassVar[bool] = False  # then an echo is no proof that audio was played
     reports_playback: ClassVar[bool] = False  # PlaybackCompletedFrame comes when all that was sent has been played
@@ -169,6 +171,15 @@ class FrameSerializer:
         call or for `flush`. An InterruptionFrame drops it and clears the carrier's buffer.
         """
         raise NotImplementedError
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "encode" in cls.__dict__ and "encode_audio" not in cls.__dict__:
+            cls.encode_audio = FrameSerializer.encode_audio  # type: ignore[method-assign]  # its `encode` sees all
+
+    def encode_audio(self, pcm: bytes, rate: int) -> Messages:
+        """`encode` of mono audio, for who has no frame of it: a short way for carriers' classes."""
+        return self.encode(OutputAudioRawFrame(pcm, rate, 1))
 
     def hold(self, held: bool) -> Messages:
         """Ask the carrier to hold the caller's audio back, or to let it flow again."""

@@ -76,6 +76,7 @@ class ExotelFrameSerializer(JsonSerializer):
     codec_setting: ClassVar[str] = "sample_rate"
     ending: ClassVar[Ending] = Ending.SOCKET
     lead_ms: ClassVar[int] = 400
+    cushion_ms: ClassVar[int] = 0  # a packet is longer
     echoes_marks_on_clear: ClassVar[bool] = True
 
     @dataclass(kw_only=True)

@@ -108,6 +108,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
     carrier: ClassVar[str] = "genesys"
     ending: ClassVar[Ending] = Ending.MESSAGE
     lead_ms: ClassVar[int] = 600
+    cushion_ms: ClassVar[int] = 0  # a packet is longer
     end_wait_s: ClassVar[float] = 15.0
     opens: ClassVar[bool] = True
     has_marks: ClassVar[bool] = False  # playback_started and playback_completed instead

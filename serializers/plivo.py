@@ -228,9 +228,12 @@ class PlivoFrameSerializer(JsonSerializer):
     # ------------------------------------------------------------ out
 
     def _audio(self, frame: OutputAudioRawFrame) -> Messages:
-        rate = frame.sample_rate
-        pcm = frame.audio if rate == self._rate else self.wire_pcm(frame.audio, rate)
-        return self._send_pcm(pcm) if pcm else ()
+        return self.encode_audio(frame.audio, frame.sample_rate)
+
+    def encode_audio(self, pcm: bytes, rate: int) -> Messages:
+        if rate != self._rate:
+            pcm = self.wire_pcm(pcm, rate)
+        return self._send_pcm(pcm) if pcm and self._open else ()
 
     def _send_pcm(self, pcm: bytes) -> Messages:
         longest = self._longest

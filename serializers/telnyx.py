@@ -251,8 +251,12 @@ class TelnyxFrameSerializer(JsonSerializer):
     # ------------------------------------------------------------ out
 
     def _audio(self, frame: OutputAudioRawFrame) -> Messages:
-        rate = frame.sample_rate
-        return self._send_pcm(frame.audio if rate == self._send_rate else self.wire_pcm(frame.audio, rate))
+        return self.encode_audio(frame.audio, frame.sample_rate)
+
+    def encode_audio(self, pcm: bytes, rate: int) -> Messages:
+        if not self._open:
+            return ()
+        return self._send_pcm(pcm if rate == self._send_rate else self.wire_pcm(pcm, rate))
 
     def _send_pcm(self, pcm: bytes) -> Messages:
         """Messages of a legal length; what is too short for one waits."""

@@ -203,10 +203,12 @@ class TwilioFrameSerializer(JsonSerializer):
     # ------------------------------------------------------------ out
 
     def _audio(self, frame: OutputAudioRawFrame) -> Messages:
-        pcm = frame.audio
-        if frame.sample_rate != self._rate:
-            pcm = self.wire_pcm(pcm, frame.sample_rate)
-        if not pcm:
+        return self.encode_audio(frame.audio, frame.sample_rate)
+
+    def encode_audio(self, pcm: bytes, rate: int) -> Messages:
+        if rate != self._rate:
+            pcm = self.wire_pcm(pcm, rate)
+        if not pcm or not self._open:
             return ()
         return (f'{self._head}{b64encode_as_string(pcm_to_ulaw(pcm))}"}}}}',)
 

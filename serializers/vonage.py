@@ -44,6 +44,7 @@ class VonageFrameSerializer(JsonSerializer):
     codec_setting: ClassVar[str] = "sample_rate"
     ending: ClassVar[Ending] = Ending.REST
     lead_ms: ClassVar[int] = 400
+    cushion_ms: ClassVar[int] = 20  # a message has this length
     echoes_marks_on_clear: ClassVar[bool] = True  # seen, and nowhere excluded
     close_is_normal_end: ClassVar[bool] = True
 
@@ -187,10 +188,7 @@ class VonageFrameSerializer(JsonSerializer):
 
     def encode(self, frame: Frame) -> Messages:
         if isinstance(frame, OutputAudioRawFrame):
-            pcm = frame.audio
-            if frame.sample_rate != self._rate:
-                pcm = self.wire_pcm(pcm, frame.sample_rate)
-            return self._frames(pcm)
+            return self.encode_audio(frame.audio, frame.sample_rate)
         if isinstance(frame, InterruptionFrame):
             self._held = b""
             self.reset_wire_pcm()
@@ -198,6 +196,9 @@ class VonageFrameSerializer(JsonSerializer):
         if isinstance(frame, MarkFrame):
             return (f'{{"action":"notify","payload":{{"id":{json.dumps(frame.name)}}}}}',)
         return self.application_message(frame)
+
+    def encode_audio(self, pcm: bytes, rate: int) -> Messages:
+        return self._frames(pcm if rate == self._rate else self.wire_pcm(pcm, rate))
 
     def _frames(self, pcm: bytes) -> Messages:
         """`pcm` behind what is held, in frames of exactly 20 ms; the rest is held."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import structlog
@@ -69,6 +69,7 @@ class NoWire:
     send_rate = 8000
     packet_ms = 20
     lead_ms = 0.0
+    cushion_ms = 0
     has_marks = echoes_marks_on_clear = clears = False
     sends_digits = True  # no tones have to be made
     clear_grain_ms = 0
@@ -177,6 +178,8 @@ class TransportOutput(OutputStage):
     """The output stage of a wire that may come later, or go while the pipeline runs: then audio is dropped, and all
     else passes as if its time had come."""
 
+    is_plain: ClassVar[bool] = False  # the wire may not be open, and a mixer sounds where nobody speaks
+
     _wire: TransportWire
 
     def __init__(self, owner: Owner, *, name: str | None = None) -> None:
@@ -219,8 +222,8 @@ class TransportOutput(OutputStage):
         """The other side has said what it is: its rate may differ, and what waited for it may go."""
         if not self._up or self.paced is None:
             return
-        if self._rate != self._wire.send_rate:
-            log.info("transport.rate_corrected", was=self._rate, now=self._wire.send_rate)
+        if self.rate != self._wire.send_rate:
+            log.info("transport.rate_corrected", was=self.rate, now=self._wire.send_rate)
             self._begin_anew()
         self.release(self._wire.now())
         self._tell_ready()
@@ -293,7 +296,7 @@ class TransportOutput(OutputStage):
             silence_s = 0  # the other side tells when it has played all: nothing has to be covered up
         if silence_s and self.paced is not None:
             self._end_speech()
-            self._push_pcm(bytes(2 * silence_s * self._rate))
+            self._push_pcm(bytes(2 * silence_s * self.rate))
         self._on_end(frame)
 
     # ------------------------------------------------------------ interruption
@@ -314,7 +317,7 @@ class TransportOutput(OutputStage):
         mixer = self._owner.params.mixer()
         if mixer is not None and self._hears:
             self._mixing = Mixing(mixer, self.runtime.drive, self.push_error)
-            self._mixing.start(self._rate)
+            self._mixing.start(self.rate)
             self.mix = self._mixing.mix
 
     def _on_mixer_control(self, frame: MixerControlFrame) -> None:
@@ -332,7 +335,7 @@ class TransportOutput(OutputStage):
         paced, ledger = self.paced, self.ledger
         if paced is None or ledger is None or not self._wire.is_open:
             return
-        packet = self._rate * self._wire.packet_ms // 1000
+        packet = self.rate * self._wire.packet_ms // 1000
         while not paced and ledger.heard_by() - now < FILL_S:
             ledger.generated += packet
             paced.push(bytes(2 * packet))

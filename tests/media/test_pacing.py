@@ -397,6 +397,49 @@ def test_all_comes_out_once_in_order_and_never_too_early(
             assert len(packet) == size  # short only before an item
 
 
+@settings(max_examples=200)
+@given(
+    acts=st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 0.001, 0.013, 0.020, 0.021, 0.045, 0.3, 0.7]),
+            st.sampled_from(
+                ["packet", "packet", "packet", "half", "two", "tick", "item", "flush", "hold", "resume", "clear"]
+            ),
+        ),
+        max_size=60,
+    ),
+    lead_ms=st.sampled_from([0, 20, 200]),
+    keep_ms=st.sampled_from([0, 100]),
+)
+def test_the_short_way_is_the_long_one(acts: list[tuple[float, str]], lead_ms: int, keep_ms: int) -> None:
+    short, long = (PacedBuffer(8000, 20, lead_ms, keep_ms=keep_ms) for _ in range(2))
+    now = 1000.0
+    for pause, act in acts:
+        now += pause
+        piece = {"packet": pcm(1), "half": pcm(0.5), "two": pcm(2)}.get(act)
+        for buffer in (short, long):
+            if act == "item":
+                buffer.put("item")
+            elif act == "flush":
+                buffer.flush()
+            elif act == "hold":
+                buffer.hold()
+            elif act == "resume":
+                buffer.resume(now)
+            elif act == "clear":
+                buffer.clear()
+        if piece is not None and short.passes(piece, now):
+            long.push(piece)
+            assert list(long.take(now)) == [piece]
+        else:
+            if piece is not None:
+                short.push(piece)
+                long.push(piece)
+            assert list(short.take(now)) == list(long.take(now))
+        for name in PacedBuffer.__slots__:
+            assert getattr(short, name) == getattr(long, name), name
+
+
 def _joined(items: list[object]) -> list[object]:
     out: list[object] = []
     for item in items:

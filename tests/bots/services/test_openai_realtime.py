@@ -168,7 +168,7 @@ class Telephone:
     send_rate, packet_ms, lead_ms = 8000, 20, 0.0
     has_marks = reports_playback = echoes_marks_on_clear = False
     sends_digits = clears = True
-    clear_grain_ms = 0
+    clear_grain_ms = cushion_ms = 0
 
     def __init__(self) -> None:
         self.time = 100.0
