@@ -113,7 +113,7 @@ class Lines:
                 place = self.tick // self.every
                 desk.t = now + TICK_S / 2
                 for _, wire, back in self.lines:
-                    wire.data_received(back[place % len(back)])
+                    wire.received(back[place % len(back)], desk.t)
         return time.thread_time() - began
 
 

@@ -73,18 +73,21 @@ class Ear:
         """Audio has arrived, and is the last of the play-out buffer."""
         playout, tally = self._carrier.playout, self._tally
         length = (len(pcm) >> 1) / playout.rate
-        waiting = max(0.0, playout.buffered_s - length)
         tally.packets += 1
         if playout.utterances == self._reply:
             tally.lateness.add(now - self._needed_at)
             tally.jitter.add(abs(now - self._expected_at))
         else:
-            self._reply, self._needed_at = playout.utterances, now + waiting
+            self._reply, self._needed_at = playout.utterances, now + self._waiting(length)
         self._needed_at += length
         self._expected_at = now + length
         self.last_packet_at = now
         if audioop.max(pcm, 2) > LOUD:
-            self._sound(pcm, now + waiting, length)
+            self._sound(pcm, now + self._waiting(length), length)
+
+    def _waiting(self, length: float) -> float:
+        """Seconds of audio before the last packet, which is `length` long."""
+        return max(0.0, self._carrier.playout.buffered_s - length)
 
     def _sound(self, pcm: bytes, heard_at: float, length: float) -> None:
         before, self.last_sound_at = self.last_sound_at, heard_at + length

@@ -68,8 +68,7 @@ class Line:
 
     # ------------------------------------------------------------ the wire's side
 
-    def opened(self) -> None:
-        now = self._desk.now()
+    def opened(self, now: float) -> None:
         self._opened_at = now
         self._tally.connected += 1
         self._tally.live += 1
@@ -88,10 +87,9 @@ class Line:
         else:
             self._over(Over.REFUSED, f"HTTP {status}")
 
-    def message(self, data: Message) -> None:
+    def message(self, data: Message, now: float) -> None:
         if self._gone:
             return
-        now = self._desk.now()
         try:
             replies = self.carrier.receive(data, now)
         except ProtocolViolation as violation:
@@ -171,7 +169,8 @@ class Line:
                 self._send(carrier.press(self._keys.pop(0), now))
             if not self._cut_done:
                 self._barge_in(scenario.barge_in_at_s, at, now)
-        if carrier.playout.has_news or ((tick := carrier.next_tick_at()) is not None and tick <= now):
+        tick = carrier.next_tick_at()
+        if tick is not None and tick <= now:
             self._send(carrier.tick(now))
 
     def _begin(self, due: float) -> None:
@@ -184,6 +183,7 @@ class Line:
 
     def _speak(self, now: float) -> None:
         assert self._due is not None
+        assert self.wire is not None
         place = self._place
         self._place = place + 1
         if place < 0 or not self._speaking:
@@ -194,7 +194,8 @@ class Line:
                 self.ear.said_marker(self._due - self._packet_s)
             pcm = self._voice[place]
         self._due += self._packet_s
-        self._send(self.carrier.audio(pcm, now))
+        for message in self.carrier.audio(pcm, now):
+            self.wire.send(message)
 
     def _barge_in(self, from_s: float, at: float, now: float) -> None:
         """Cut in while the bot can be heard, and time how long it goes on."""

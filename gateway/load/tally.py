@@ -20,11 +20,14 @@ class Spread:
     worst_ms: float = 0.0
 
     def add(self, seconds: float) -> None:
+        if seconds <= 0.0:
+            self.bins[0] += 1
+            return
         ms = 1000.0 * seconds
         if ms > self.worst_ms:
             self.worst_ms = ms
         place = int(ms * _BINS_PER_MS)
-        self.bins[place if 0 <= place <= BINS else 0 if place < 0 else BINS] += 1
+        self.bins[place if place <= BINS else BINS] += 1
 
     @property
     def count(self) -> int:

@@ -11,10 +11,13 @@ import asyncio
 import base64
 import hashlib
 import secrets
+import time
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Protocol, cast
 from urllib.parse import urlsplit
+
+from gateway.load.sockets import Pipe
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _MASK = b"\0\0\0\0"
@@ -26,11 +29,11 @@ MAX_MESSAGE = 4 << 20
 class Listener(Protocol):
     """Who is told what happens on the wire."""
 
-    def opened(self) -> None: ...
+    def opened(self, now: float) -> None: ...
 
     def refused(self, status: int) -> None: ...
 
-    def message(self, data: str | bytes) -> None: ...
+    def message(self, data: str | bytes, now: float) -> None: ...
 
     def lost(self, code: int) -> None:
         """The connection is gone: `code` is the server's close code, 1006 without one, 1002 for a broken protocol."""
@@ -38,11 +41,11 @@ class Listener(Protocol):
 
 def frame(first: int, payload: bytes) -> bytes:
     """One frame of a client."""
-    return _head(first, len(payload)) + payload
+    return head(first, len(payload)) + payload
 
 
 @lru_cache(maxsize=4096)
-def _head(first: int, size: int) -> bytes:
+def head(first: int, size: int) -> bytes:
     if size < 126:
         return bytes((first, 0x80 | size)) + _MASK
     if size < 65_536:
@@ -62,7 +65,7 @@ class Wire(asyncio.Protocol):
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self._request = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
         self._listener = listener
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport | Pipe | None = None
         self._open = False
         self._kept = b""
         self._pieces: list[bytes] = []  # of a message in several frames
@@ -72,12 +75,14 @@ class Wire(asyncio.Protocol):
     # ------------------------------------------------------------ out
 
     def send(self, message: str | bytes) -> None:
-        if self._transport is None:
+        transport = self._transport
+        if transport is None:
             return
         if isinstance(message, str):
-            self._transport.write(frame(_TEXT, message.encode()))
+            payload = message.encode()
+            transport.write(head(_TEXT, len(payload)) + payload)
         else:
-            self._transport.write(frame(_BINARY, message))
+            transport.write(head(_BINARY, len(message)) + message)
 
     def close(self, code: int) -> None:
         """Say so; the server then closes."""
@@ -96,19 +101,26 @@ class Wire(asyncio.Protocol):
     # ------------------------------------------------------------ in
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.write(self._request)
+        self.connected(cast(asyncio.Transport, transport))
+
+    def connected(self, transport: asyncio.Transport | Pipe) -> None:
+        self._transport = transport
+        transport.write(self._request)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._listener.lost(self._code)
 
     def data_received(self, data: bytes) -> None:
+        self.received(data, time.monotonic())
+
+    def received(self, data: bytes, now: float) -> None:
+        """Bytes that came at `now`, by time.monotonic."""
         if self._kept:
             data, self._kept = self._kept + data, b""
         begin = 0
         if not self._open:
-            begin = self._handshake(data)
+            begin = self._handshake(data, now)
             if begin < 0:
                 return None
         size = len(data)
@@ -133,16 +145,16 @@ class Wire(asyncio.Protocol):
             if size < end:
                 break
             if first == _TEXT and not self._pieces:
-                self._listener.message(str(data[start:end], "utf-8", "replace"))
+                self._listener.message(str(data[start:end], "utf-8", "replace"), now)
             elif first == _BINARY and not self._pieces:
-                self._listener.message(data[start:end])
-            elif not self._seldom(first, data[start:end]):
+                self._listener.message(data[start:end], now)
+            elif not self._seldom(first, data[start:end], now):
                 return self._broken()
             begin = end
         self._kept = data[begin:]
         return None
 
-    def _handshake(self, data: bytes) -> int:
+    def _handshake(self, data: bytes, now: float) -> int:
         """Where frames begin; -1: not yet, or never."""
         end = data.find(b"\r\n\r\n")
         if end < 0:
@@ -162,10 +174,10 @@ class Wire(asyncio.Protocol):
             self._broken()
             return -1
         self._open = True
-        self._listener.opened()
+        self._listener.opened(now)
         return end + 4
 
-    def _seldom(self, first: int, payload: bytes) -> bool:
+    def _seldom(self, first: int, payload: bytes, now: float) -> bool:
         """Control frames, and messages in pieces. False: the server may not send that."""
         if first == _PING:
             if self._transport is not None:
@@ -181,7 +193,7 @@ class Wire(asyncio.Protocol):
             self._pieces.append(payload)
             if first == 0x80:
                 whole, self._pieces = b"".join(self._pieces), []
-                self._listener.message(whole.decode("utf-8", "replace") if self._kind == 1 else whole)
+                self._listener.message(whole.decode("utf-8", "replace") if self._kind == 1 else whole, now)
         elif first != _PONG:
             return False
         return True

@@ -38,7 +38,7 @@ class Caller:
         self.line.wire = Wire("ws://127.0.0.1:1/", {}, self.line)
         self.line.wire.connection_made(cast(asyncio.Transport, self))
         self.written.clear()
-        self.line.opened()
+        self.line.opened(self.t)
         self.gateway = serializer_class(carrier).for_call(WireOptions())
         for message in self.said():
             self.gateway.decode(message)
@@ -76,11 +76,11 @@ class Caller:
 
     def speak(self, pcm: bytes = SOUND) -> None:
         for message in self.gateway.encode(OutputAudioRawFrame(pcm, 8000, 1)):
-            self.line.message(message)
+            self.line.message(message, self.t)
 
     def clear(self) -> None:
         for message in self.gateway.encode(InterruptionFrame()):
-            self.line.message(message)
+            self.line.message(message, self.t)
 
 
 def test_a_key_that_clears_the_carrier_is_timed_from_the_key() -> None:

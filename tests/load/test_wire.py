@@ -20,13 +20,13 @@ class Heard:
     def __init__(self) -> None:
         self.said: list[Any] = []
 
-    def opened(self) -> None:
+    def opened(self, now: float) -> None:
         self.said.append("opened")
 
     def refused(self, status: int) -> None:
         self.said.append(("refused", status))
 
-    def message(self, data: str | bytes) -> None:
+    def message(self, data: str | bytes, now: float) -> None:
         self.said.append(data)
 
     def lost(self, code: int) -> None:
