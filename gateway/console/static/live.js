@@ -83,6 +83,6 @@ export class Live {
 // Its words may be long: the call's own page has all of them.
 function happened({ last_event: last, duration_s: now }) {
   if (!last) return "";
-  const words = inWords(last);
-  return `${words.length > 50 ? `${words.slice(0, 50).trim()} …` : words}, ${Math.max(0, Math.round(now - last.t))} s ago`;
+  const words = inWords(last).split(" (")[0];
+  return `${words.length > 36 ? `${words.slice(0, 35).trim()} …` : words}, ${Math.max(0, Math.round(now - last.t))} s ago`;
 }
