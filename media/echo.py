@@ -38,7 +38,7 @@ _SAME_MS: Final = 8
 _TAPS: Final = 64  # of the fitted filter: 8 ms
 _ROW, _COLUMN = np.indices((_TAPS, _TAPS))
 _SYMMETRIC: Final = np.minimum(_ROW, _COLUMN) * _TAPS + np.maximum(_ROW, _COLUMN)
-_BEFORE: Final = 16  # of them before the delay of the best agreement
+_LATER: Final = 48  # of them for what comes later than at the delay of the best agreement: an echo has a tail
 _AROUND: Final = RATE // 25  # how far a known delay may be off
 _RIDGE: Final = 1e-3
 _QUIETEST: Final = 8.0  # rms under which there is nothing to compare
@@ -50,7 +50,6 @@ _EDGE: Final = RATE // 25  # of what is resampled: it begins out of nothing ther
 _SIZES: Final = sorted(
     2**twos * 3**threes * 5**fives for twos in range(5, 14) for threes in range(4) for fives in range(3)
 )  # of transforms that take little time
-_UNTOLD_DB: Final = 99.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +59,12 @@ class Likeness:
     explained: float  # share of the power beside the noise, 0 to 1
     rest_db: float  # what is left, above the line's noise
     delay_ms: int  # from what the ledger says is being played; meaningless where little is explained
+    refuted: bool = False  # by what was a moment ago (media/echo_before.py)
 
     def is_echo(self, known_ms: int | None = None) -> bool:
         """`known_ms`: at which delay there was echo on this line before."""
+        if self.refuted:
+            return False
         if self.explained >= _MOST:
             return True
         if known_ms is None:
@@ -77,10 +79,10 @@ class Likeness:
     @property
     def is_doubtful(self) -> bool:
         """Of what is not echo: no other voice is so much like the bot's, but for one in ten."""
-        return self.explained >= _DOUBTFUL
+        return self.explained >= _DOUBTFUL and not self.refuted
 
 
-NOT_ECHO: Final = Likeness(0.0, _UNTOLD_DB, 0)
+NOT_ECHO: Final = Likeness(0.0, 99.0, 0)
 
 
 def likeness(
@@ -89,8 +91,6 @@ def likeness(
     heard_rate: int,
     played_rate: int,
     around_ms: int | None = None,
-    *,
-    in_short: bool = False,
 ) -> Likeness | None:
     """Compare the latest of the caller's audio with what was played until then; None if there is too little of it.
 
@@ -98,10 +98,8 @@ def likeness(
         heard: the caller's audio, s16le: WINDOW_S, and up to NOISE_S before that.
         played: what the caller was played, ending with what is played now: LONGEST_DELAY_S more than WINDOW_S.
         around_ms: there was echo at about this delay: a third of the work.
-        in_short: a sixth of it, where it is plainly echo again: then more is explained than is told, and the rest is
-            not looked at.
     """
-    x = _last(heard, heard_rate, _WINDOW)
+    x = latest(heard, heard_rate, _WINDOW)
     n = len(x)
     power = float(x @ x)
     if n < RATE // 10 or power < n * _QUIETEST**2:
@@ -110,38 +108,24 @@ def likeness(
     first, last = 0, size
     if around_ms is not None:  # nothing before that is made
         delay = around_ms * RATE // 1000
-        size = min(size, n + delay + _AROUND + _BEFORE)
+        size = min(size, n + delay + _AROUND + _LATER)
         first, last = max(0, size - n - delay - _AROUND), min(size, size - delay + _AROUND)
-    r = _last(played, played_rate, min(size, n + _DELAYS))
+    r = latest(played, played_rate, min(size, n + _DELAYS))
     if float(r @ r) < n * _QUIETEST**2 and (around_ms is None or _is_silence(played, played_rate, n)):
         return NOT_ECHO  # nothing was played that could come back
     r = np.concatenate((np.zeros(size - len(r)), r))
     best = first + int(_agreement(x, r[first:last]).argmax())
-    begin = min(max(best - _BEFORE, 0), size - n - _TAPS + 1)
-    delay_ms = round(max(0, size - n - begin - _BEFORE) * 1000 / RATE)
+    begin = min(max(best - _LATER, 0), size - n - _TAPS + 1)
+    delay_ms = round(max(0, size - n - begin - _LATER) * 1000 / RATE)
     r = r[begin : begin + n + _TAPS - 1]
-    if in_short:
-        plain = Likeness(round(_by_one_tap(x, r, best - begin) / power, 3), _UNTOLD_DB, delay_ms)
-        if plain.is_echo(around_ms):
-            return plain
     rest = _rest(x, r)
-    noise = _noise(_last(heard, heard_rate, _LINE - 1)) * n
+    noise = _noise(latest(heard, heard_rate, _LINE - 1)) * n
     explained = (power - rest) / max(power - noise, power / 4)
     return Likeness(
         round(min(1.0, max(0.0, explained)), 3),
         round(10 * math.log10(max(rest, 1.0) / max(noise, n * _QUIETEST**2)), 1),
         delay_ms,
     )
-
-
-def _by_one_tap(x: Samples, r: Samples, at: int) -> float:
-    """How much of the power of `x` that of the _TAPS taps explains: no more than all of them do.
-
-    With the same ridge, for what the best filter leaves is no more than what another leaves, and its ridge.
-    """
-    tap = r[at : at + len(x)]
-    product = float(tap @ x)
-    return product * product / (float(tap @ tap) + _RIDGE * max(float(r @ r), 1.0))
 
 
 def _rest(x: Samples, r: Samples) -> float:
@@ -182,11 +166,11 @@ def _noise(line: Samples) -> float:
 
 
 def _is_silence(played: bytes, rate: int, n: int) -> bool:
-    r = _last(played, rate, n + _DELAYS)
+    r = latest(played, rate, n + _DELAYS)
     return float(r @ r) < n * _QUIETEST**2
 
 
-def _last(pcm: bytes, rate: int, count: int) -> Samples:
+def latest(pcm: bytes, rate: int, count: int) -> Samples:
     """Up to `count` samples, at RATE, with less of the low frequencies, in which voices are much alike."""
     if rate == RATE:
         pcm = pcm[-2 * (count + 1) :]

@@ -12,13 +12,14 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 import numpy as np
 
-from media.echo import LONGEST_DELAY_S, NOISE_S, WINDOW_S, Likeness, likeness
+from media.echo import NOISE_S, WINDOW_S, Likeness, likeness
+from media.echo_before import PLAYED_S, is_new, somebody_beside
 from media.events import DONE, Handle, MaybeAwaitable
 from media.frames import (
     CancelFrame,
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 KEEP_S = 2.5  # of what has left: what may come back after a hold, and what an echo is compared with
 LOOK_S = 0.08  # while the line echoes: how often it is asked whether that is all
 LOOK_AGAIN_S = 0.04  # before one look that finds no echo is believed; and before a hold that was put off is due again
+CERTAIN = 0.65  # explained: echo, whatever the line brought before; a canceller may let it through now and then
+PLAIN = 0.9  # explained, on a line that echoes: nobody speaks beside it
 DOUBTS = 2  # such looks, one after the other, end an echo
 _PIECE_S = 0.06
 _FADE_OVER_S = 0.72
@@ -308,14 +311,20 @@ class Floor(FrameProcessor):
         speech = self._speech
         if speech is None or speech.paced is None:
             return None
-        heard, played = b"".join(self._caller), speech.playing(WINDOW_S + LONGEST_DELAY_S)
-        rates = self._rate, speech.paced.sample_rate
-        if self._echo_ms is not None:
-            again = self._state is _State.ECHO  # then nobody is told the figures
-            like = likeness(heard, played, *rates, self._echo_ms, in_short=again)
-            if like is None or like.is_echo(self._echo_ms):
+        known_ms = self._echo_ms
+        compared = b"".join(self._caller), speech.playing(PLAYED_S), self._rate, speech.paced.sample_rate
+        if known_ms is not None:
+            like = likeness(*compared, known_ms)
+            if like is None:
+                return None
+            if like.is_echo(known_ms):
+                if like.explained < PLAIN and somebody_beside(*compared, like.delay_ms):
+                    return replace(like, refuted=True)
                 return like
-        return likeness(heard, played, *rates)
+        like = likeness(*compared)
+        if like is None or like.explained >= CERTAIN or not (like.is_echo(known_ms) or like.is_doubtful):
+            return like
+        return replace(like, refuted=True) if is_new(*compared, like.delay_ms) else like
 
     def _decide(self, decision: str, reason: str, values: Mapping[str, float]) -> None:
         if self._counters is not None:

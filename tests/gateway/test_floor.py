@@ -667,6 +667,48 @@ def test_a_caller_who_speaks_over_the_echo_is_heard() -> None:
     assert len(talk.probe.of(VADUserStartedSpeakingFrame)) == 1
 
 
+def with_pauses(pcm: bytes) -> bytes:
+    """0.1 s of silence in every third of a second."""
+    samples = np.frombuffer(pcm, "<i2").copy()
+    samples[np.arange(len(samples)) % 2667 < 800] = 0
+    return samples.tobytes()
+
+
+def test_a_caller_no_louder_than_the_echo_is_heard() -> None:
+    talk = Talk()
+    talk.sound = with_pauses(talk.sound)
+    talk.speak()
+    echo = np.frombuffer(talk.sound, "<i2").astype(float)[: int(1.2 * talk.rate)] * 0.1
+    line = np.concatenate((np.zeros(int(0.1 * talk.rate)), echo, np.zeros(int(0.5 * talk.rate))))
+    first = int(1.15 * talk.rate)
+    line[first : first + 4000] += np.frombuffer(sound(0.5, seed=9), "<i2") * 0.1
+    talk.call.say(line.astype("<i2").tobytes())
+    talk.call.run(1.1)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    assert talk.probe.decisions == ["echo"]
+    talk.call.run(0.3)
+    assert talk.probe.decisions == ["echo", "held"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_voice_that_is_a_little_like_the_bots_is_no_echo_where_there_was_none(before: bool) -> None:
+    talk = Talk()
+    talk.sound = with_pauses(talk.sound)
+    talk.speak()
+    echo = np.frombuffer(talk.sound, "<i2").astype(float) * 0.1
+    line = np.concatenate((np.zeros(int(0.1 * talk.rate)), echo))[: int(1.2 * talk.rate)]
+    begins = int(0.98 * talk.rate)
+    if not before:
+        line[:begins] = 0
+    line[begins:] += np.frombuffer(sound(0.22, seed=9), "<i2") * 0.1
+    talk.call.say(line.astype("<i2").tobytes())
+    talk.call.run(1.2)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    assert talk.probe.decisions == ([] if before else ["held"])  # where it may be echo, it is looked at again
+    if not before:
+        assert 0.28 < talk.probe.values[0]["explained"] < 0.65
+
+
 def test_the_echo_of_the_last_words_is_nobodys_turn() -> None:
     talk = Talk(seconds=1.0)
     talk.speak()

@@ -121,7 +121,7 @@ def plainly(heard: bytes, played: bytes, around_ms: int | None) -> tuple[float, 
         float(r[begin : begin + n] @ x) ** 2 / max(float(np.square(r[begin : begin + n]).sum()), 64 * n)
         for begin in begins
     ]
-    begin = min(max(begins[int(np.argmax(alike))] - 16, 0), len(r) - n - taps + 1)
+    begin = min(max(begins[int(np.argmax(alike))] - 48, 0), len(r) - n - taps + 1)
     late = np.array([r[begin + tap : begin + tap + n] for tap in range(taps)])
     gram = late @ late.T
     gram += np.eye(taps) * 1e-3 * max(float(np.trace(gram)) / taps, 1.0)
@@ -129,7 +129,7 @@ def plainly(heard: bytes, played: bytes, around_ms: int | None) -> tuple[float, 
     noise, power = n * float(np.quantile(np.square(quiet).mean(axis=1), 0.2)), float(x @ x)
     explained = min(1.0, max(0.0, (power - rest) / max(power - noise, power / 4)))
     rest_db = 10 * float(np.log10(max(rest, 1.0) / max(noise, 64 * n)))
-    return explained, rest_db, round(max(0, len(r) - n - begin - 16) / 8)
+    return explained, rest_db, round(max(0, len(r) - n - begin - 48) / 8)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -148,28 +148,13 @@ def test_the_quick_way_comes_to_the_same(seed: int) -> None:
         assert like.explained == pytest.approx(explained, abs=0.0006)
         assert like.rest_db == pytest.approx(rest_db, abs=0.06)
         assert like.delay_ms == delay_ms
-    short = likeness(heard, played, RATE, RATE, known_ms, in_short=True)
-    assert short is not None
-    assert short.is_echo(known_ms) == like.is_echo(known_ms)
-    assert short.delay_ms == like.delay_ms
-    assert short.explained <= like.explained
-
-
-def test_plain_echo_is_soon_told() -> None:
-    said = voice(1)
-    heard = line(later(said, 0.2, -15))
-    short = likeness(heard, pcm(said), RATE, RATE, 200, in_short=True)
-    assert short is not None
-    assert short.is_echo(200)
-    assert short.explained < 1.0 < short.rest_db
-    assert short == Likeness(short.explained, 99.0, 200)
 
 
 def test_a_known_line_on_which_nothing_came_back_lately() -> None:
     """What was played in the part that is looked at was silent, but not all of it."""
     said = voice(1)
     said[-int(0.8 * RATE) :] = 0
-    like = likeness(line(voice(2, 0.3)), pcm(said), RATE, RATE, 50, in_short=True)
+    like = likeness(line(voice(2, 0.3)), pcm(said), RATE, RATE, 50)
     assert like is not None
     assert not like.is_echo(50)
     assert like != NOT_ECHO
@@ -189,6 +174,12 @@ def test_a_filter_never_leaves_more_than_there_was() -> None:
 def test_what_doubt_is() -> None:
     assert Likeness(0.28, 20.0, 200).is_doubtful
     assert not Likeness(0.279, 20.0, 200).is_doubtful
+
+
+def test_what_is_refuted_is_neither_echo_nor_doubtful() -> None:
+    assert not Likeness(0.6, 0.0, 200, refuted=True).is_echo()
+    assert not Likeness(0.6, 0.0, 200, refuted=True).is_echo(200)
+    assert not Likeness(0.6, 0.0, 200, refuted=True).is_doubtful
 
 
 def test_a_known_line_needs_less() -> None:

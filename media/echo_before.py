@@ -1,0 +1,86 @@
+"""What a line brought a moment ago, where the present does not tell an echo from a voice.
+
+The path of an echo stays as it is. So what agrees with the bot's voice, and with as much played did not come back a
+moment ago, is a voice that happens to agree (one in forty does). And where a path explains all that came back, what it
+leaves now is somebody who speaks, even if no louder than the echo.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from media.echo import LONGEST_DELAY_S, RATE, WINDOW_S, Samples, latest
+
+PLAYED_S: Final = 1.0 + WINDOW_S + LONGEST_DELAY_S  # what is compared, and what of it may still be on its way
+
+_WINDOW: Final = int(WINDOW_S * RATE)
+_ALL: Final = RATE + _WINDOW
+_TAPS: Final = 64  # of the path: 8 ms
+_LATER: Final = 48  # of them for what comes later than at the delay
+_LAGS: Final = np.abs(np.subtract.outer(np.arange(_TAPS), np.arange(_TAPS)))
+_RIDGE: Final = 1e-3
+_QUIETEST: Final = 64.0  # power under which there is nothing to compare
+_FRAME: Final = RATE // 50
+_NOW: Final = 8  # frames
+
+_MISSING: Final = 0.1  # of the echo that should have been there, at most: it was not
+_TELLING: Final = 0.25  # of the line's power that it should have had
+_BESIDE_NOISE: Final = 6.3  # 8 dB above the quieter parts of what was left before
+_BESIDE_ECHO: Final = 0.05  # 13 dB below the loudest of the echo, of which no path explains all
+
+
+def is_new(heard: bytes, played: bytes, heard_rate: int, played_rate: int, delay_ms: int) -> bool:
+    """What agrees with the bot's voice at this delay was missing before, though it should have come back then too.
+
+    Args:
+        heard: the caller's audio, s16le: WINDOW_S, and a second before that.
+        played: what the caller was played, ending with what is played now: PLAYED_S.
+    """
+    line, r = _aligned(heard, played, heard_rate, played_rate, delay_ms)
+    before = len(line) - _WINDOW
+    if before < _WINDOW:
+        return False
+    echo = np.correlate(r[: before + _TAPS - 1], _path(line[before:], r[before:]))
+    line = line[:before]
+    power = float(echo @ echo)
+    should_be = power > max(_TELLING * float(line @ line), before * _QUIETEST)
+    return should_be and float(line @ echo) < _MISSING * power
+
+
+def somebody_beside(heard: bytes, played: bytes, heard_rate: int, played_rate: int, delay_ms: int) -> bool:
+    """The line's echo leaves more than it did before. Arguments as those of `is_new`."""
+    line, r = _aligned(heard, played, heard_rate, played_rate, delay_ms)
+    if len(line) < 2 * _WINDOW:
+        return False
+    echo = np.correlate(r, _path(line, r))
+    left, loudest = _powers(line - echo), float(_powers(echo).max())
+    noise = max(float(np.quantile(left, 0.2)), _QUIETEST)
+    now = float(left[-_NOW:].mean())
+    return now > _BESIDE_NOISE * noise and now > _BESIDE_ECHO * loudest
+
+
+def _aligned(heard: bytes, played: bytes, heard_rate: int, played_rate: int, delay_ms: int) -> tuple[Samples, Samples]:
+    """The line, and what can have come back in it: the first _TAPS of that in its first sample, and so on."""
+    line = latest(heard, heard_rate, _ALL)
+    r = latest(played, played_rate, int(PLAYED_S * RATE))
+    late = delay_ms * RATE // 1000 + _LATER - _TAPS + 1  # than now, of the last that can; below 0 it is to come
+    size = len(line) + _TAPS - 1
+    r = np.concatenate((np.zeros(size), r, np.zeros(max(0, -late))))
+    last = len(r) - max(0, late)
+    return line, r[last - size : last]
+
+
+def _path(x: Samples, r: Samples) -> Samples:
+    """By least squares, as if what is before and behind were like what is between: that makes one row of sums."""
+    own = np.correlate(r, r[: len(x)])
+    gram = own[_LAGS]
+    gram.ravel()[:: _TAPS + 1] += _RIDGE * max(float(own[0]), 1.0)
+    return np.asarray(np.linalg.solve(gram, np.correlate(r, x)))
+
+
+def _powers(samples: Samples) -> Samples:
+    count = len(samples) // _FRAME
+    frames = samples[len(samples) - count * _FRAME :].reshape(count, _FRAME)
+    return np.asarray(np.einsum("ij,ij->i", frames, frames) / _FRAME)

@@ -1,0 +1,121 @@
+"""What was a moment ago: a likeness that is refuted by it, and somebody who speaks beside the line's echo."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from media.codecs import pcm_to_ulaw, ulaw_to_pcm
+from media.echo import LONGEST_DELAY_S, RATE, WINDOW_S, Samples
+from media.echo_before import PLAYED_S, is_new, somebody_beside
+from media.resample import resample_all
+from tests.media.test_echo import voice
+
+SPOKE_S = 0.16  # at the end
+
+
+def pcm(samples: Samples) -> bytes:
+    return samples.astype("<i2").tobytes()
+
+
+def telephone(line: Samples, noise: float = 10.0) -> bytes:
+    samples = line + np.random.default_rng(3).normal(0, noise, len(line))
+    return ulaw_to_pcm(pcm_to_ulaw(np.clip(samples, -32768, 32767).astype("<i2").tobytes()))
+
+
+def returned(said: Samples, delay_s: float, level_db: float, tail: int = 40) -> Samples:
+    """All of it, late, weaker, and with a tail of 5 ms."""
+    rng = np.random.default_rng(7)
+    path = np.concatenate(([2.0], rng.normal(size=tail) * np.exp(-np.arange(tail) / 15)))
+    path *= 10 ** (level_db / 20) / np.sqrt((path**2).sum())
+    late = np.concatenate((np.zeros(round(delay_s * RATE)), said))[: len(said)]
+    return np.asarray(np.convolve(late, path)[: len(said)])
+
+
+def at_the_end(samples: Samples, length: int) -> Samples:
+    return np.concatenate((np.zeros(length - len(samples)), samples))
+
+
+SAID = voice(1)
+DELAYS = pytest.mark.parametrize("delay_s", [0.0, 0.005, 0.05, 0.4, 0.75])
+
+
+@DELAYS
+@pytest.mark.parametrize("level_db", [-10.0, -30.0])
+def test_an_echo_that_was_there_before_is_not_new_and_nobody_is_beside_it(delay_s: float, level_db: float) -> None:
+    heard = telephone(returned(SAID, delay_s, level_db))
+    delay_ms = round(delay_s * 1000)
+    assert not is_new(heard, pcm(SAID), RATE, RATE, delay_ms)
+    assert not somebody_beside(heard, pcm(SAID), RATE, RATE, delay_ms)
+
+
+@DELAYS
+def test_what_agrees_now_and_was_missing_before_is_new(delay_s: float) -> None:
+    now = returned(SAID, delay_s, -15)[-int(WINDOW_S * RATE) :]
+    heard = telephone(at_the_end(now, len(SAID)))
+    assert is_new(heard, pcm(SAID), RATE, RATE, round(delay_s * 1000))
+
+
+def test_where_nothing_was_played_before_nothing_can_have_been_missing() -> None:
+    said = SAID.copy()
+    said[: -int((WINDOW_S + 0.05) * RATE)] = 0
+    heard = telephone(returned(said, 0.05, -15))
+    assert not is_new(heard, pcm(said), RATE, RATE, 50)
+
+
+def test_what_noise_would_have_hidden_was_not_missing() -> None:
+    """At that loss nothing of the echo would have been heard before."""
+    now = returned(SAID, 0.2, -25)[-int(WINDOW_S * RATE) :]
+    noise = np.random.default_rng(5).normal(0, 1500, len(SAID) - len(now))
+    heard = telephone(np.concatenate((noise, now)))
+    assert not is_new(heard, pcm(SAID), RATE, RATE, 200)
+
+
+@pytest.mark.parametrize("echo_db", [-15.0, -25.0])
+@pytest.mark.parametrize("voice_db", [-6.0, 0.0, 10.0])  # beside the echo
+@DELAYS
+def test_somebody_speaks_beside_the_echo(delay_s: float, voice_db: float, echo_db: float) -> None:
+    caller = voice(5, SPOKE_S) * 10 ** ((echo_db + voice_db) / 20)
+    heard = telephone(returned(SAID, delay_s, echo_db) + at_the_end(caller, len(SAID)))
+    assert somebody_beside(heard, pcm(SAID), RATE, RATE, round(delay_s * 1000))
+
+
+def test_a_voice_far_below_the_echo_is_not_told_from_what_no_path_explains() -> None:
+    caller = voice(5, SPOKE_S) * 10 ** (-35 / 20)
+    heard = telephone(returned(SAID, 0.2, -15) + at_the_end(caller, len(SAID)), noise=1.0)
+    assert not somebody_beside(heard, pcm(SAID), RATE, RATE, 200)
+
+
+def test_noise_as_loud_as_before_is_nobody() -> None:
+    heard = telephone(returned(SAID, 0.2, -20), noise=400.0)
+    assert not somebody_beside(heard, pcm(SAID), RATE, RATE, 200)
+
+
+@pytest.mark.parametrize("rates", [(16000, 24000), (8000, 16000)])
+def test_other_rates(rates: tuple[int, int]) -> None:
+    heard_rate, played_rate = rates
+    echo = returned(SAID, 0.2, -15)
+    caller = at_the_end(voice(5, SPOKE_S) * 0.2, len(SAID))
+    played = resample_all(pcm(SAID), RATE, played_rate)
+    for line, beside in ((echo, False), (echo + caller, True)):
+        heard = resample_all(telephone(line), RATE, heard_rate)
+        assert somebody_beside(heard, played, *rates, 200) is beside
+        assert not is_new(heard, played, *rates, 200)
+    now = at_the_end(echo[-int(WINDOW_S * RATE) :], len(SAID))
+    assert is_new(resample_all(telephone(now), RATE, heard_rate), played, *rates, 200)
+
+
+@pytest.mark.parametrize("played", [b"", bytes(2000), pcm(SAID)])
+@pytest.mark.parametrize("samples", [0, 1, 1900, 3000, 5000])
+def test_a_call_that_has_just_begun_tells_nothing(samples: int, played: bytes) -> None:
+    heard = telephone(voice(5)[:samples])
+    for delay_ms in (0, 300, round(LONGEST_DELAY_S * 1000)):
+        assert not is_new(heard[: 2 * 3800], played, RATE, RATE, delay_ms)
+        assert not somebody_beside(heard[: 2 * 3800], played, RATE, RATE, delay_ms)
+
+
+def test_no_more_of_what_was_played_is_looked_at_than_is_said() -> None:
+    echo = returned(SAID, 0.75, -15)
+    heard = telephone(at_the_end(echo[-int(WINDOW_S * RATE) :], len(SAID)))
+    for played in (pcm(SAID), pcm(SAID)[-2 * int((PLAYED_S + 0.001) * RATE) :]):
+        assert is_new(heard, played, RATE, RATE, 750)
