@@ -63,7 +63,7 @@ async def consoles(count: int, watched: bool, base: str) -> AsyncIterator[Callab
 
 
 def main() -> None:
-    parser = alternation.parser(__doc__, seconds=6.0, pairs=6)
+    parser = alternation.parser(__doc__, seconds=6.0, pairs=5)
     parser.add_argument("--consoles", type=int, default=10)
     parser.add_argument("--watch", action="store_true", help="one of the consoles also watches a call")
     options = parser.parse_args()

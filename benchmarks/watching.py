@@ -51,7 +51,7 @@ async def watchers(count: int, audio: str, form: str, base: str) -> AsyncIterato
 
 
 def main() -> None:
-    parser = alternation.parser(__doc__, seconds=6.0, pairs=6)
+    parser = alternation.parser(__doc__, seconds=6.0, pairs=5)
     parser.add_argument("--watchers", type=int, default=10)
     parser.add_argument("--audio", choices=("none", "mixed", "stereo"), default="mixed", help="default mixed")
     parser.add_argument("--format", choices=("protobuf", "json"), default="protobuf")

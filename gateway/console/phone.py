@@ -37,6 +37,7 @@ from gateway.simulator.script import Script
 from gateway.store import CallKey, StoreError
 from media.errors import ConfigError
 from media.frames import KeypadEntry
+from serializers.protobuf import message_in
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -53,7 +54,8 @@ BACKLOG = 2000  # messages for a browser that does not read
 LONGEST_S = 3600.0
 FOLD_S = 0.5  # audio on the wire is told so often, as a sum
 FIND_S = 0.05  # between looks for the gateway's side of the call
-AUDIO_CHARS = 250  # a text message that is longer is audio, unless it says otherwise
+AUDIO = '"payload"'  # what a text message has that is audio, whatever the carrier
+TEXT_IN = {"web": message_in}  # a carrier's binary messages that are not audio
 
 
 class Phone:
@@ -131,6 +133,7 @@ class _Person:
         self._ready, self._all_told = asyncio.Event(), asyncio.Event()
         self._folded = {True: [0, 0], False: [0, 0]}  # to the gateway or from it: messages and bytes of audio
         self._folded_at = 0.0
+        self._text_in = TEXT_IN.get(carrier.name, lambda message: None)
         self._missing = 0  # packets in which the microphone was late
 
     # ------------------------------------------------------------ the call
@@ -224,12 +227,13 @@ class _Person:
         self._put(pcm)
 
     def passed(self, message: Message, *, to_gateway: bool) -> None:
-        if isinstance(message, bytes) or (len(message) > AUDIO_CHARS and '"payload"' in message):
+        text = self._text_in(message) if isinstance(message, bytes) else message
+        if text is None or AUDIO in text:
             count = self._folded[to_gateway]
             count[0] += 1
             count[1] += len(message)
         else:
-            self._say({"wire": {"t": self._t(), "to": to_gateway, "text": message[:4000]}})
+            self._say({"wire": {"t": self._t(), "to": to_gateway, "text": text[:4000]}})
 
     def _t(self) -> float:
         return round(asyncio.get_running_loop().time() - self._carrier.started_at, 3)
