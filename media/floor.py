@@ -122,19 +122,17 @@ class Floor(FrameProcessor):
     def process_frame(self, frame: Frame, direction: FrameDirection) -> MaybeAwaitable:
         kind = type(frame)
         if kind is InputAudioRawFrame:
-            self._keep(frame)  # type: ignore[arg-type]
+            caller, audio = self._caller, frame.audio  # type: ignore[attr-defined]
+            caller.append(audio)
+            size = self._caller_bytes + len(audio)
+            while size - len(caller[0]) >= self._keep_bytes:
+                size -= len(caller.popleft())
+            self._caller_bytes = size
         else:
             act = self._acts.get(kind)
             if act is not None and not act(frame):
                 return DONE
         return self.push_frame(frame, direction)
-
-    def _keep(self, frame: InputAudioRawFrame) -> None:
-        caller = self._caller
-        caller.append(frame.audio)
-        self._caller_bytes += len(frame.audio)
-        while self._caller_bytes - len(caller[0]) >= self._keep_bytes:
-            self._caller_bytes -= len(caller.popleft())
 
     # ------------------------------------------------------------ what happens; False: the frame goes no further
 

@@ -175,6 +175,7 @@ class VADProcessor(FrameProcessor):
             speaking=self._on_speaking,
             period_s=speech_activity_period,
         )
+        self._hear = self._voice.hear
         if self._voice.waits:
             self._may_wait()
 
@@ -188,9 +189,13 @@ class VADProcessor(FrameProcessor):
         return self._voice.state
 
     def process_frame(self, frame: Frame, direction: FrameDirection) -> MaybeAwaitable:
+        kind = type(frame)
+        if kind is InputAudioRawFrame and direction is FrameDirection.DOWNSTREAM:  # 50 a second: no table, no base
+            self.push_frame(frame, direction)
+            return self._hear(frame)  # type: ignore[arg-type]
         super().process_frame(frame, direction)
         self.push_frame(frame, direction)
-        act = _ACTS.get(type(frame))
+        act = _ACTS.get(kind)
         if act is None:
             act = _act_for(type(frame))
         return act(self, frame, direction)
@@ -206,7 +211,7 @@ class VADProcessor(FrameProcessor):
         return self._tell_params()
 
     def _on_audio(self, frame: InputAudioRawFrame, direction: FrameDirection) -> MaybeAwaitable:
-        return self._voice.hear(frame) if direction is FrameDirection.DOWNSTREAM else DONE
+        return self._hear(frame) if direction is FrameDirection.DOWNSTREAM else DONE
 
     def _on_update(self, frame: VADParamsUpdateFrame, direction: FrameDirection) -> MaybeAwaitable:
         self._voice.set_params(frame.params)
