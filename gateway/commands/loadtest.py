@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 from typing import Any
 
-from gateway.load.crew import GeneratorFailed, Moment, Run, Server, perform
+from gateway.load.crew import GeneratorFailed, Moment, NobodyThere, Run, Server, perform
+from gateway.load.doorway import settings_of
 from gateway.load.page import load_page
 from gateway.load.plan import LoadPlan, Scenario, read_scenarios
-from gateway.load.report import lines, report_of, to_dict
+from gateway.load.report import lines, report_of, to_dict, wrong_calls
 from gateway.simulator.base import carrier_names
 from media.errors import ConfigError
 
@@ -22,11 +24,13 @@ FAILED, USAGE, BOTTLENECK = 1, 2, 3
 def run(args: argparse.Namespace) -> int:
     """Gives 0 if every call was right and without a gap, 1 if not, 3 if the generator was the bottleneck."""
     plan = plan_of(args)
+    settings_of(args.config)  # for its errors
     server = Server(plan.url, args.server_pid)
     progress = Progress(plan, sys.stderr if not args.json and sys.stderr.isatty() else None)
     try:
+        server.answers()
         done = perform(plan, server, processes=args.processes, tell=progress)
-    except GeneratorFailed as exc:
+    except (GeneratorFailed, NobodyThere) as exc:
         progress.clear()
         print(f"error: {exc}", file=sys.stderr)
         return USAGE
@@ -47,6 +51,8 @@ def tell(done: Run, args: argparse.Namespace) -> int:
         print(
             "Give it a core of its own, more --processes or another machine, or ask for fewer --calls.", file=sys.stderr
         )
+        for line in wrong_calls(report):
+            print(line, file=sys.stderr)
         return BOTTLENECK
     if not args.json:
         print("\n".join(lines(report)))
@@ -105,9 +111,12 @@ class Progress:
         parts += [f"late p99 {late:.0f} ms"] if late is not None else []
         parts += [f"{tally.gaps} gaps"] if tally.gaps else []
         wrong = tally.failed.total() + tally.refused.total()
-        parts += [f"{wrong} wrong" if self._plain else f"\x1b[31m{wrong} wrong\x1b[0m"] if wrong else []
-        line = "  ".join(parts)
-        self._out.write("\r" + line.ljust(self._wide))
+        parts += [f"{wrong} wrong"] if wrong else []
+        line = "  ".join(parts)[: shutil.get_terminal_size().columns - 1]
+        shown = line.ljust(self._wide)
+        if wrong and not self._plain:
+            shown = shown.replace(parts[-1], f"\x1b[31m{parts[-1]}\x1b[0m")
+        self._out.write("\r" + shown)
         self._wide = len(line)
         self._out.flush()
 

@@ -39,11 +39,13 @@ class Probe:
 
     calls: int
     figures: Mapping[str, float]
-    broken: tuple[str, ...]  # objectives, in words; none: the gateway carries so many
+    broken: tuple[str, ...]  # objectives with their figures, in words; none: the gateway carries so many
     blocked: str = ""  # the generator was the bottleneck: nothing is known
     server_ms: float | None = None  # CPU per call-second
     server_share: float | None = None
     calibration_ms: float = 0.0
+    generator_ms: float | None = None
+    memory_mb: float | None = None  # per call
 
     @property
     def carried(self) -> bool:
@@ -68,6 +70,8 @@ def judged(calls: int, report: Report) -> Probe:
         report.server_ms,
         report.server_share,
         max(report.run.calibration_ms),
+        report.generator_ms,
+        report.memory_mb,
     )
 
 
@@ -77,6 +81,7 @@ class Found:
 
     knee: int = 0  # the most that was carried
     reason: str = ""  # what broke above
+    broke: tuple[str, ...] = ()  # names of those objectives
     probes: list[Probe] = field(default_factory=list)
     complete: bool = False  # something broke above the knee; else the search ended before
 
@@ -84,6 +89,15 @@ class Found:
     def proposed(self) -> int:
         """For `gateway.max_calls`."""
         return max(1, int(self.knee * SHARE))
+
+    @property
+    def limit(self) -> tuple[str, ...]:
+        """The objectives that end it; none: the search ended before."""
+        return self.broke if self.complete else ()
+
+    @property
+    def at_knee(self) -> Probe | None:
+        return next((one for one in reversed(self.probes) if one.calls == self.knee and one.carried), None)
 
 
 def search(probe: Callable[[int], Probe], found: Found, *, start: int = 50, most: int = 5000) -> Found:
@@ -100,7 +114,8 @@ def search(probe: Callable[[int], Probe], found: Found, *, start: int = 50, most
             if one.carried:
                 found.knee = max(found.knee, calls)
                 return True
-            found.reason = one.blocked or "; ".join(one.broken)
+            found.reason = one.blocked or f"{'; '.join(one.broken)} with {calls} calls"
+            found.broke = () if one.blocked else tuple(each.rpartition(":")[0] for each in one.broken)
             if one.blocked:
                 return None
         return False

@@ -34,6 +34,10 @@ class GeneratorFailed(GatewayError):
     """A generator could not begin, or died."""
 
 
+class NobodyThere(GatewayError):
+    """There is no gateway to be called."""
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """One second of the test, over all generators."""
@@ -67,12 +71,19 @@ class Server:
     """The gateway under test, as far as it can be looked into: by /proc, else by its metrics."""
 
     def __init__(self, url: str, pid: int | None = None) -> None:
-        there = urlsplit(url)
+        self.url, there = url, urlsplit(url)
         port = there.port or (443 if there.scheme == "wss" else 80)
         local = there.hostname in LOOPBACK
         self.pid = pid if pid is not None else listener(port) if local else None
         self._metrics = f"{'https' if there.scheme == 'wss' else 'http'}://{there.netloc}/metrics"
         self.scraped = False
+
+    def answers(self) -> None:
+        """Raises NobodyThere."""
+        try:
+            httpx.get(self._metrics.removesuffix("metrics") + "health", timeout=10.0, trust_env=False)
+        except httpx.HTTPError as exc:
+            raise NobodyThere(f"{self.url}: {str(exc) or type(exc).__name__}; is the gateway running there?") from None
 
     def usage(self) -> Usage | None:
         if self.pid is not None:
@@ -126,7 +137,8 @@ def perform(
     run.scraped = server.scraped
     for worker in workers:
         run.tally.merge(worker.tally)
-    run.tally.most_live = max((moment.live for moment in run.moments), default=run.tally.most_live)
+    if processes > 1:  # each one's most may have been at another time
+        run.tally.most_live = max((moment.live for moment in run.moments), default=run.tally.most_live)
     return run
 
 

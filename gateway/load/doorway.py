@@ -6,19 +6,30 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from gateway.commands.serve import use_made_up_secrets
 from gateway.load.plan import Arrival, LoadPlan
 from gateway.load.tally import Tally
-from gateway.settings import Settings
+from gateway.settings import Settings, load_settings
 from gateway.simulator.base import CallPlan, FakeCarrier, fake_carrier
 from gateway.simulator.configured import credentials, mint_for
 from gateway.simulator.web import FakeWeb, Reply, Stage, WebCall, Webhook, fake_web
 from gateway.tokens import TokenMint
 from media.errors import ConfigError
+
+
+def settings_of(config: Path) -> Settings:
+    """Those of the gateway that is called. Raises ConfigError or ConfigErrors."""
+    use_made_up_secrets(config)
+    settings = load_settings(config)
+    if settings.gateway.secret is None:
+        raise ConfigError("gateway.secret", "is not set", "calls need tokens that the running gateway accepts")
+    return settings
 
 
 class Turned(Exception):

@@ -18,14 +18,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gateway.commands.serve import use_made_up_secrets
-from gateway.load.doorway import Doorway, Turned
+from gateway.load.doorway import Doorway, Turned, settings_of
 from gateway.load.line import CLOSING_S, Line, Over
 from gateway.load.plan import Arrival, LoadPlan, arrivals
 from gateway.load.sockets import Sockets, available
 from gateway.load.tally import Tally
 from gateway.load.wire import Wire
-from gateway.settings import load_settings
 from media.errors import ConfigError, ConfigErrors
 
 VISIT_S = 0.020  # between two visits to a line
@@ -189,11 +187,7 @@ class Generator:
 
 
 async def _main(plan: LoadPlan) -> None:
-    config = Path(plan.config)
-    use_made_up_secrets(config)
-    settings = load_settings(config)
-    if settings.gateway.secret is None:
-        raise ConfigError("gateway.secret", "is not set", "calls need tokens that the running gateway accepts")
+    settings = settings_of(Path(plan.config))
 
     def tell(t: float, tally: Tally, *, final: bool = False) -> None:
         line = {"t": round(t, 3), "final": final, "tally": tally.packed()}

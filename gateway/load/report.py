@@ -64,12 +64,22 @@ def report_of(run: Run, processes: int = 1) -> Report:
         report.bottleneck = f"each generator used {100 * report.generator_share:.0f} % of its core"
     if run.partial:
         report.notes.append("ended early: these are the figures until then")
-    if report.server_ms is None:
+    if (gone := _gone_at(run)) is not None:
+        report.notes.append(f"the gateway's process was gone after {gone:.0f} s")
+    elif report.server_ms is None:
         report.notes.append("the server's CPU and memory are unknown: too short, or it is elsewhere without /metrics")
     before, after = run.calibration_ms
     if before and after and not 0.9 < after / before < 1.11:
         report.notes.append(f"the machine's speed changed during the test: {before:.1f} ms to {after:.1f} ms")
     return report
+
+
+def _gone_at(run: Run) -> float | None:
+    """The first moment from which on the server was not there any more."""
+    if run.scraped or not run.moments or run.moments[-1].server is not None:
+        return None
+    seen = [moment.t for moment in run.moments if moment.server is not None]
+    return None if run.before is None else max(seen, default=0.0)
 
 
 def _call_s(moments: list[Moment]) -> float:
@@ -152,9 +162,7 @@ def lines(report: Report) -> Iterator[str]:
     yield ""
     most = f"{tally.most_live} at once"
     yield f"calls      {tally.placed} placed, {tally.done} as they should be, {most}, {tally.strict} checked strictly"
-    for title, reasons in (("failed", tally.failed), ("refused", tally.refused)):
-        for reason, count in reasons.most_common(8):
-            yield f"{title:<10} {count} x {reason}"
+    yield from wrong_calls(report)
     yield f"heard      {tally.heard_s:.0f} s in {tally.packets} packets; {tally.gaps} gaps, {tally.gap_s:.2f} s in all"
     if tally.uninterrupted:
         yield f"barge-in   {tally.uninterrupted} did not silence the bot"
@@ -168,6 +176,13 @@ def lines(report: Report) -> Iterator[str]:
         yield f"generator  {report.generator_ms:.2f} ms CPU per call-second{share}"
     for note in report.notes:
         yield f"note       {note}"
+
+
+def wrong_calls(report: Report) -> Iterator[str]:
+    """How often, and why."""
+    for title, reasons in (("failed", report.tally.failed), ("refused", report.tally.refused)):
+        for reason, count in reasons.most_common(8):
+            yield f"{title:<10} {count} x {reason}"
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

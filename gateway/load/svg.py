@@ -9,7 +9,8 @@ from html import escape
 Point = tuple[float, float]
 WIDTH, HEIGHT = 720, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 16, 34, 40
-_COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#8250df")
+_COLOURS = ("c0", "c1", "c2", "c3")  # classes: what colour they are, the page says, for light and for dark
+_DOTS = 15  # a series of so few points shows each of them
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -19,8 +20,17 @@ class Series:
     points: Sequence[Point]
 
 
-def plot(title: str, x_label: str, y_label: str, series: Sequence[Series], *, limit: float | None = None) -> str:
-    """One plot; `limit` draws a dashed line at that height. "" where there is nothing to draw."""
+def plot(
+    title: str,
+    x_label: str,
+    y_label: str,
+    series: Sequence[Series],
+    *,
+    limit: float | None = None,
+    knee: float | None = None,
+) -> str:
+    """One plot; `limit` draws a dashed line at that height, `knee` one at that place. "" where there is nothing."""
+    series = [each for each in series if each.points]
     points = [point for each in series for point in each.points]
     if not points:
         return ""
@@ -47,13 +57,24 @@ def plot(title: str, x_label: str, y_label: str, series: Sequence[Series], *, li
     parts.append(f'<text x="4" y="{_TOP - 6}" class="l">{escape(y_label)}</text>')
     if limit is not None:
         parts.append(f'<polyline points="{place(0, limit)} {place(right, limit)}" class="limit"/>')
+    if knee is not None and knee <= right:
+        parts.append(f'<polyline points="{place(knee, 0)} {place(knee, top)}" class="knee"/>')
+        at, side = float(place(knee, 0).split(",")[0]), "y" if knee > 0.85 * right else "l"
+        parts.append(
+            f'<text x="{at + (-5 if side == "y" else 5):.1f}" y="{_TOP + 10}" class="{side}">knee {knee:g}</text>'
+        )
     for number, each in enumerate(series):
         colour = _COLOURS[number % len(_COLOURS)]
         path = " ".join(place(x, y) for x, y in each.points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
-        x = WIDTH - _RIGHT - 130 * (len(series) - number)
-        parts.append(f'<text x="{x + 16}" y="18" class="l">{escape(each.name)}</text>')
-        parts.append(f'<rect x="{x}" y="9" width="10" height="10" fill="{colour}"/>')
+        parts.append(f'<polyline points="{path}" class="{colour}"/>')
+        if len(each.points) <= _DOTS:
+            for point in each.points:
+                across, down = place(*point).split(",")
+                parts.append(f'<circle cx="{across}" cy="{down}" r="3" class="{colour} f"/>')
+        if len(series) > 1:
+            begin = WIDTH - _RIGHT - 100 * (len(series) - number)
+            parts.append(f'<text x="{begin + 16}" y="18" class="l">{escape(each.name)}</text>')
+            parts.append(f'<rect x="{begin}" y="9" width="10" height="10" class="{colour} f"/>')
     return "".join([*parts, "</svg>"])
 
 

