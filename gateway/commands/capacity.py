@@ -141,7 +141,7 @@ def headline(found: Found) -> str:
 def conclusion(found: Found) -> Iterator[str]:
     yield ""
     yield f"{'knee':<12}{headline(found)}" + ("" if found.complete else ": the search ended there")
-    yield f"{'limit':<12}{', '.join(found.limit)} ({found.reason})" if found.limit else f"{'ended':<12}{found.reason}"
+    yield f"{'limit' if found.limit else 'ended':<12}{found.reason}"
     knee = found.at_knee
     if knee is not None:
         if knee.server_ms is not None:

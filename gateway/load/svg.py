@@ -72,9 +72,9 @@ def plot(
                 across, down = place(*point).split(",")
                 parts.append(f'<circle cx="{across}" cy="{down}" r="3" class="{colour} f"/>')
         if len(series) > 1:
-            begin = WIDTH - _RIGHT - 100 * (len(series) - number)
-            parts.append(f'<text x="{begin + 16}" y="18" class="l">{escape(each.name)}</text>')
-            parts.append(f'<rect x="{begin}" y="9" width="10" height="10" class="{colour} f"/>')
+            key_x = WIDTH - _RIGHT - 100 * (len(series) - number)
+            parts.append(f'<text x="{key_x + 16}" y="18" class="l">{escape(each.name)}</text>')
+            parts.append(f'<rect x="{key_x}" y="9" width="10" height="10" class="{colour} f"/>')
     return "".join([*parts, "</svg>"])
 
 

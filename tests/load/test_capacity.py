@@ -84,7 +84,7 @@ def test_the_page_stands_alone() -> None:
     assert f"<h1>{found.knee} calls on one core</h1>" in text
     assert text.count("<svg") == 2  # the cost, and the one objective that has figures
     assert text.count(f"knee {found.knee}") == 2
-    assert "limit       gaps (gaps: 3 with " in text
+    assert "limit       gaps: 3 with " in text
     assert "cpu         1.00 ms per call-second" in text
     assert "<b>" not in capacity_page(found, "<b>")
 
