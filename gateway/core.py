@@ -141,7 +141,7 @@ class CallCore:
         self._caller_audio = CallerAudio(self.counters, self._on_audio, serializer.codec_setting)
         self.exchange = Exchange(self._on_answered)
         self.trail = Trail(self.now, now)
-        self._hear: Callable[[InputAudioRawFrame], None] = self._push
+        self._mutes = False  # the bot is given silence in place of what the caller says
         watch_exchange(self.exchange, self.trail, self.output, self.now)
         self._recording = CallRecordings()
         self._transcript: Transcript | None = None
@@ -363,12 +363,12 @@ class CallCore:
     def mute(self, on: bool) -> None:
         """The bot hears silence in place of the caller; recordings and whoever listens in hear him all the same."""
         if on is not self.is_muted:
-            self._hear = self._push_silence if on else self._push
+            self._mutes = on
             self.inject(UserMuteStartedFrame() if on else UserMuteStoppedFrame())
 
     @property
     def is_muted(self) -> bool:
-        return self._hear == self._push_silence
+        return self._mutes
 
     def listen(self, ear: Ear) -> None:
         """`ear` hears both sides from now on, until it is over."""
@@ -650,12 +650,12 @@ class CallCore:
         if state is _LIVE or state is _DRAINING:
             if self._recording.is_on:
                 self._recording.caller(frame, now)
-            self._hear(frame)
-
-    def _push_silence(self, frame: InputAudioRawFrame) -> None:
-        """In place of what the caller says, for a bot that must not hear it."""
-        frame.audio = bytes(len(frame.audio))
-        self._push(frame)
+            if self._mutes:
+                frame.audio = bytes(len(frame.audio))
+            if self._held is None:
+                self.input.push_frame(frame)
+            else:
+                self._push(frame)
 
     def _on_digit(self, frame: InputDTMFFrame, now: float) -> None:
         self.counters["digits"] += 1

@@ -36,6 +36,7 @@ _KNOWN: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 _FIN, _RESERVED, _OPCODE = 0x80, 0x70, 0x0F
 _MASKED, _LENGTH = 0x80, 0x7F
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
+_MIDDLE: Final = 8  # bytes of the head of a masked frame whose length takes two bytes
 _CONTROL_LIMIT: Final = 125
 _CLOSED_BY_PEER: Final = frozenset({*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)})
 
@@ -97,6 +98,24 @@ class Parser:
         self._opcode = CONTINUATION  # of the message whose fragments come; CONTINUATION: there is none
         self._fragments = bytearray()
         self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def message(self, data: bytes) -> str | bytes | None:
+        """The message that `data` is, where that is all: one frame, as almost all are. None: see `feed`."""
+        size = len(data)
+        if size < _MIDDLE or data[1] != _MASKED | _TWO_BYTES or self._rest or self._opcode or self.is_over:
+            return None
+        length = (data[2] << 8) | data[3]
+        if length + _MIDDLE != size or length > self._max_size:
+            return None
+        first = data[0]
+        if first == _FIN | BINARY:
+            return apply_mask(data[_MIDDLE:], data[4:_MIDDLE])
+        if first == _FIN | TEXT:
+            try:
+                return apply_mask(data[_MIDDLE:], data[4:_MIDDLE]).decode()
+            except UnicodeDecodeError:
+                return None
+        return None
 
     def feed(self, data: bytes) -> list[Event]:
         """What `data` completes."""

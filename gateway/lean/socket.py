@@ -38,6 +38,9 @@ class Phase(Enum):
     CLOSED = 4  # nothing that comes counts any more
 
 
+_OPEN: Final = Phase.OPEN  # an enumeration's members are found slowly
+
+
 class LeanSocket(asyncio.Protocol):
     """One connection, from the request for an upgrade to its end."""
 
@@ -102,9 +105,19 @@ class LeanSocket(asyncio.Protocol):
         if self._handshake is not None:
             self._shake_hands(data)
             return
+        take = self._on_message
+        if take is not None and self._phase is _OPEN and (message := self._parser.message(data)) is not None:
+            try:
+                if self._context is None:
+                    take(message)
+                else:
+                    self._context.run(take, message)
+            except Exception:
+                self._taker_failed()
+            return
         for event in self._parser.feed(data):
             if type(event) is str or type(event) is bytes:
-                if self._phase is not Phase.OPEN:
+                if self._phase is not _OPEN:
                     continue  # we have closed
                 if self._on_message is None:
                     self._put({"type": "websocket.receive", "text" if type(event) is str else "bytes": event})
@@ -115,7 +128,7 @@ class LeanSocket(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The peer has gone, or sends no more: without a close frame that is the end."""
-        if self._phase is Phase.OPEN:
+        if self._phase is _OPEN:
             self._shut(frames.ABNORMAL)
 
     def pause_writing(self) -> None:
@@ -123,7 +136,7 @@ class LeanSocket(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.is_writable = True
-        if self._owed is not None and self._phase is Phase.OPEN:
+        if self._owed is not None and self._phase is _OPEN:
             self._write(frames.pong(self._owed))
             self._owed = None
         self._wake(self._writers)
@@ -132,7 +145,7 @@ class LeanSocket(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """The server goes down."""
-        if self._phase is Phase.OPEN:
+        if self._phase is _OPEN:
             self._write(frames.close(frames.SERVICE_RESTART))
         elif self._phase is Phase.CONNECTING and self._upgrade is not None:
             self._refuse(500)
@@ -202,7 +215,7 @@ class LeanSocket(asyncio.Protocol):
                 self._refuse(500)
             elif self._phase is Phase.REFUSING:
                 self._shut(frames.ABNORMAL)
-            elif self._phase is Phase.OPEN:
+            elif self._phase is _OPEN:
                 self.close(code)
             self._queue.clear()
             self._resume_reading()
@@ -330,19 +343,21 @@ class LeanSocket(asyncio.Protocol):
             else:
                 self._context.run(function, *arguments)
         except Exception:
-            log.exception("websocket.taker_failed")
-            self._on_broken(Broken(frames.INTERNAL_ERROR, ""))
+            self._taker_failed()
+
+    def _taker_failed(self) -> None:
+        log.exception("websocket.taker_failed")
+        self._on_broken(Broken(frames.INTERNAL_ERROR, ""))
 
     def send(self, *messages: str | bytes) -> None:
-        if self._phase is not Phase.OPEN:
+        if self._phase is not _OPEN:
             return
-        if len(messages) == 1:
-            self._write(frames.message(messages[0]))
-        else:
-            self._write(b"".join([frames.message(each) for each in messages]))
+        data = frames.message(messages[0]) if len(messages) == 1 else b"".join(map(frames.message, messages))
+        if not self._transport.is_closing():  # it may be, and has not told us yet
+            self._transport.write(data)
 
     def close(self, code: int = frames.NORMAL, reason: str = "") -> None:
-        if self._phase is not Phase.OPEN:
+        if self._phase is not _OPEN:
             return
         self._write(frames.close(code, reason))
         self._closed_by_application, self._phase = True, Phase.CLOSING
@@ -355,7 +370,7 @@ class LeanSocket(asyncio.Protocol):
     # ------------------------------------------------------------ control frames, and the end
 
     def _on_ping(self, ping: Ping) -> None:
-        if self._phase is not Phase.OPEN:
+        if self._phase is not _OPEN:
             return
         if self.is_writable:
             self._write(frames.pong(ping.payload))
@@ -369,13 +384,13 @@ class LeanSocket(asyncio.Protocol):
                 self._ping_later()
 
     def _on_closed(self, closed: Closed) -> None:
-        if self._phase is Phase.OPEN:
+        if self._phase is _OPEN:
             self._write(frames.close(closed.code))
         self._shut(closed.code, closed.reason)
 
     def _on_broken(self, broken: Broken) -> None:
         """Tell the peer what was wrong, where it can still hear."""
-        if self._phase is not Phase.OPEN:
+        if self._phase is not _OPEN:
             self._shut(broken.code)
             return
         self._write(frames.close(broken.code, broken.problem))
