@@ -1,8 +1,9 @@
 """Voice detection for all calls of this process: one model, one thread, a window of each of many calls at a time.
 
-A call hands over whole windows. What came in within `GATHER_S` is judged together, away from the event loop, and each
-result comes back to the call it belongs to, in order. On a machine that is too slow detection does not lag further and
-further behind: of a call that has more than `BACKLOG` windows waiting, the oldest are dropped and counted.
+A call hands over whole windows. What came in within `GATHER_S`, or a little more, is judged together, away from the
+event loop, and each result comes back to the call it belongs to, in order. On a machine that is too slow detection does
+not lag further and further behind: of a call that has more than `BACKLOG` windows waiting, the oldest are dropped and
+counted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from media.vad import Deliver, VoiceSource, Windows
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.vad")
 
-GATHER_S: Final = 0.008  # the first window of a batch waits so long for others
+GATHER_S: Final = 0.008  # the first window of a batch waits so long for others: a batch has costs of its own
+DELAY_S: Final = 0.014  # and longer where few calls are judged soon, so that both together take this
 BATCH: Final = 128  # rows; with more, the first of them would wait for the last
 BACKLOG: Final = 128  # windows of one call that wait to be judged: four seconds, for a bot that was late to listen
 _DELAYS: Final = 512  # batches over which the delay is told
@@ -86,6 +88,8 @@ class VoiceEngine:
         self._delays: deque[float] = deque(maxlen=_DELAYS)
         self._ready: dict[EngineSource, None] = {}  # those with whole windows, in order
         self._since = 0.0
+        self._sent = 0.0
+        self._took = 0.0  # seconds from a job to its results, lately
         self._busy = False  # the thread has a job
         self._gathering: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -154,13 +158,14 @@ class VoiceEngine:
         while len(source.waiting) > BACKLOG:
             source.waiting.popleft()
             self.counters["dropped"] += 1
-        if not self._busy:
+        if self._gathering is None and not self._busy:
             self._gather()
 
     def _gather(self) -> None:
         """Wait for company, if nobody waits already."""
         if self._gathering is None and self._thread is not None and self._loop is not None:
-            self._gathering = self._loop.call_later(max(0.0, self._since + GATHER_S - time.monotonic()), self._send)
+            due = self._since + max(GATHER_S, DELAY_S - self._took)
+            self._gathering = self._loop.call_later(max(0.0, due - time.monotonic()), self._send)
 
     def _send(self) -> None:
         """All that is ready, as one job."""
@@ -173,6 +178,7 @@ class VoiceEngine:
             work.append((source, tuple(source.waiting), source.min_volume))
             source.waiting.clear()
         self._ready.clear()
+        self._sent = time.monotonic()
         self._jobs.put(_Job(work, self._since))
 
     def _deliver(self, judged: Judged, since: float, last: bool) -> None:
@@ -183,8 +189,10 @@ class VoiceEngine:
                     deliver(confidence, volume)
                 except Exception:
                     log.exception("vad.delivery_failed")
-        self._delays.append(time.monotonic() - since)
+        now = time.monotonic()
+        self._delays.append(now - since)
         if last:
+            self._took += (now - self._sent - self._took) / 8
             self._busy = False
             if self._ready:
                 self._gather()

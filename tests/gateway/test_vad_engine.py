@@ -128,7 +128,7 @@ def test_a_call_that_leaves_before_its_first_batch_does_not_stop_the_others() ->
             gone = source_of(made, 8000, found)
             gone.feed(bytes(512))
             gone.close()
-            await asyncio.sleep(vad_engine.GATHER_S * 2)
+            await asyncio.sleep(vad_engine.DELAY_S * 2)
             staying = source_of(made, 8000, found)
             staying.feed(bytes(512))
             await until(lambda: len(found) == 1)
