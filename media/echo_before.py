@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from media.echo import LONGEST_DELAY_S, RATE, WINDOW_S, Samples, latest
+from media.second_look import periodicity
 
 PLAYED_S: Final = 1.0 + WINDOW_S + LONGEST_DELAY_S  # what is compared, and what of it may still be on its way
 
@@ -24,6 +25,8 @@ _RIDGE: Final = 1e-3
 _QUIETEST: Final = 64.0  # power under which there is nothing to compare
 _FRAME: Final = RATE // 50
 _NOW: Final = 8  # frames
+_VOICED: Final = 3  # of them, at least: a car that passes is nobody
+_IS_VOICE: Final = 0.6  # periodicity
 
 _MISSING: Final = 0.1  # of the echo that should have been there, at most: it was not
 _TELLING: Final = 0.25  # of the line's power that it should have had
@@ -55,10 +58,20 @@ def somebody_beside(heard: bytes, played: bytes, heard_rate: int, played_rate: i
     if len(line) < 2 * _WINDOW:
         return False
     echo = np.correlate(r, _path(line, r))
-    left, loudest = _powers(line - echo), float(_powers(echo).max())
-    noise = max(float(np.quantile(left, 0.2)), _QUIETEST)
-    now = float(left[-_NOW:].mean())
-    return now > _BESIDE_NOISE * noise and now > _BESIDE_ECHO * loudest
+    left = line - echo
+    powers = _powers(left)
+    noise = max(float(np.quantile(powers, 0.2)), _QUIETEST)
+    now = float(powers[-_NOW:].mean())
+    if now <= _BESIDE_NOISE * noise or now <= _BESIDE_ECHO * float(_powers(echo).max()):
+        return False
+    return float(np.sort(_repeats(left))[-_VOICED]) >= _IS_VOICE
+
+
+def _repeats(samples: Samples) -> Samples:
+    """How periodic the latest of them are, in pieces that overlap."""
+    ends = len(samples) - _FRAME * np.arange(_NOW)
+    pieces = samples[ends[:, None] + np.arange(-2 * _FRAME, 0)]
+    return periodicity((np.rint(pieces) / 32768).astype(np.float32))
 
 
 def _aligned(heard: bytes, played: bytes, heard_rate: int, played_rate: int, delay_ms: int) -> tuple[Samples, Samples]:

@@ -30,6 +30,7 @@ from media.frames import (
 )
 from media.processor import FrameDirection, FrameProcessor
 from tests.gateway.virtual import VirtualCall
+from tests.media.test_echo import voice
 
 START_S, STOP_S = 0.2, 0.2  # what the detector needs
 
@@ -681,7 +682,7 @@ def test_a_caller_no_louder_than_the_echo_is_heard() -> None:
     echo = np.frombuffer(talk.sound, "<i2").astype(float)[: int(1.2 * talk.rate)] * 0.1
     line = np.concatenate((np.zeros(int(0.1 * talk.rate)), echo, np.zeros(int(0.5 * talk.rate))))
     first = int(1.15 * talk.rate)
-    line[first : first + 4000] += np.frombuffer(sound(0.5, seed=9), "<i2") * 0.1
+    line[first : first + 4000] += voice(5, 0.5) * 0.1  # as loud
     talk.call.say(line.astype("<i2").tobytes())
     talk.call.run(1.1)
     talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))

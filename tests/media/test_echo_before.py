@@ -86,6 +86,12 @@ def test_a_voice_far_below_the_echo_is_not_told_from_what_no_path_explains() -> 
     assert not somebody_beside(heard, pcm(SAID), RATE, RATE, 200)
 
 
+def test_noise_that_begins_beside_the_echo_is_nobody() -> None:
+    car = np.random.default_rng(8).normal(0, 600, int(SPOKE_S * RATE))
+    heard = telephone(returned(SAID, 0.2, -20) + at_the_end(car, len(SAID)))
+    assert not somebody_beside(heard, pcm(SAID), RATE, RATE, 200)
+
+
 def test_noise_as_loud_as_before_is_nobody() -> None:
     heard = telephone(returned(SAID, 0.2, -20), noise=400.0)
     assert not somebody_beside(heard, pcm(SAID), RATE, RATE, 200)
