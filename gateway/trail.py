@@ -75,14 +75,17 @@ class Trail:
         self._tell({**kept, "detail": key})
 
     def interruption(self, frame: InterruptionFrame) -> None:
-        """It has taken effect: what was heard is known."""
-        heard, detail, fields = frame.heard, frame.reason, {"reason": frame.reason}
+        """It has taken effect: what was heard is known. The words are told, not kept."""
+        heard, detail = frame.heard, frame.reason
+        kept: dict[str, Any] = {"t": self._t(), "what": "interruption", "detail": detail, "reason": frame.reason}
+        words = {}
         if heard is not None:
             cut = f"{heard.heard_ms} ms of the reply were heard, {heard.unheard_ms} ms were not"
-            detail = f"{frame.reason}: {cut}" if frame.reason else cut
-            self.moment("interruption", detail, **fields, heard_ms=heard.heard_ms, unheard_ms=heard.unheard_ms)
-        else:
-            self.moment("interruption", detail, **fields)
+            kept["detail"] = f"{detail}: {cut}" if detail else cut
+            kept |= {"heard_ms": heard.heard_ms, "unheard_ms": heard.unheard_ms}
+            words = {"heard": heard.text} if heard.text else {}
+        self.entries.append(kept)
+        self._tell({**kept, **words})
 
     def answer(self, answer: Answer) -> None:
         parts = {part: round(seconds * 1000) for part, seconds in answer.parts.items()}

@@ -48,9 +48,10 @@ class Spoken:
         self._claimed = self._speech_from = position
 
     def end(self, position: int) -> None:
-        """Speech has ended before `position`."""
-        self._settle(position)
-        self._claimed = position
+        """Speech has ended before `position`. If there was no text for the last of it, that may come yet."""
+        if self._open is not None:
+            self._settle(position)
+            self._claimed = position
 
     def say(self, text: str, position: int, at_s: float | None = None, *, spaced: bool = False) -> None:
         """`text` was pushed behind `position` samples.

@@ -7,6 +7,7 @@ from typing import Any
 from gateway.trail import KEPT
 from media.frames import (
     FloorFrame,
+    Heard,
     InterruptionFrame,
     UserStartedSpeakingFrame,
     VADUserStartedSpeakingFrame,
@@ -53,6 +54,18 @@ def test_a_key_is_told_and_not_kept() -> None:
     (kept,) = of(call, "digit")
     assert kept["detail"] == ""
     assert [(entry["what"], entry["detail"]) for entry in told] == [("digit", "7")]
+
+
+def test_words_that_were_cut_off_are_told_and_not_kept() -> None:
+    call = VirtualCall("twilio")
+    call.run(0.1)
+    told: list[Any] = []
+    call.core.trail.tell = told.append
+    call.core.trail.interruption(InterruptionFrame("a voice", Heard("good", "morning", 300, 500)))
+    (kept,) = of(call, "interruption")
+    assert told == [{**kept, "heard": "good"}]
+    assert "heard" not in kept
+    assert kept["detail"] == "a voice: 300 ms of the reply were heard, 500 ms were not"
 
 
 def test_a_barge_in() -> None:

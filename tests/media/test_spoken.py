@@ -31,6 +31,29 @@ def test_text_that_comes_last_belongs_to_the_audio_before_it() -> None:
     assert spoken.heard(13000, 16000) == ("one two three", "four")
 
 
+def test_text_that_comes_behind_the_end_is_not_of_the_next_speech() -> None:
+    spoken = Spoken(RATE)
+    spoken.begin(0)
+    spoken.end(16000)
+    spoken.say("good morning", 16000)
+    spoken.begin(16000)
+    spoken.say("one two", 16000)
+    spoken.end(32000)
+    assert spoken.heard(16000, 32000) == ("good morning", "one two")
+    assert spoken.heard(22000, 32000) == ("good morning one", "two")
+
+
+def test_text_that_comes_before_its_speech_is_not_of_the_last_one() -> None:
+    spoken = Spoken(RATE)
+    spoken.begin(0)
+    spoken.say("one two", 0)
+    spoken.end(16000)
+    spoken.say("three four", 16000)
+    spoken.begin(16000)
+    spoken.end(32000)
+    assert spoken.heard(16000, 32000) == ("one two", "three four")
+
+
 def test_words_with_times_stand_where_they_say() -> None:
     spoken = Spoken(RATE)
     spoken.begin(4000)

@@ -8,6 +8,7 @@ export class Session {
   constructor(address, wants) {
     this.wants = wants;
     this.asked = new Map(); // requests that wait for an answer, by id
+    this.said = ""; // of the bot's reply, to its end
     this.began = Infinity; // the call, on this page's clock: as early as anything that was told says
     const url = new URL(`..${address.slice(address.indexOf("/calls/"))}`, location.href);
     url.protocol = url.protocol.replace("http", "ws");
@@ -58,6 +59,8 @@ export class Session {
       for (const event of said.events) this.want("event", event);
       this.want("counters", said.counters, said.state);
     } else if (type === "event") {
+      if (said.what === "bot" && said.on) this.said = "";
+      if (said.what === "interruption") this.cutOff(said.heard || "");
       this.want("event", said);
     } else if (type === "counters") {
       this.want("counters", said.counters, said.state);
@@ -72,6 +75,18 @@ export class Session {
   moment(what, detail) {
     const t = Math.max(0, Math.round(performance.now() - this.began) / 1000);
     if (detail) this.want("event", { t, what, detail });
+  }
+
+  says(text) {
+    this.said += `${text} `;
+    this.moment("bot says", text);
+  }
+
+  // `heard`: of the whole reply, of which some may have been told as said.
+  cutOff(heard) {
+    const said = this.said.trim(), rest = (heard.startsWith(said) ? heard.slice(said.length) : heard).trim();
+    if (rest) this.moment("bot says", `${rest} …`);
+    this.said = "";
   }
 
   answered(id, problem) {
@@ -97,7 +112,7 @@ const TAKES = {
   "server-response": (session, data, id) => session.answered(id, ""),
   "error-response": (session, data, id) => session.answered(id, data.error),
   "user-transcription": (session, data) => data.final && session.moment("caller says", data.text),
-  "bot-output": (session, data) => data.spoken && session.moment("bot says", data.text),
+  "bot-output": (session, data) => data.spoken && session.says(data.text),
   "llm-function-call-in-progress": (session, data) => session.moment("function", data.function_name),
   metrics: (session, data) => session.moment("service", firstBytes(data)),
 };
