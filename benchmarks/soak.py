@@ -1,6 +1,6 @@
 """A gateway under a mixed load for a long time: does anything grow, is anything left, does the log complain?
 
-    python benchmarks/soak.py [--minutes M] [--calls N] [--json]
+    python benchmarks/soak.py [--minutes M] [--calls N | --knee N] [--json]
 
 The gateway runs as an operator runs it, in a process of its own. N callers of five carriers are up all the time: they
 talk, press keys, cut in, are hung up on, break the socket, fall silent without closing it, are refused, and never
@@ -306,10 +306,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0, metavar="M", help="default 60")
     parser.add_argument("--calls", type=int, default=50, metavar="N", help="up at the same time; default 50")
+    parser.add_argument("--knee", type=int, metavar="N", help="what `gateway capacity` has found: 80 % of it are up")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     args = parser.parse_args()
+    calls = args.calls if args.knee is None else max(1, int(0.8 * args.knee))
     with tempfile.TemporaryDirectory(prefix="gateway-soak-") as folder:
-        result, samples = asyncio.run(soak(Path(folder), args.minutes, args.calls))
+        result, samples = asyncio.run(soak(Path(folder), args.minutes, calls))
     if args.json:
         print(
             json.dumps({**asdict(result), "problems": result.problems, "samples": [asdict(each) for each in samples]})

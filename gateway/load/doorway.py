@@ -60,9 +60,9 @@ class Doorway:
         self._mint = TokenMint(settings.gateway.secret.reveal())
         self._public = settings.gateway.public_url.rstrip("/")
         self._base = plan.url.rstrip("/")
-        self._http = httpx.AsyncClient(
-            trust_env=False, timeout=10.0, limits=httpx.Limits(max_connections=200, max_keepalive_connections=50)
-        )
+        # Each connection that is kept is looked at with each request: 50 of them cost as much as the request.
+        limits = httpx.Limits(max_connections=200, max_keepalive_connections=10)
+        self._http = httpx.AsyncClient(trust_env=False, timeout=10.0, limits=limits)
         self._webs: dict[str, FakeWeb] = {}
         if plan.through == "webhook":
             for name in {name for each in plan.scenarios for name in each.carriers or plan.carriers}:
