@@ -108,16 +108,6 @@ class Floor(FrameProcessor):
         self._doubts = 0  # looks without echo, since the last one with it
         self._timer: Handle | None = None
         self._hold_timer: Handle | None = None
-        self._acts: dict[type, Callable[[Any], bool]] = {
-            StartFrame: self._on_start,
-            VADUserStartedSpeakingFrame: self._on_voice,
-            VADUserStoppedSpeakingFrame: self._on_silence,
-            UserSpeakingFrame: self._on_still_speaking,
-            InterruptionFrame: self._on_interruption,
-            UserMuteStartedFrame: self._on_mute,
-            UserMuteStoppedFrame: self._on_unmute,
-            CancelFrame: self._on_cancel,
-        }
 
     def process_frame(self, frame: Frame, direction: FrameDirection) -> MaybeAwaitable:
         kind = type(frame)
@@ -129,8 +119,8 @@ class Floor(FrameProcessor):
                 size -= len(caller.popleft())
             self._caller_bytes = size
         else:
-            act = self._acts.get(kind)
-            if act is not None and not act(frame):
+            act = _ACTS.get(kind)
+            if act is not None and not act(self, frame):
                 return DONE
         return self.push_frame(frame, direction)
 
@@ -338,6 +328,18 @@ class Floor(FrameProcessor):
         for timer in timers:
             if timer is not None:
                 timer.cancel()
+
+
+_ACTS: dict[type, Callable[[Floor, Any], bool]] = {
+    StartFrame: Floor._on_start,
+    VADUserStartedSpeakingFrame: Floor._on_voice,
+    VADUserStoppedSpeakingFrame: Floor._on_silence,
+    UserSpeakingFrame: Floor._on_still_speaking,
+    InterruptionFrame: Floor._on_interruption,
+    UserMuteStartedFrame: Floor._on_mute,
+    UserMuteStoppedFrame: Floor._on_unmute,
+    CancelFrame: Floor._on_cancel,
+}
 
 
 def fades(pcm: bytes, rate: int) -> bool:
