@@ -28,7 +28,7 @@ export function chart(parent, title, points, unit) {
     element("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end" }, svg, format(value, unit));
   }
   const path = points.map(([t, value], index) => `${index ? "L" : "M"}${x(t).toFixed(1)} ${y(value).toFixed(1)}`);
-  element("path", { d: path.join("") || "M0 0" }, svg);
+  element("path", { d: path.length === 1 ? `${path[0]}h.1` : path.join("") || "M0 0" }, svg);
   const minutes = Math.round((last - first) / 60);
   element("text", { x: left, y: height - 6 }, svg, points.length > 1 ? `${minutes} min ago` : "");
   element("text", { x: width - 8, y: height - 6, "text-anchor": "end" }, svg, "now");
