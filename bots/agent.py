@@ -309,6 +309,7 @@ class AgentBot:
     settings = AgentSettings
 
     async def prepare(self, settings: AgentSettings, context: PrepareContext) -> Build:
+        context.will_hear()
         errors: list[ConfigError] = []
         chosen: dict[str, list[tuple[str, Chosen]]] = {kind: [] for kind in _kinds(settings)}
         for kind, found in chosen.items():

@@ -97,10 +97,13 @@ class AnnounceBot:
         prompts = [maker.make(f"play[{index}]", setting) for index, setting in enumerate(settings.play)]
         if maker.errors:
             raise ConfigErrors(maker.errors)
+        barge_in = settings.interruptible if settings.barge_in is None else settings.barge_in
+        if barge_in:
+            context.will_hear()
 
         def build(call: Call) -> Sequence[FrameProcessor]:
             announce = Announce(call, prompts, repeat=settings.repeat, interruptible=settings.interruptible)
-            return (*ears(settings.interruptible if settings.barge_in is None else settings.barge_in), announce)
+            return (*ears(barge_in), announce)
 
         return build
 

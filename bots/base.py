@@ -173,6 +173,9 @@ class PrepareContext:
     base_dir: Path  # relative paths in the configuration start here
     sample_rates: Sequence[int]  # of the wires: a prompt made ahead at these is not resampled during a call
     speak: Callable[[str, str, int], bytes] | None = None  # (text, voice, Hz) -> PCM s16le; None: no synthesiser
+    will_hear: Callable[[], None] = lambda: (
+        None
+    )  # of a bot with a voice detector: its model is loaded now, not in a call
 
 
 class Bot(Protocol):

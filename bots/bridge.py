@@ -401,6 +401,9 @@ class BridgeBot:
     settings = BridgeSettings
 
     def prepare(self, settings: BridgeSettings, context: PrepareContext) -> Build:
+        if settings.barge_in:
+            context.will_hear()
+
         def build(call: Call) -> Sequence[FrameProcessor]:
             return (*ears(settings.barge_in), Bridge(call, settings))
 

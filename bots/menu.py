@@ -388,6 +388,8 @@ class MenuBot:
 
     def prepare(self, settings: MenuSettings, context: PrepareContext) -> Build:
         nodes = compile_menus(settings, context)
+        if settings.barge_in:
+            context.will_hear()
 
         def build(call: Call) -> Sequence[FrameProcessor]:
             return (*ears(settings.barge_in), MenuWalk(call, nodes, settings.start))

@@ -169,6 +169,7 @@ class RecordBot:
         nothing = [] if settings.nothing is None else [maker.make("nothing", settings.nothing)]
         if maker.errors:
             raise ConfigErrors(maker.errors)
+        context.will_hear()
 
         def build(call: Call) -> Sequence[FrameProcessor]:
             ear = VADProcessor(vad_analyzer=SileroVADAnalyzer())

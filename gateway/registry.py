@@ -7,6 +7,7 @@ Listing looks at files only; a module is imported when somebody asks for it by n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import importlib
 import importlib.abc
@@ -222,7 +223,7 @@ def prepare_bots(
     design_filters(settings)
     builds: dict[str, Build] = {}
     errors: list[ConfigError] = []
-    context = PrepareContext(settings.base_dir, sample_rates(settings), speak)
+    context = PrepareContext(settings.base_dir, sample_rates(settings), speak, lambda: load_detector(settings))
     for name, entry in settings.bots.items():
         if name in kept:
             builds[name] = kept[name]
@@ -261,6 +262,16 @@ def design_filters(settings: Settings) -> None:
         for wire in {8000, 16000, 24000, *sample_rates(settings)} - {rate}:
             make_resampler(rate, wire)
             make_resampler(wire, rate)
+
+
+def load_detector(settings: Settings) -> None:
+    """The voice detector's model, once: it takes 0.2 s, for some of which nothing else in the process gets on."""
+    if settings.vad.analyzer == "silero":
+        model = settings.base_dir / settings.vad.model if settings.vad.model else None
+        from media.silero import load_model  # numpy and the model's runtime: not for bots that do not hear
+
+        with contextlib.suppress(ConfigError):  # the engine tells, when a call is to be heard
+            load_model(model)
 
 
 def _wait(build: Awaitable[Build]) -> Build:

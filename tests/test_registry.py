@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Awaitable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,3 +212,34 @@ def test_what_bots_complain_of_is_told_at_once_with_whole_paths(monkeypatch: pyt
         'bots."b c".play[0]',
         'bots."b c".voice',
     ]
+
+
+_LISTENING = {"use": "menu", "menus": {"main": {"prompt": "Yes?", "choices": {"1": {"end": True}}}}, "start": "main"}
+
+
+@pytest.mark.parametrize(
+    ("bot", "vad", "loaded"),
+    [
+        ({"use": "echo"}, {}, []),
+        (_LISTENING, {}, [None]),
+        ({**_LISTENING, "barge_in": False}, {}, []),
+        ({"use": "bridge", "url": "ws://127.0.0.1:9/", "barge_in": True}, {}, [None]),
+        (_LISTENING, {"analyzer": "energy"}, []),
+        (_LISTENING, {"model": "own.onnx"}, ["own.onnx"]),
+    ],
+)
+def test_the_detector_is_loaded_before_the_first_call_of_a_bot_that_hears(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bot: dict[str, Any], vad: dict[str, Any], loaded: list[str | None]
+) -> None:
+    (tmp_path / "own.onnx").write_bytes(b"a model")
+    asked: list[str | None] = []
+    monkeypatch.setattr("media.silero.load_model", lambda path: asked.append(path and path.name))
+    settings = parse_settings({"bots": {"a": bot}, "vad": vad}, tmp_path)
+    registry.prepare_bots(settings, speak=lambda text, voice, rate: bytes(rate // 5))
+    assert asked == loaded
+
+
+def test_a_detector_that_cannot_be_loaded_is_told_when_a_call_is_to_be_heard(tmp_path: Path) -> None:
+    (tmp_path / "own.onnx").write_bytes(b"no model")
+    settings = parse_settings({"bots": {"a": _LISTENING}, "vad": {"model": "own.onnx"}}, tmp_path)
+    assert callable(registry.prepare_bots(settings, speak=lambda text, voice, rate: bytes(rate // 5))["a"])
