@@ -147,7 +147,7 @@ def _tell(name: str, calls: int, pairs: Sequence[Pair]) -> None:
     else:
         ratio = f"{share_with / share:.2f} times as many" if share else "late ones only with it"
         chance = by_chance([working.late - without.late for without, working in pairs])
-        verdict = "no more late packets" if chance >= 0.05 else "more late packets"
+        verdict = "no more than chance explains" if chance >= 0.05 else "more of them"
         print(f"late packets: {ratio}; by chance alone that many more in {100 * chance:.0f} of 100 runs: {verdict}")
     disturbed = max(turn.callers_late_ms for pair in pairs for turn in pair)
     if disturbed > CALLERS_MS:
