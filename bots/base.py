@@ -173,9 +173,7 @@ class PrepareContext:
     base_dir: Path  # relative paths in the configuration start here
     sample_rates: Sequence[int]  # of the wires: a prompt made ahead at these is not resampled during a call
     speak: Callable[[str, str, int], bytes] | None = None  # (text, voice, Hz) -> PCM s16le; None: no synthesiser
-    will_hear: Callable[[], None] = lambda: (
-        None
-    )  # of a bot with a voice detector: its model is loaded now, not in a call
+    will_hear: Callable[[], None] = lambda: None  # called by a bot with a voice detector: now its model is loaded
 
 
 class Bot(Protocol):
