@@ -71,6 +71,19 @@ def test_what_noise_would_have_hidden_was_not_missing() -> None:
     assert not is_new(heard, pcm(SAID), RATE, RATE, 200)
 
 
+def test_what_would_have_been_next_to_nothing_was_not_missing() -> None:
+    said = SAID.copy()
+    said[: -int((WINDOW_S + 0.2) * RATE)] *= 0.01
+    now = returned(said, 0.2, -15)[-int(WINDOW_S * RATE) :]
+    heard = telephone(at_the_end(now, len(said)), noise=1.0)
+    assert not is_new(heard, pcm(said), RATE, RATE, 200)
+
+
+def test_a_hum_of_the_line_that_was_there_before_is_nobody() -> None:
+    hum = 300 * np.sin(2 * np.pi * 150 / RATE * np.arange(len(SAID)))
+    assert not somebody_beside(telephone(returned(SAID, 0.2, -20) + hum), pcm(SAID), RATE, RATE, 200)
+
+
 @pytest.mark.parametrize("echo_db", [-15.0, -25.0])
 @pytest.mark.parametrize("voice_db", [-6.0, 0.0, 10.0])  # beside the echo
 @DELAYS
