@@ -114,7 +114,7 @@ def likeness(
     if float(r @ r) < n * _QUIETEST**2 and (around_ms is None or _is_silence(played, played_rate, n)):
         return NOT_ECHO  # nothing was played that could come back
     r = np.concatenate((np.zeros(size - len(r)), r))
-    best = first + int(_agreement(x, r[first:last]).argmax())
+    best = first + int(np.argmax(_agreement(x, r[first:last])))
     begin = min(max(best - _LATER, 0), size - n - _TAPS + 1)
     delay_ms = round(max(0, size - n - begin - _LATER) * 1000 / RATE)
     r = r[begin : begin + n + _TAPS - 1]

@@ -62,7 +62,7 @@ def somebody_beside(heard: bytes, played: bytes, heard_rate: int, played_rate: i
     powers = _powers(left)
     noise = max(float(np.quantile(powers, 0.2)), _QUIETEST)
     now = float(powers[-_NOW:].mean())
-    if now <= _BESIDE_NOISE * noise or now <= _BESIDE_ECHO * float(_powers(echo).max()):
+    if now <= _BESIDE_NOISE * noise or now <= _BESIDE_ECHO * float(np.max(_powers(echo))):
         return False
     return float(np.sort(_repeats(left))[-_VOICED]) >= _IS_VOICE
 
