@@ -4,7 +4,7 @@ A clean Debian by debootstrap stands for the base image; each instruction is car
 runs as the image's user on a read-only root, with nothing to write to but /tmp and the image's volume; it must become
 healthy by the image's own check, answer, and end with 0 at the image's stop signal.
 
-Needs root, debootstrap and unshare (Debian: apt-get install debootstrap).
+Needs root, debootstrap, unshare and nsenter (Debian: apt-get install debootstrap).
 
 python docker/prove.py
 python docker/prove.py --bind /opt/wheels --copy /etc/pip.conf      what the build needs of this machine to install
@@ -27,9 +27,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = "bookworm"  # of which python:3.11-slim is made
-PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
+PACKAGES = "python3,python3-dev,python3-venv,python3-pip,ca-certificates"  # the headers are in python:3.11-slim, too
 HEALTHY_S = 60.0
 STOP_S = 60.0
+# Of a network of its own, in which nothing else answers on the image's port.
+LOOPBACK_UP = """
+import fcntl, socket, struct
+fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh14x", b"lo", 0x1 | 0x40))  # SIOCSIFFLAGS: IFF_UP, IFF_RUNNING
+"""
 
 Instruction = tuple[str, str]
 
@@ -138,7 +143,8 @@ def build(folder: Path, binds: Sequence[str], copies: Sequence[str]) -> Stage:
 
 def prove(stage: Stage) -> None:
     """Run it as a container with a read-only root would. SystemExit: it is not as it must be."""
-    steps = [f"mount --bind {stage.root} {stage.root}", f"mount -o remount,bind,ro {stage.root}"]
+    steps = [shlex.join([sys.executable, "-c", LOOPBACK_UP])]
+    steps += [f"mount --bind {stage.root} {stage.root}", f"mount -o remount,bind,ro {stage.root}"]
     for place in ("/tmp", *stage.volumes):
         steps.append(f"mount -t tmpfs -o mode=1777 none {stage.root}{place}")
     stage.environment |= {"GATEWAY_SECRET": "only for this proof, and long", "TWILIO_AUTH_TOKEN": "made up"}
@@ -146,15 +152,18 @@ def prove(stage: Stage) -> None:
     inside = chroot(stage, command, user=stage.user, cwd=stage.folder)
     script = " && ".join([*steps, f"exec {shlex.join(inside)}"])
     say("run", shlex.join(command))
-    process = subprocess.Popen(["unshare", "--mount", "/bin/sh", "-c", script])
+    process = subprocess.Popen(["unshare", "--mount", "--net", "/bin/sh", "-c", script])
     try:
         end = time.monotonic() + HEALTHY_S
-        check = chroot(stage, stage.check, user=stage.user)
-        while subprocess.run(check, stderr=subprocess.DEVNULL).returncode:
+        check = ["nsenter", f"--net=/proc/{process.pid}/ns/net", *chroot(stage, stage.check, user=stage.user)]
+        while not is_apart(process.pid) or subprocess.run(check, stderr=subprocess.DEVNULL).returncode:
             if process.poll() is not None or time.monotonic() > end:
                 raise SystemExit("it did not become healthy")
             time.sleep(0.5)
         say("healthy")
+        told = chroot(stage, [stage.entry[-1], "version"], user=stage.user)
+        if "build compiled" not in subprocess.run(told, capture_output=True, text=True, check=True).stdout:
+            raise SystemExit("it is not the compiled build")
         (owner,) = subprocess.run(
             ["ps", "-o", "uid=", "-p", str(process.pid)], capture_output=True, text=True, check=True
         ).stdout.split()
@@ -167,6 +176,14 @@ def prove(stage: Stage) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def is_apart(pid: int) -> bool:
+    """Whether it has its own network already; until then our own would answer."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net")
+    except OSError:  # it is gone
+        return False
 
 
 def mounts_in(folder: Path) -> list[str]:

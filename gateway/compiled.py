@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 
-_ONE_OF_THEM = "media.pacing"  # they are compiled together (setup.py) or not at all
+_ONE_OF_THEM = "media.ledger"  # they are compiled together (setup.py) or not at all
 
 
 def build() -> str:

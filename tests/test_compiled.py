@@ -38,6 +38,29 @@ def test_what_mypyc_does_not_take_is_not_in_them(name: str) -> None:
             assert not made, f"{node.name} is an asynchronous generator"
 
 
+def test_no_class_of_others_inherits_from_a_compiled_one() -> None:
+    """mypyc's classes refuse heirs that are interpreted, as late as these are defined."""
+    compiled_names = {name.removesuffix(".py").replace("/", ".") for name in MODULES}
+    for package in ("bots", "gateway", "media", "serializers", "webhooks", "benchmarks", "tests"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.relative_to(ROOT).as_posix() in MODULES:
+                continue
+            tree = ast.parse(path.read_text())
+            theirs = {
+                alias.asname or alias.name
+                for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom) and node.module in compiled_names
+                for alias in node.names
+            }
+            heirs = [
+                f"{path}: {node.name}"
+                for node in ast.walk(tree)
+                if isinstance(node, ast.ClassDef)
+                and theirs & {base.id for base in node.bases if isinstance(base, ast.Name)}
+            ]
+            assert not heirs
+
+
 def test_the_build_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert compiled.build() == ("compiled" if IS_COMPILED else "interpreted")
     assert cli.main(["version", "--json"]) == 0

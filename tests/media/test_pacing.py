@@ -436,8 +436,12 @@ def test_the_short_way_is_the_long_one(acts: list[tuple[float, str]], lead_ms: i
                 short.push(piece)
                 long.push(piece)
             assert list(short.take(now)) == list(long.take(now))
-        for name in PacedBuffer.__slots__:
+        for name in _ATTRIBUTES:
             assert getattr(short, name) == getattr(long, name), name
+
+
+# Where the class is compiled, mypyc keeps their names.
+_ATTRIBUTES: tuple[str, ...] = getattr(PacedBuffer, "__slots__", None) or PacedBuffer.__mypyc_attrs__  # type: ignore[attr-defined]
 
 
 def _joined(items: list[object]) -> list[object]:
