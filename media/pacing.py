@@ -203,7 +203,9 @@ class PacedBuffer:
         if size > self._peak_bytes:
             self._peak_bytes = size
         if self._keep_bytes:
-            self._remember([pcm])
+            self._history.append(pcm)
+            self._history_bytes += size
+            self._forget()
         return True
 
     def take(self, now: float) -> Sequence[bytes | object]:
@@ -456,11 +458,17 @@ class PacedBuffer:
             if type(entry) is bytes:
                 self._history_bytes += len(entry)
         self._history.extend(out)
-        while self._history_bytes > self._keep_bytes:
-            entry = self._history[0]
-            if type(entry) is bytes:
-                if self._history_bytes - len(entry) < self._keep_bytes:
-                    break
-                self._history_bytes -= len(entry)
-            self._history.popleft()
+        self._forget()
         return out or _NOTHING
+
+    def _forget(self) -> None:
+        """What is older than `keep_ms`."""
+        history, size, keep = self._history, self._history_bytes, self._keep_bytes
+        while size > keep:
+            entry = history[0]
+            if type(entry) is bytes:
+                if size - len(entry) < keep:
+                    break
+                size -= len(entry)
+            history.popleft()
+        self._history_bytes = size
