@@ -290,7 +290,7 @@ def measure(case: Case, calls: int, rounds: int, profile: bool) -> Cost:
     gc.unfreeze()
     expected = calls * SECOND * (warm + rounds)
     sent = sum(shell.sent for shell in crowd.shells)
-    if not 0.97 * expected <= sent <= 1.03 * expected:  # a bot that talks is ahead
+    if not 0.97 * expected <= sent <= 1.05 * expected:  # a bot that talks is ahead, and begins anew with silence
         raise RuntimeError(f"{case.name}: {sent} packets came back of {expected}")
     if recorder is not None:
         pstats.Stats(recorder, stream=sys.stderr).sort_stats("tottime").print_stats(28)
