@@ -2,7 +2,7 @@
 
 For benchmarks/console.py and benchmarks/watching.py. The gateway and the callers, echo calls of Twilio's, are processes
 of their own, on cores of their own where there are two, and stay for the whole run. CPU time is the gateway's, from
-/proc. A packet is late when it comes LATE_MS behind the best schedule that its bot has kept.
+/proc. A packet is late when it comes LATE_MS after the moment at which its caller's play-out needed it.
 
 How much is chance is judged by the pairs themselves: if the other work delayed nothing, each pair of turns could as
 well have come the other way round. Told is in how many of all 2**pairs ways of turning pairs round the turns with the

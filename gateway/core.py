@@ -245,13 +245,7 @@ class CallCore:
         if now < self._quiet_until and not self.outbox.waiting and now < self._timers.next_at:
             output = self.output
             paced = output.paced
-            if (
-                paced is not None
-                and not paced.queue
-                and not output.is_audible
-                and not self._recording.is_on
-                and output.is_plain
-            ):
+            if paced is not None and not paced.queue and not output.is_audible and not self._recording.is_on:
                 paced.take(now)  # that is how it notices a stalled loop
                 return
         self._quiet_until = 0.0
@@ -277,7 +271,7 @@ class CallCore:
                 self._move(CallEvent.SILENT, "carrier-silent", now)
             elif now - self._started > self.limits.longest_s:
                 self._end(CallEvent.TOO_LONG, "longest-call", now)
-            elif state is _LIVE and not self.outbox.is_rationed:
+            elif state is _LIVE and not self.outbox.is_rationed and self.output.is_plain:
                 self._quiet_until = min(self._last_heard + self._silence_s, self._started + self.limits.longest_s)
         elif state is CallState.OPENING and now >= self._deadline:
             self._move(CallEvent.START_TIMEOUT, "no-start", now)

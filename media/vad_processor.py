@@ -197,7 +197,7 @@ class VADProcessor(FrameProcessor):
         self.push_frame(frame, direction)
         act = _ACTS.get(kind)
         if act is None:
-            act = _act_for(type(frame))
+            act = _act_for(kind)
         return act(self, frame, direction)
 
     def cleanup(self) -> MaybeAwaitable:

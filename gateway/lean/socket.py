@@ -106,6 +106,7 @@ class LeanSocket(asyncio.Protocol):
             self._shake_hands(data)
             return
         take = self._on_message
+        # What `feed`, `_call` and `_write` do, without their calls: a third of what a message costs here.
         if take is not None and self._phase is _OPEN and (message := self._parser.message(data)) is not None:
             try:
                 if self._context is None:
