@@ -53,7 +53,7 @@ from media.frames import (
 from media.processor import FrameDirection, FrameProcessor
 from media.resample import resample_all
 from media.silero import SileroVADAnalyzer
-from media.turns.start import TranscriptionUserTurnStartStrategy, VADUserTurnStartStrategy
+from media.turns.start import MinWordsUserTurnStartStrategy
 from media.turns.strategies import ExternalUserTurnStrategies, UserTurnStrategies
 from media.vad import VADParams
 from media.vad_processor import VADProcessor
@@ -81,6 +81,7 @@ class AgentSettings:
     prompt: str = ""  # the model's instruction
     voice: str = ""  # of the greeting, where it is text
     silence_s: Annotated[float, Gt(0)] = 0.6  # after which the caller has finished
+    interrupt_words: Annotated[int, Ge(1)] = 1  # in one transcript, while the bot speaks: fewer are no turn
     idle_s: Annotated[float, Ge(0)] = 8.0  # without a word from the caller, until `idle` is said; 0: never
     idle: str = "Are you still there?"
     idle_tries: Annotated[int, Ge(1)] = 2  # ... so often, and then the call ends with
@@ -475,9 +476,11 @@ def _agent(
     services = _watched(call, settings, made, announcer)
     stt, llm, tts = services["stt"], services["llm"], services["tts"]
     context = _context(settings)
-    # The floor holds the bot back as soon as the caller makes a sound; words make a turn of it.
-    start = [TranscriptionUserTurnStartStrategy(), VADUserTurnStartStrategy(enable_interruptions=False)]
-    strategies = UserTurnStrategies(start=start, stop=[AfterSilence(user_speech_timeout=settings.silence_s)])
+    # The floor holds the bot back as soon as the caller makes a sound. Words make a turn of it, and nothing else does:
+    # in a turn that a sound had begun they would interrupt nothing, and after a cough an answer would be waited for.
+    start = MinWordsUserTurnStartStrategy(min_words=settings.interrupt_words)
+    stop = AfterSilence(user_speech_timeout=settings.silence_s)
+    strategies = UserTurnStrategies(start=[start], stop=[stop])
     params = LLMUserAggregatorParams(user_turn_strategies=strategies, user_idle_timeout=settings.idle_s)
     pair = LLMContextAggregatorPair(context, user_params=params)
     user, assistant = pair.user(), pair.assistant()

@@ -146,8 +146,9 @@ class Waits:
 class Exchange:
     """What a call's record says of its turns and answers.
 
-    Where a program tells the caller's turns, only those count. Else it is his voice while the bot is silent, and the
-    interruption while it speaks: a sound that does not interrupt is no turn.
+    Where a program tells the caller's turns, only those count, and only what follows one is an answer: a bot that asks
+    into the silence after a cough answers nobody. Else it is his voice while the bot is silent, and the interruption
+    while it speaks: a sound that does not interrupt is no turn.
 
     Args:
         told: called with each answer, the number of its turn.
@@ -168,6 +169,10 @@ class Exchange:
     def begin(self, now: float) -> None:
         self._began = now
         self.turns.begin(now)
+
+    def tells_turns(self) -> None:
+        """The program will tell the caller's turns."""
+        self._tells_turns = True
 
     def voice(self, now: float) -> None:
         """The detector hears the caller."""
@@ -198,7 +203,7 @@ class Exchange:
             self.first_word_s = now - self._began
         self.turns.bot_started(now)
         answer = self.waits.answered(now)
-        if answer is not None:
+        if answer is not None and ("turn_end" in answer.parts or not self._tells_turns):
             self._answers += 1
             if len(self.answers) < KEPT:
                 self.answers.append(answer)

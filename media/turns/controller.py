@@ -169,6 +169,9 @@ class UserTurnController:
 
     def setup(self) -> MaybeAwaitable:
         """With the processor's own set-up: the strategies' `setup`."""
+        exchange = getattr(self.processor.runtime, "exchange", None)  # in a call
+        if exchange is not None:
+            exchange.tells_turns()
         waiting = [result for strategy in self._all() if _waits(result := self._set_up(strategy))]
         return Each(waiting) if waiting else DONE
 

@@ -108,6 +108,25 @@ def test_a_bot_that_speaks_unasked_made_nobody_wait() -> None:
     assert talk.counters["turns"] == 1
 
 
+def test_where_turns_are_told_a_bot_that_asks_after_a_cough_answers_nobody() -> None:
+    exchange = Exchange()
+    exchange.begin(0.0)
+    exchange.tells_turns()
+    exchange.voice(1.0)
+    exchange.silence(1.5, 0.2)
+    exchange.bot_started(9.0)
+    exchange.bot_stopped(10.0)
+    assert exchange.counters(10.0)["turns"] == 1
+    assert exchange.answers == []
+    exchange.voice(11.0)
+    exchange.turn_started(11.5)
+    exchange.silence(12.0, 0.2)
+    exchange.turn_stopped(12.6)
+    exchange.bot_started(13.0)
+    assert exchange.counters(13.0)["turns"] == 2
+    assert [round(answer.wait_s, 6) for answer in exchange.answers] == [1.2]
+
+
 def test_turns() -> None:
     started: list[int] = []
     ended: Ended = []

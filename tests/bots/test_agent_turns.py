@@ -1,0 +1,167 @@
+"""Who has the floor in an agent's call: what the caller says into its speech, with the offline services."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bots.base import PrepareContext
+from bots.speech import speak
+from gateway.registry import bot
+from gateway.settings import parse_settings
+from media.frames import BotStoppedSpeakingFrame, Frame, TranscriptionFrame, UserStartedSpeakingFrame
+from media.processor import FrameDirection, FrameProcessor
+from tests.bots.live import LiveVirtualCall, threads_are_done
+from tests.bots.live import run_with_one_thread as run
+from tests.endtoend.actors import tone
+
+HZ, GREETING_S = 1500.0, 8.0
+RULES = [{"hears": ["opening hours"], "say": "We are open."}, {"hears": ["goodbye"], "say": "Goodbye."}]
+QUESTION = speak("opening hours", "en-us+f3", 8000)
+HUM = speak("mmm", "en-us+f3", 8000)  # the recogniser makes no words of it
+
+
+class Talk:
+    """A call in which the agent greets for GREETING_S, by a tone of HZ."""
+
+    def __init__(self, build: Any) -> None:
+        self.call = LiveVirtualCall("twilio", build)
+        self.seen: list[tuple[float, Frame]] = []
+        self._known: set[int] = set()
+
+    @classmethod
+    async def begin(cls, **changes: Any) -> Talk:
+        """[bots.it] as it stands in a file."""
+        table = {"use": "agent", "llm": {"use": "rules", "rules": RULES}, "greeting": "greeting", **changes}
+        entry = parse_settings({"bots": {"it": table}}, Path(".")).bots["it"]
+        context = PrepareContext(Path("."), (8000,), lambda text, voice, rate: tone(GREETING_S, rate, HZ))
+        talk = cls(await bot(entry.use).prepare(entry.options, context))  # type: ignore[misc]
+        await talk.go(0.1)
+        assert talk.call.core.pipeline is not None
+        flow = talk.call.core.pipeline._flow
+        flow.probe = talk._see
+        flow.relink()
+        return talk
+
+    def _see(self, processor: FrameProcessor, frame: Frame, direction: FrameDirection) -> None:
+        if frame.id not in self._known:
+            self._known.add(frame.id)
+            self.seen.append((self.call.t, frame))
+
+    def times(self, kind: type[Frame]) -> list[float]:
+        return [at for at, frame in self.seen if isinstance(frame, kind)]
+
+    async def go(self, seconds: float) -> None:
+        """The call's time stands still while threads are at work, however slow they are."""
+        for _ in range(round(seconds / 0.02)):
+            await threads_are_done()
+            await self.call.go(0.02)
+
+    @property
+    def greeted_s(self) -> float:
+        """How much of the greeting was heard."""
+        samples = np.frombuffer(self.call.heard(), "<i2").astype(float)
+        pieces = samples[: len(samples) // 800 * 800].reshape(-1, 800)
+        spectra = np.abs(np.fft.rfft(pieces, axis=1))
+        loud = np.abs(pieces).max(axis=1) > 1000
+        return float(0.1 * (loud & (np.abs(spectra.argmax(axis=1) * 10 - HZ) < 20)).sum())
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return dict(self.call.core.record(self.call.t).counters)
+
+    async def end(self) -> None:
+        self.call.core.disconnected(1006, self.call.t)
+        assert self.call.core.pipeline is not None
+        await self.call.core.pipeline.close()
+        left = set(self.call.tasks)
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left)
+
+
+def test_a_short_question_into_the_bots_speech_ends_it_and_is_answered() -> None:
+    async def main() -> None:
+        talk = await Talk.begin()
+        await talk.go(2.0)
+        talk.call.say(QUESTION)  # 1.0 s: for a turn without words it is too short
+        await talk.go(4.0)
+        counters = talk.counters
+        assert (counters["floor_held"], counters["floor_interrupted"]) == (1, 1)
+        assert "floor_went_on" not in counters
+        assert (counters["interruptions"], counters["turns_interrupted"]) == (1, 1)
+        assert talk.greeted_s < 2.6
+        assert counters["answers"] == 1
+        assert counters["answer_ms"] < 2000, "not behind the rest of the greeting"
+        await talk.end()
+
+    run(main())
+
+
+def test_a_hum_into_the_bots_speech_is_no_turn_and_wants_no_answer() -> None:
+    async def main() -> None:
+        talk = await Talk.begin(idle_s=12.0)
+        await talk.go(2.0)
+        talk.call.say(HUM)
+        await talk.go(15.0)
+        counters = talk.counters
+        assert (counters["floor_held"], counters["floor_went_on"]) == (1, 1)
+        assert "interruptions" not in counters
+        assert (counters["turns"], counters["turns_interrupted"]) == (1, 0)
+        assert talk.greeted_s > GREETING_S - 0.3
+        assert "held" not in counters, "nobody has asked for anything that could take a moment"
+        await talk.end()
+
+    run(main())
+
+
+def test_a_hum_while_nobody_speaks_is_no_turn_and_wants_no_answer() -> None:
+    async def main() -> None:
+        talk = await Talk.begin(idle_s=12.0)
+        await talk.go(GREETING_S + 1.0)
+        talk.call.say(HUM)
+        await talk.go(9.0)
+        assert talk.counters["turns"] == 1
+        assert "held" not in talk.counters
+        assert len(talk.times(BotStoppedSpeakingFrame)) == 2, "the greeting's, both ways"
+        await talk.go(8.0)
+        assert len(talk.times(BotStoppedSpeakingFrame)) == 4, "asked whether he is there"
+        assert "answers" not in talk.counters
+        await talk.end()
+
+    run(main())
+
+
+def test_as_many_words_as_are_asked_for_interrupt() -> None:
+    async def main() -> None:
+        talk = await Talk.begin(interrupt_words=2)
+        await talk.go(1.0)
+        talk.call.say(speak("goodbye", "en-us+f3", 8000))
+        await talk.go(2.0)
+        assert len(talk.times(TranscriptionFrame)) == 1
+        assert talk.times(UserStartedSpeakingFrame) == []
+        assert "interruptions" not in talk.counters
+        talk.call.say(QUESTION)
+        await talk.go(3.0)
+        assert len(talk.times(UserStartedSpeakingFrame)) == 2, "both ways"
+        assert talk.counters["interruptions"] == 1
+        await talk.end()
+
+    run(main())
+
+
+def test_while_the_bot_is_silent_one_word_is_enough() -> None:
+    async def main() -> None:
+        talk = await Talk.begin(interrupt_words=3)
+        await talk.go(GREETING_S + 0.5)
+        talk.call.say(speak("goodbye", "en-us+f3", 8000))
+        await talk.go(3.0)
+        assert talk.counters["turns"] == 2
+        assert talk.counters["answers"] == 1
+        await talk.end()
+
+    run(main())
