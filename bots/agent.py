@@ -19,8 +19,8 @@ from bots.base import Bot, Build, Call, Output, PrepareContext, TimerHandle
 from bots.context.context import LLMContext
 from bots.context.pair import LLMContextAggregatorPair
 from bots.context.tools import FunctionSchema, ToolsSchema
-from bots.context.user import LLMUserAggregatorParams
-from bots.prompts import Prompt, PromptMaker, PromptSetting, say
+from bots.context.user import LLMUserAggregator, LLMUserAggregatorParams
+from bots.prompts import Prompt, PromptMaker, PromptSetting, as_table, say
 from bots.services.base import AIService
 from bots.services.llm import FunctionCallParams
 from bots.services.providers import Chosen, choose
@@ -46,7 +46,6 @@ from media.frames import (
     StartFrame,
     TTSAudioRawFrame,
     TTSSpeakFrame,
-    TTSTextFrame,
     UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
 )
@@ -204,9 +203,8 @@ class Announcer(FrameProcessor):
     def greet(self) -> None:
         prompt = self._phrases.greeting
         if prompt is not None:
-            self._say(prompt)
-            if self._greeting:
-                self.push_frame(TTSTextFrame(self._greeting, "sentence"))
+            say(self, (prompt,), self._call.info.send.sample_rate, append_to_context=True)
+            if prompt.text:
                 self.push_frame(LLMAssistantPushAggregationFrame())  # the next answer is another message
         elif self._greeting:  # it could not be made ahead
             self._call.call_later(0, lambda: self._call.inject(TTSSpeakFrame(self._greeting)))
@@ -291,10 +289,10 @@ _HEARD: Mapping[type[Frame], Callable[[Announcer], None]] = {
 }
 
 
-def _prompt(sounds: Mapping[int, bytes]) -> Prompt:
+def _prompt(sounds: Mapping[int, bytes], text: str) -> Prompt:
     """What was made at some rates, at any."""
     best = max(sounds)
-    return Prompt(lambda rate: sounds[rate] if rate in sounds else resample_all(sounds[best], best, rate))
+    return Prompt(lambda rate: sounds[rate] if rate in sounds else resample_all(sounds[best], best, rate), text)
 
 
 def _is_file(setting: str) -> bool:
@@ -333,15 +331,14 @@ class AgentBot:
         if errors:
             raise ConfigErrors(errors)
         phrases = await _phrases(settings, context, [service for _, service in chosen["tts"]])
-        text = settings.greeting if isinstance(settings.greeting, str) and not _is_file(settings.greeting) else ""
+        text = "" if settings.greeting is None else as_table(settings.greeting).text
 
         def build(call: Call) -> Sequence[FrameProcessor]:
             made = {
                 kind: [(service.use, service.make(**needs.get(id(service), {}))) for _, service in found]
                 for kind, found in chosen.items()
             }
-            make_agent = _agent if settings.speech is None else _speech_agent
-            return make_agent(call, settings, phrases, text, made)
+            return _agent(call, settings, phrases, text, made)
 
         return build
 
@@ -406,7 +403,7 @@ async def _spoken(name: str, text: str, context: PrepareContext, voice: str, voi
             log.warning("agent.phrase name=%s voice=%s: not made ahead: %s", name, service.use, exc)
             voices.remove(service)
         else:
-            return _prompt(sounds)
+            return _prompt(sounds, text)
     maker = PromptMaker(context, voice)
     prompt = maker.make(name, text)
     if not maker.errors:
@@ -472,36 +469,46 @@ def _agent(
     greeting: str,
     made: Mapping[str, Sequence[tuple[str, AIService]]],
 ) -> Sequence[FrameProcessor]:
+    """The pipeline: a recogniser, a model and a voice; or one model that hears and speaks, and a voice before it that
+    says only what it does not: `idle`, `goodbye`.
+    """
     announcer = Announcer(call, settings, phrases, greeting)
     services = _watched(call, settings, made, announcer)
-    stt, llm, tts = services["stt"], services["llm"], services["tts"]
     context = _context(settings)
+    keys = (DTMFAggregator(),) if settings.dtmf else ()
+    user: LLMUserAggregator | SpeechTurns
+    gate: Sequence[FrameProcessor] = ()
+    if settings.speech is None:
+        llm = services["llm"]
+        pair = LLMContextAggregatorPair(context, user_params=_user_params(settings))
+        floor, user = FloorParams(), pair.user()
+        detector, gate = _who_answers(call, settings, announcer)
+        middle = (services["stt"], *detector, *keys, user, llm, services["tts"])
+    else:
+        llm = services["speech"]
+        for service in llm.llms:
+            service.converse(context, said=greeting)
+        server_turns = llm.llms[0].server_turns
+        pair = LLMContextAggregatorPair(context)
+        floor = FloorParams(turn_s=None) if server_turns else FloorParams(turn_s=SPEECH_TURN_S)
+        user = SpeechTurns(
+            user_turn_strategies=ExternalUserTurnStrategies() if server_turns else spoken_turns(settings.silence_s),
+            user_idle_timeout=settings.idle_s,
+        )
+        middle = (user, *keys, services["tts"], llm)
+    CallTools(call, llm)
+    Idle(call, settings, user)
+    hearing = VADProcessor(vad_analyzer=SileroVADAnalyzer(params=VADParams(min_volume=settings.min_volume)))
+    return (hearing, Floor(floor), *middle, announcer, *gate, Output(), pair.assistant())
+
+
+def _user_params(settings: AgentSettings) -> LLMUserAggregatorParams:
     # The floor holds the bot back as soon as the caller makes a sound. Words make a turn of it, and nothing else does:
     # in a turn that a sound had begun they would interrupt nothing, and after a cough an answer would be waited for.
     start = MinWordsUserTurnStartStrategy(min_words=settings.interrupt_words)
     stop = AfterSilence(user_speech_timeout=settings.silence_s)
     strategies = UserTurnStrategies(start=[start], stop=[stop])
-    params = LLMUserAggregatorParams(user_turn_strategies=strategies, user_idle_timeout=settings.idle_s)
-    pair = LLMContextAggregatorPair(context, user_params=params)
-    user, assistant = pair.user(), pair.assistant()
-    CallTools(call, llm)
-    Idle(call, settings, user)
-    keys = (DTMFAggregator(),) if settings.dtmf else ()
-    detector, gate = _who_answers(call, settings, announcer)
-    return (
-        _hearing(settings),
-        Floor(FloorParams()),
-        stt,
-        *detector,
-        *keys,
-        user,
-        llm,
-        tts,
-        announcer,
-        *gate,
-        Output(),
-        assistant,
-    )
+    return LLMUserAggregatorParams(user_turn_strategies=strategies, user_idle_timeout=settings.idle_s)
 
 
 def _who_answers(
@@ -531,37 +538,6 @@ def _watched(
 def _context(settings: AgentSettings) -> LLMContext:
     messages = [{"role": "system", "content": settings.prompt}] if settings.prompt else []
     return LLMContext(messages, ToolsSchema(TOOLS))
-
-
-def _hearing(settings: AgentSettings) -> VADProcessor:
-    return VADProcessor(vad_analyzer=SileroVADAnalyzer(params=VADParams(min_volume=settings.min_volume)))
-
-
-def _speech_agent(
-    call: Call,
-    settings: AgentSettings,
-    phrases: Phrases,
-    greeting: str,
-    made: Mapping[str, Sequence[tuple[str, AIService]]],
-) -> Sequence[FrameProcessor]:
-    """One model hears and speaks. The voice before it says only what it does not: `idle`, `goodbye`."""
-    announcer = Announcer(call, settings, phrases, greeting)
-    services = _watched(call, settings, made, announcer)
-    speech, tts = services["speech"], services["tts"]
-    context = _context(settings)
-    for service in speech.llms:
-        service.converse(context, said=greeting)
-    server_turns = speech.llms[0].server_turns
-    floor = FloorParams(turn_s=None) if server_turns else FloorParams(turn_s=SPEECH_TURN_S)
-    turns = SpeechTurns(
-        user_turn_strategies=ExternalUserTurnStrategies() if server_turns else spoken_turns(settings.silence_s),
-        user_idle_timeout=settings.idle_s,
-    )
-    CallTools(call, speech)
-    Idle(call, settings, turns)
-    keys = (DTMFAggregator(),) if settings.dtmf else ()
-    assistant = LLMContextAggregatorPair(context).assistant()
-    return (_hearing(settings), Floor(floor), turns, *keys, tts, speech, announcer, Output(), assistant)
 
 
 BOT: Bot = AgentBot()

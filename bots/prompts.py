@@ -10,7 +10,7 @@ import numpy as np
 
 from bots.base import PrepareContext
 from media.errors import ConfigError
-from media.frames import TTSAudioRawFrame, TTSStartedFrame, TTSStoppedFrame
+from media.frames import AggregationType, TTSAudioRawFrame, TTSStartedFrame, TTSStoppedFrame, TTSTextFrame
 from media.processor import FrameProcessor
 from media.resample import resample_all
 from media.wav import read_wav
@@ -22,27 +22,28 @@ NO_SPEECH = "pip install 'telephony-gateway[speech]', or use WAV files"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Say:
-    """A prompt as a table: `{ text = "...", voice = "de" }` or `{ file = "hello.wav" }`."""
+    """A prompt as a table: `{ text = "...", voice = "de" }` or `{ file = "hello.wav", text = "what it says" }`."""
 
     text: str = ""
     file: str = ""
     voice: str = ""
 
     def __post_init__(self) -> None:
-        if bool(self.text) == bool(self.file):
-            raise ValueError('write { text = "..." } or { file = "....wav" }, exactly one of the two')
+        if not self.text and not self.file:
+            raise ValueError('write { text = "..." }, or { file = "....wav" }, which may have a text, too: its words')
 
 
 PromptSetting = str | Say  # a string that ends in .wav is a file, any other is spoken
 
 
 class Prompt:
-    """One prompt at any sample rate: rendered when first asked for, then kept."""
+    """One prompt at any sample rate: rendered when first asked for, then kept. `text` is its words, where known."""
 
-    __slots__ = ("_chunks", "_render")
+    __slots__ = ("_chunks", "_render", "text")
 
-    def __init__(self, render: Callable[[int], bytes]) -> None:
+    def __init__(self, render: Callable[[int], bytes], text: str = "") -> None:
         self._render = render  # Hz -> PCM s16le mono
+        self.text = text
         self._chunks: dict[int, tuple[bytes, ...]] = {}
 
     def chunks(self, sample_rate: int) -> tuple[bytes, ...]:
@@ -68,7 +69,8 @@ class PromptMaker:
         """The prompt, ready at all rates of the context. `path` is where the setting is, in the bot's table."""
         if setting in self._made:
             return self._made[setting]
-        prompt = self._made[setting] = Prompt(self._renderer(path, setting))
+        said = as_table(setting)
+        prompt = self._made[setting] = Prompt(self._renderer(path, said), said.text.strip())
         try:
             pieces = [prompt.chunks(rate) for rate in self._context.sample_rates]
             if not all(pieces):
@@ -77,9 +79,7 @@ class PromptMaker:
             self._add(ConfigError(path, exc.problem, exc.remedy))
         return prompt
 
-    def _renderer(self, path: str, setting: PromptSetting) -> Callable[[int], bytes]:
-        if isinstance(setting, str):
-            setting = Say(file=setting) if setting.lower().endswith(".wav") else Say(text=setting or " ")
+    def _renderer(self, path: str, setting: Say) -> Callable[[int], bytes]:
         if setting.file:
             return self._file(path, self._context.base_dir / setting.file)
         text, voice, speak = setting.text, setting.voice or self._voice, self._context.speak
@@ -106,6 +106,13 @@ class PromptMaker:
             self.errors.append(error)
 
 
+def as_table(setting: PromptSetting) -> Say:
+    """A bare string as the table that it stands for."""
+    if isinstance(setting, Say):
+        return setting
+    return Say(file=setting) if setting.lower().endswith(".wav") else Say(text=setting or " ")
+
+
 def mono(pcm: bytes, channels: int) -> bytes:
     """The mean of interleaved channels, s16le."""
     if channels == 1:
@@ -118,10 +125,22 @@ def _silence(sample_rate: int) -> bytes:
     return bytes(2)
 
 
-def say(processor: FrameProcessor, prompts: Sequence[Prompt], sample_rate: int) -> None:
-    """Push `prompts` from `processor` as one utterance: the bot starts and stops speaking once."""
+def say(
+    processor: FrameProcessor, prompts: Sequence[Prompt], sample_rate: int, *, append_to_context: bool = False
+) -> None:
+    """Push `prompts` from `processor` as one utterance: the bot starts and stops speaking once.
+
+    Their words go before their sound, so that those which were heard are known whenever they are cut off.
+    """
+    began_ns, samples = processor.get_clock().get_time(), 0
     processor.push_frame(TTSStartedFrame())
     for prompt in prompts:
+        if prompt.text:
+            words = TTSTextFrame(prompt.text, AggregationType.SENTENCE)
+            words.append_to_context = append_to_context
+            words.pts = began_ns + samples * 1_000_000_000 // sample_rate  # sound without words may be before it
+            processor.push_frame(words)
         for pcm in prompt.chunks(sample_rate):
+            samples += len(pcm) >> 1
             processor.push_frame(TTSAudioRawFrame(pcm, sample_rate, 1))
     processor.push_frame(TTSStoppedFrame())

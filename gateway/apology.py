@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,7 @@ import numpy as np
 from bots.base import PrepareContext
 from bots.prompts import Prompt, PromptMaker
 from media.errors import ConfigError, ConfigErrors
-from media.frames import StartFrame, TTSAudioRawFrame, TTSStartedFrame, TTSStoppedFrame
+from media.frames import AggregationType, StartFrame, TTSAudioRawFrame, TTSStartedFrame, TTSStoppedFrame, TTSTextFrame
 from media.output import OutputStage
 from media.processor import FrameDirection
 
@@ -41,6 +42,8 @@ def _made(setting: str, base_dir: Path, voice: str, changed: int) -> Prompt:
     prompt = maker.make("apology", setting)
     if maker.errors:
         raise ConfigErrors(maker.errors)
+    if setting == DEFAULT and find_spec("espeakng_loader") is None:
+        prompt.text = ""  # tones, then
     return prompt
 
 
@@ -67,8 +70,9 @@ def say_it(prompt: Prompt, output: OutputStage, sample_rate: int) -> float:
     if output.ledger is None:
         output.process_frame(StartFrame(), down)
     chunks = prompt.chunks(sample_rate)
+    words = [TTSTextFrame(prompt.text, AggregationType.SENTENCE)] if prompt.text else []
     frames = [TTSAudioRawFrame(pcm, sample_rate, 1) for pcm in chunks]
-    for frame in (TTSStartedFrame(), *frames, TTSStoppedFrame()):
+    for frame in (TTSStartedFrame(), *words, *frames, TTSStoppedFrame()):
         output.process_frame(frame, down)
     length_s = sum(map(len, chunks)) / (2 * sample_rate)
     if output.paced is not None and output.ledger is not None:

@@ -426,7 +426,7 @@ def test_what_is_wrong_within_a_table_is_told_by_the_settings() -> None:
         "4": {"menu": "sales", "end": True},
         "5": {},
         "6": {"sya": "hello"},
-        "7": {"say": {"text": "a", "file": "b.wav"}},
+        "7": {"say": {"voice": "de"}},
         "8": {"say": 8},
         "#": {"end": "yes"},
     }
