@@ -7,9 +7,9 @@ must happen on the network is a message in the outbox or an effect, a value that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import structlog
 
@@ -18,7 +18,7 @@ from bots.prompts import Prompt
 from bots.rtvi.calls import with_rtvi
 from gateway.apology import say_it
 from gateway.caller_audio import CallerAudio
-from gateway.exchange_watch import watch_exchange
+from gateway.exchange_watch import ExchangeWatch
 from gateway.outbox import Outbox
 from gateway.ports import BotRoute, CallLimits, Control, Shell
 from gateway.recording import CallRecordings, Ear, Recordings
@@ -97,6 +97,26 @@ class CallInput(FrameProcessor):
 class CallCore:
     """One call. Plain functions; `now` is seconds of the process's monotonic clock."""
 
+    # What the carrier says, besides audio, by the names of the methods that take it.
+    takes: ClassVar[Mapping[type, str]] = {
+        InputDTMFFrame: "_on_digit",
+        OutputTransportMessageUrgentFrame: "_on_answer",
+        AnswerLaterFrame: "_on_answer_later",
+        CallStartedFrame: "_on_started",
+        CallEndedFrame: "_on_ended",
+        PlayedFrame: "_on_played",
+        PlaybackStartedFrame: "_on_playback",
+        PlaybackCompletedFrame: "_on_playback",
+        PlaybackClearedFrame: "_on_cleared",
+        CallPausedFrame: "_on_paused",
+        CallResumedFrame: "_on_resumed",
+        CallUpdatedFrame: "_on_updated",
+        CarrierErrorFrame: "_on_carrier_error",
+        AudioDiscardedFrame: "_on_discarded",
+        RoundTripFrame: "_on_round_trip",
+        CallBrokenFrame: "_on_broken",
+    }
+
     def __init__(
         self,
         serializer: FrameSerializer,
@@ -137,12 +157,15 @@ class CallCore:
         self._claims = claims
         self._route = route  # None: a task of the user's drives the pipeline that holds input and output
         self._lead_ms = serializer.lead_ms if lead_ms is None else lead_ms
+        self._takes = _taken_by(type(self))
         self._in_rate = 8000
         self._caller_audio = CallerAudio(self.counters, self._on_audio, serializer.codec_setting)
         self.exchange = Exchange(self._on_answered)
         self.trail = Trail(self.now, now)
         self._mutes = False  # the bot is given silence in place of what the caller says
-        watch_exchange(self.exchange, self.trail, self.output, self.now)
+        watch = ExchangeWatch(self.exchange, self.trail, self.now)
+        self.output.watch(watch)
+        self.output.spoke = watch.spoke
         self._recording = CallRecordings()
         self._transcript: Transcript | None = None
         self._records = False  # from the beginning, by the configuration
@@ -163,25 +186,6 @@ class CallCore:
         self._round_trip_s: float | None = None  # to the carrier and back, when it has told
         self._call: Call | None = None  # as the bot sees it
         self._left: Callable[[], None] | None = None  # the carrier waits for the bot's last messages: then this
-        self._wire_handlers: dict[type, Callable[[Any, float], None]] = {
-            InputAudioRawFrame: self._caller_audio.take,
-            InputDTMFFrame: self._on_digit,
-            OutputTransportMessageUrgentFrame: self._on_answer,
-            AnswerLaterFrame: self._on_answer_later,
-            CallStartedFrame: self._on_started,
-            CallEndedFrame: self._on_ended,
-            PlayedFrame: self._on_played,
-            PlaybackStartedFrame: self.output.on_wire,
-            PlaybackCompletedFrame: self.output.on_wire,
-            PlaybackClearedFrame: self._on_cleared,
-            CallPausedFrame: self._on_paused,
-            CallResumedFrame: self._on_resumed,
-            CallUpdatedFrame: self._on_updated,
-            CarrierErrorFrame: self._on_carrier_error,
-            AudioDiscardedFrame: self._on_discarded,
-            RoundTripFrame: self._on_round_trip,
-            CallBrokenFrame: self._on_broken,
-        }
 
     def _on_answered(self, turn: int, answer: Answer) -> None:
         parts = {f"{part}_ms": round(seconds * 1000) for part, seconds in answer.parts.items()}
@@ -209,15 +213,20 @@ class CallCore:
         self._take_frames(frames, now)
 
     def _take_frames(self, frames: Sequence[Frame], now: float) -> None:
-        handlers = self._wire_handlers
         for frame in frames:
-            handle = handlers.get(type(frame))
-            if handle is not None:
-                handle(frame, now)
+            if type(frame) is InputAudioRawFrame:
+                self._caller_audio.take(frame, now)
             else:
-                self._push(frame)
+                self._take_frame(frame, now)
         if self.outbox.waiting:
             self.shell.wake()
+
+    def _take_frame(self, frame: Frame, now: float) -> None:
+        handle = self._takes.get(type(frame))
+        if handle is not None:
+            handle(self, frame, now)
+        else:
+            self._push(frame)
 
     def disconnected(self, code: int, now: float) -> None:
         """The socket is gone."""
@@ -830,6 +839,9 @@ class CallCore:
         self.trail.moment("played", frame.name)
         self.output.on_wire(frame, now)
 
+    def _on_playback(self, frame: PlaybackStartedFrame | PlaybackCompletedFrame, now: float) -> None:
+        self.output.on_wire(frame, now)
+
     def _on_cleared(self, frame: PlaybackClearedFrame, now: float) -> None:
         self.counters["cleared"] += 1
 
@@ -980,3 +992,13 @@ class CallCore:
 
 def _format(media: Any) -> str:
     return f"{media.encoding}/{media.sample_rate}/{media.channels}"
+
+
+_TAKEN: dict[type[CallCore], Mapping[type, Callable[[Any, Any, float], None]]] = {}
+
+
+def _taken_by(core: type[CallCore]) -> Mapping[type, Callable[[Any, Any, float], None]]:
+    found = _TAKEN.get(core)
+    if found is None:
+        found = _TAKEN[core] = {cls: getattr(core, name) for cls, name in core.takes.items()}
+    return found

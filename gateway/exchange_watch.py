@@ -3,43 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from gateway.trail import Trail
 from media.exchange import Exchange
 from media.frames import (
+    FloorFrame,
     Frame,
     TTSStartedFrame,
+    UserMuteStartedFrame,
+    UserMuteStoppedFrame,
     UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
-from media.output import OutputStage
 
 
-def watch_exchange(exchange: Exchange, trail: Trail, output: OutputStage, now: Callable[[], float]) -> None:
-    def spoke(begins: bool) -> None:
-        trail.bot(begins)
-        (exchange.bot_started if begins else exchange.bot_stopped)(now())
+class ExchangeWatch:
+    """Of one call: an output stage's watcher."""
 
-    counted: Mapping[type[Frame], Callable[[Any], None]] = {
-        VADUserStartedSpeakingFrame: lambda frame: exchange.voice(now()),
-        VADUserStoppedSpeakingFrame: lambda frame: exchange.silence(now(), frame.stop_secs),
-        UserStartedSpeakingFrame: lambda frame: exchange.turn_started(now()),
-        UserStoppedSpeakingFrame: lambda frame: exchange.turn_stopped(now()),
-        TTSStartedFrame: lambda frame: exchange.answering(now()),
-    }
-    output.spoke = spoke
-    output.watch({**counted, **{cls: _both(seen, counted.get(cls)) for cls, seen in trail.sees.items()}})
+    __slots__ = ("_exchange", "_now", "_trail")
+
+    def __init__(self, exchange: Exchange, trail: Trail, now: Callable[[], float]) -> None:
+        self._exchange, self._trail, self._now = exchange, trail, now
+
+    @property
+    def sees(self) -> frozenset[type[Frame]]:
+        return _SEEN
+
+    def see(self, frame: Any) -> None:
+        _SEES[_class_of(frame)](self, frame)
+
+    def spoke(self, begins: bool) -> None:
+        """The bot begins (True) or has ceased to speak."""
+        self._trail.edge("bot", begins)
+        (self._exchange.bot_started if begins else self._exchange.bot_stopped)(self._now())
+
+    def _voice(self, frame: VADUserStartedSpeakingFrame) -> None:
+        self._trail.edge("voice", True, frame.start_secs)
+        self._exchange.voice(self._now())
+
+    def _silence(self, frame: VADUserStoppedSpeakingFrame) -> None:
+        self._trail.edge("voice", False, frame.stop_secs)
+        self._exchange.silence(self._now(), frame.stop_secs)
+
+    def _turn_started(self, frame: UserStartedSpeakingFrame) -> None:
+        self._trail.edge("turn", True)
+        self._exchange.turn_started(self._now())
+
+    def _turn_stopped(self, frame: UserStoppedSpeakingFrame) -> None:
+        self._trail.edge("turn", False)
+        self._exchange.turn_stopped(self._now())
+
+    def _muted(self, frame: UserMuteStartedFrame) -> None:
+        self._trail.edge("mute", True)
+
+    def _unmuted(self, frame: UserMuteStoppedFrame) -> None:
+        self._trail.edge("mute", False)
+
+    def _floor(self, frame: FloorFrame) -> None:
+        self._trail.floor(frame)
+
+    def _answering(self, frame: TTSStartedFrame) -> None:
+        self._exchange.answering(self._now())
 
 
-def _both(seen: Callable[[Any], None], counted: Callable[[Any], None] | None) -> Callable[[Any], None]:
-    if counted is None:
-        return seen
+_SEES: Final[Mapping[type[Frame], Callable[[ExchangeWatch, Any], None]]] = {
+    VADUserStartedSpeakingFrame: ExchangeWatch._voice,
+    VADUserStoppedSpeakingFrame: ExchangeWatch._silence,
+    UserStartedSpeakingFrame: ExchangeWatch._turn_started,
+    UserStoppedSpeakingFrame: ExchangeWatch._turn_stopped,
+    UserMuteStartedFrame: ExchangeWatch._muted,
+    UserMuteStoppedFrame: ExchangeWatch._unmuted,
+    FloorFrame: ExchangeWatch._floor,
+    TTSStartedFrame: ExchangeWatch._answering,
+}
+_SEEN: Final = frozenset(_SEES)
 
-    def both(frame: Any) -> None:
-        seen(frame)
-        counted(frame)
 
-    return both
+def _class_of(frame: Frame) -> type[Frame]:
+    """The one of those seen that `frame`, perhaps of a user's subclass, belongs to."""
+    return next(cls for cls in type(frame).__mro__ if cls in _SEEN)

@@ -11,17 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from media.exchange import Answer
-from media.frames import (
-    FloorFrame,
-    Frame,
-    InterruptionFrame,
-    UserMuteStartedFrame,
-    UserMuteStoppedFrame,
-    UserStartedSpeakingFrame,
-    UserStoppedSpeakingFrame,
-    VADUserStartedSpeakingFrame,
-    VADUserStoppedSpeakingFrame,
-)
+from media.frames import FloorFrame, InterruptionFrame
 
 KEPT: Final = 300  # entries of one call
 SMALL: Final = frozenset({"mark", "played"})  # not what somebody wants to know who asks for the last of it
@@ -41,15 +31,6 @@ class Trail:
         self.entries: deque[Entry] = deque(maxlen=KEPT)
         self.tell: Callable[[Entry], None] | None = None  # who watches; must not raise
         self._now, self._began = now, began
-        self.sees: Mapping[type[Frame], Callable[[Any], None]] = {
-            VADUserStartedSpeakingFrame: lambda frame: self.edge("voice", True, frame.start_secs),
-            VADUserStoppedSpeakingFrame: lambda frame: self.edge("voice", False, frame.stop_secs),
-            UserStartedSpeakingFrame: lambda frame: self.edge("turn", True),
-            UserStoppedSpeakingFrame: lambda frame: self.edge("turn", False),
-            UserMuteStartedFrame: lambda frame: self.edge("mute", True),
-            UserMuteStoppedFrame: lambda frame: self.edge("mute", False),
-            FloorFrame: self._floor,
-        }
 
     @property
     def latest(self) -> Entry | None:
@@ -64,9 +45,6 @@ class Trail:
 
     def moment(self, what: str, detail: str = "", **fields: Any) -> None:
         self._add({"t": self._t(), "what": what, "detail": detail, **fields})
-
-    def bot(self, speaks: bool) -> None:
-        self.edge("bot", speaks)
 
     def digit(self, key: str) -> None:
         """Which key it was is told, not kept."""
@@ -93,7 +71,7 @@ class Trail:
         words = "".join(f", {part.replace('_', ' ')} {ms} ms" for part, ms in parts.items())
         self.moment("answer", f"after {wait_ms} ms{words}", wait_ms=wait_ms, parts=parts)
 
-    def _floor(self, frame: FloorFrame) -> None:
+    def floor(self, frame: FloorFrame) -> None:
         values = ", ".join(f"{name} {value:g}" for name, value in frame.values.items())
         detail = f"{frame.decision}: {frame.reason}{f' ({values})' if values else ''}"
         self.moment("floor", detail, decision=frame.decision, reason=frame.reason, values=dict(frame.values))

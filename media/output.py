@@ -123,11 +123,86 @@ def _goes_again(item: object) -> bool:
     return item is _SPEECH_ENDS
 
 
+class Watcher(Protocol):
+    """Who is told of frames as they arrive at a stage."""
+
+    @property
+    def sees(self) -> frozenset[type[Frame]]:
+        """Classes of which it is told, and no others."""
+        ...
+
+    def see(self, frame: Any) -> None:
+        """Called before the frame is dealt with."""
+
+
+Handle = Callable[[Any, Any], None]  # a method of the stage's class: it takes the stage and the frame
+
+
+class Handlers(dict[type, Handle]):
+    """What stages of one kind do with a frame of each class: one table for all of them."""
+
+    def __init__(self, handlers: Mapping[type, Handle]) -> None:
+        super().__init__(handlers)
+        self._watched: dict[frozenset[type[Frame]], Handlers] = {}
+
+    def handler_of(self, cls: type) -> Handle:
+        """The own one of a class, that of the nearest class above it, or what is done with any other frame."""
+        for base in cls.__mro__:
+            if base in self:
+                return self[base]
+        if issubclass(cls, Frame) and cls.is_system:
+            return OutputStage._pass_on
+        return OutputStage._in_order
+
+    def watched(self, sees: frozenset[type[Frame]]) -> Handlers:
+        """The same for stages with a watcher."""
+        found = self._watched.get(sees)
+        if found is None:
+            found = self._watched[sees] = Handlers({**self, **{cls: _seen(self.handler_of(cls)) for cls in sees}})
+        return found
+
+
+def _seen(handle: Handle) -> Handle:
+    def seen(stage: OutputStage, frame: Any) -> None:
+        if stage._watcher is not None:
+            stage._watcher.see(frame)
+        handle(stage, frame)
+
+    return seen
+
+
+_OF_STAGES: dict[type[OutputStage], Handlers] = {}
+
+
+def handlers_of(stage: type[OutputStage]) -> Handlers:
+    found = _OF_STAGES.get(stage)
+    if found is None:
+        found = _OF_STAGES[stage] = Handlers({cls: getattr(stage, name) for cls, name in stage.takes.items()})
+    return found
+
+
 class OutputStage(FrameProcessor):
     """The last processor of a call's pipeline."""
 
     # A packet may leave as it is pushed, and a tick be left out while nothing waits and nobody speaks.
     is_plain: ClassVar[bool] = True
+
+    # The names of the methods that take frames of these classes.
+    takes: ClassVar[Mapping[type, str]] = {
+        StartFrame: "_on_start",
+        CancelFrame: "_on_cancel",
+        InterruptionFrame: "_on_interruption",
+        OutputAudioRawFrame: "_on_audio",
+        TTSAudioRawFrame: "_on_speech",
+        SpeechOutputAudioRawFrame: "_on_stream",
+        TTSStoppedFrame: "_on_speech_end",
+        TTSTextFrame: "_on_words",
+        EndFrame: "_on_end",
+        StopFrame: "_on_end",
+        OutputDTMFFrame: "_on_digit",
+        OutputDTMFUrgentFrame: "_on_urgent_digit",
+        OutputTransportMessageUrgentFrame: "_on_urgent",
+    }
 
     def __init__(self, wire: Wire, *, name: str | None = None) -> None:
         super().__init__(name=name)
@@ -154,7 +229,7 @@ class OutputStage(FrameProcessor):
         self._releasing = False
         self._unflushed = False  # audio was pushed since the last flush
         self.spoke: Callable[[bool], None] | None = None  # told when the bot begins (True) and has ceased to speak
-        self._sees: Mapping[type[Frame], Callable[[Any], None]] = {}
+        self._watcher: Watcher | None = None
         self.mix: Callable[[bytes], bytes] | None = None  # what is added to each packet as it leaves
         self._taps: tuple[Tap, ...] = ()
         self.is_held = False  # the carrier takes no audio now
@@ -162,21 +237,7 @@ class OutputStage(FrameProcessor):
         self._keep_ms = 0.0  # how much of what has left can be brought back
         self._origin_generated = self._origin_heard = 0  # where positions of `spoken` begin, in the ledger's counts
         self._reply_from = 0  # position at which the bot began to speak
-        self._handlers: Mapping[type, Callable[[Any], None]] = {
-            StartFrame: self._on_start,
-            CancelFrame: self._on_cancel,
-            InterruptionFrame: self._on_interruption,
-            OutputAudioRawFrame: self._on_audio,
-            TTSAudioRawFrame: self._on_speech,
-            SpeechOutputAudioRawFrame: self._on_stream,
-            TTSStoppedFrame: self._on_speech_end,
-            TTSTextFrame: self._on_words,
-            EndFrame: self._on_end,
-            StopFrame: self._on_end,
-            OutputDTMFFrame: self._on_digit,
-            OutputDTMFUrgentFrame: self._on_urgent_digit,
-            OutputTransportMessageUrgentFrame: self._on_urgent,
-        }
+        self._handlers: Mapping[type, Handle] = handlers_of(type(self))
 
     # ------------------------------------------------------------ frames in
 
@@ -186,33 +247,22 @@ class OutputStage(FrameProcessor):
         handle = self._handlers.get(type(frame))
         if handle is None:
             handle = self._handler_of(type(frame))
-        handle(frame)
+        handle(self, frame)
         return DONE
 
-    def _handler_of(self, cls: type) -> Callable[[Any], None]:
+    def _handler_of(self, cls: type) -> Handle:
         """The handler of a user's subclass; found once per class."""
-        for base in cls.__mro__[1:]:
-            if base in self._handlers:
-                found = self._handlers[base]
-                break
-        else:
-            found = self.push_frame if issubclass(cls, Frame) and cls.is_system else self._in_order  # type: ignore[assignment]
+        found = Handlers(self._handlers).handler_of(cls)
         self._handlers = {**self._handlers, cls: found}
         return found
 
-    def watch(self, sees: Mapping[type[Frame], Callable[[Any], None]]) -> None:
-        """Call `sees[class](frame)` as a frame arrives, before it is dealt with: in place of earlier watchers."""
-        for cls in sees.keys() - self._sees.keys():
-            handle = self._handlers.get(cls) or self._handler_of(cls)
-            self._handlers = {**self._handlers, cls: self._seen(cls, handle)}
-        self._sees = sees
+    def watch(self, watcher: Watcher) -> None:
+        """`watcher` sees frames as they arrive, in place of an earlier one."""
+        self._watcher = watcher
+        self._use(handlers_of(type(self)))
 
-    def _seen(self, cls: type[Frame], handle: Callable[[Any], None]) -> Callable[[Any], None]:
-        def seen(frame: Any) -> None:
-            self._sees[cls](frame)
-            handle(frame)
-
-        return seen
+    def _use(self, handlers: Handlers) -> None:
+        self._handlers = handlers if self._watcher is None else handlers.watched(self._watcher.sees)
 
     def _on_start(self, frame: StartFrame) -> None:
         self._tune()
@@ -345,6 +395,9 @@ class OutputStage(FrameProcessor):
 
     def _on_urgent(self, frame: Frame) -> None:
         self._wire.send(frame)
+        self.push_frame(frame)
+
+    def _pass_on(self, frame: Frame) -> None:
         self.push_frame(frame)
 
     def _in_order(self, frame: Frame) -> None:

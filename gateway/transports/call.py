@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import structlog
 
@@ -90,6 +90,12 @@ class TransportCall(CallCore):
     only a protocol that opens with an answer of ours (`opens`) has to be waited for.
     """
 
+    takes: ClassVar[Mapping[type, str]] = {
+        **CallCore.takes,
+        InputTransportMessageFrame: "_on_message",
+        UserAudioRawFrame: "_on_audio",
+    }
+
     input: TransportInput
     output: TransportOutput
 
@@ -115,7 +121,6 @@ class TransportCall(CallCore):
         self._cuts = getattr(params, "fixed_audio_packet_size", None) is not None
         self._wav = params.add_wav_header and not faces.wire.carrier
         self._held = []  # until StartFrame has gone on from the input
-        self._wire_handlers.update({InputTransportMessageFrame: self._on_message, UserAudioRawFrame: self._on_audio})
 
     # ------------------------------------------------------------ the pipeline begins
 

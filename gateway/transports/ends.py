@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -28,7 +29,7 @@ from media.frames import (
     StopFrame,
     TTSAudioRawFrame,
 )
-from media.output import OutputStage, Wire
+from media.output import Handlers, OutputStage, Wire, handlers_of
 from media.processor import FrameDirection, FrameProcessorSetup, MaybeAwaitable, Runtime
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.transports")
@@ -180,6 +181,16 @@ class TransportOutput(OutputStage):
 
     is_plain: ClassVar[bool] = False  # the wire may not be open, and a mixer sounds where nobody speaks
 
+    takes: ClassVar[Mapping[type, str]] = {
+        **OutputStage.takes,
+        EndFrame: "_on_last_word",
+        InterruptionFrame: "_on_any_interruption",
+        MixerControlFrame: "_on_mixer_control",
+        OutputAudioRawFrame: "_on_track_audio",
+        TTSAudioRawFrame: "_on_track_speech",
+        SpeechOutputAudioRawFrame: "_on_track_stream",
+    }
+
     _wire: TransportWire
 
     def __init__(self, owner: Owner, *, name: str | None = None) -> None:
@@ -191,20 +202,7 @@ class TransportOutput(OutputStage):
         self._announced: InterruptionFrame | None = None
         self._strays: set[str] = set()  # destinations that nobody registered
         self._mixing: Mixing | None = None
-        audio: Mapping[type, Callable[[Any], None]] = {
-            OutputAudioRawFrame: self._in_track(self._on_audio),
-            TTSAudioRawFrame: self._in_track(self._on_speech),
-            SpeechOutputAudioRawFrame: self._in_track(self._on_stream),
-        }
-        self._ears: Mapping[type, Callable[[Any], None]] = {
-            **self._handlers,
-            EndFrame: self._on_last_word,
-            InterruptionFrame: self._on_any_interruption,
-            MixerControlFrame: self._on_mixer_control,
-            **audio,
-        }
-        self._deaf: Mapping[type, Callable[[Any], None]] = {**self._ears, **dict.fromkeys(audio, _drop)}
-        self._handlers = self._deaf
+        self._use(_deaf())
 
     # ------------------------------------------------------------ the wire comes and goes
 
@@ -212,7 +210,7 @@ class TransportOutput(OutputStage):
         """Speak into `wire` from now on. What the last one did not get, nobody gets."""
         self._wire, self._ready = wire, False
         self._hears = self._owner.params.audio_out_enabled
-        self._handlers = self._ears if self._hears else self._deaf
+        self._use(handlers_of(TransportOutput) if self._hears else _deaf())
         if self._up:
             self._silence()
             self._begin_anew()
@@ -234,7 +232,8 @@ class TransportOutput(OutputStage):
 
     def abandon(self) -> None:
         """Nobody is there any more."""
-        self._handlers, self._hears = self._deaf, False
+        self._use(_deaf())
+        self._hears = False
         if not self._up or self.paced is None:
             return
         self._silence()
@@ -268,22 +267,26 @@ class TransportOutput(OutputStage):
         self._tell_ready()
         self._owner.begin(frame, self)
 
-    def _in_track(self, take: Callable[[Any], None]) -> Callable[[Any], None]:
+    def _on_track_audio(self, frame: OutputAudioRawFrame) -> None:
+        self._in_track(frame, self._on_audio)
+
+    def _on_track_speech(self, frame: TTSAudioRawFrame) -> None:
+        self._in_track(frame, self._on_speech)
+
+    def _on_track_stream(self, frame: SpeechOutputAudioRawFrame) -> None:
+        self._in_track(frame, self._on_stream)
+
+    def _in_track(self, frame: Any, take: Callable[[Any], None]) -> None:
         """A telephone has one track: what is meant for another one that nobody registered is dropped."""
-        destinations = self._owner.params.audio_out_destinations
-
-        def take_own(frame: AudioRawFrame) -> None:
-            destination = getattr(frame, "_destination", None)
-            if destination is not None and destination not in destinations:
-                if destination not in self._strays:
-                    self._strays.add(destination)
-                    log.warning("transport.unknown_destination", processor=str(self), destination=destination)
-            elif frame.num_channels == 1:
-                take(frame)
-            else:
-                take(OutputAudioRawFrame(_mono(frame), frame.sample_rate, 1))
-
-        return take_own
+        destination = getattr(frame, "_destination", None)
+        if destination is not None and destination not in self._owner.params.audio_out_destinations:
+            if destination not in self._strays:
+                self._strays.add(destination)
+                log.warning("transport.unknown_destination", processor=str(self), destination=destination)
+        elif frame.num_channels == 1:
+            take(frame)
+        else:
+            take(OutputAudioRawFrame(_mono(frame), frame.sample_rate, 1))
 
     def _push_pcm(self, pcm: bytes) -> None:
         if self._hears:
@@ -364,3 +367,13 @@ def _mono(frame: AudioRawFrame) -> bytes:
 
 def _drop(frame: Any) -> None:
     """Nobody takes it."""
+
+
+def _drop_here(stage: TransportOutput, frame: Any) -> None:
+    """Nobody takes it."""
+
+
+@cache
+def _deaf() -> Handlers:
+    audio = (OutputAudioRawFrame, TTSAudioRawFrame, SpeechOutputAudioRawFrame)
+    return Handlers({**handlers_of(TransportOutput), **dict.fromkeys(audio, _drop_here)})

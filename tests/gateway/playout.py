@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gateway.core import CallCore
 from gateway.simulator.base import CallPlan, Messages
 from gateway.simulator.genesys import FakeGenesys
 from gateway.simulator.playout import PlayoutEvent
@@ -262,7 +263,7 @@ def _put_on_hold(call: VirtualCall, fake: FakeGenesys, verdict: Verdict) -> None
 
 def _watch_refusals(call: VirtualCall, fake: FakeGenesys, verdict: Verdict) -> None:
     """Genesys does not say which message it dropped: what that one and the one that goes again differ by."""
-    receive, on_error = fake.receive, call.core._wire_handlers[CarrierErrorFrame]
+    receive, on_error = fake.receive, call.core._takes[CarrierErrorFrame]
     lost: list[int] = []  # samples in each message that was dropped
 
     def watched_receive(data: str | bytes, now: float) -> Messages:
@@ -272,15 +273,15 @@ def _watch_refusals(call: VirtualCall, fake: FakeGenesys, verdict: Verdict) -> N
             lost.append(len(data) if isinstance(data, bytes) else 0)
         return messages
 
-    def watched_error(frame: CarrierErrorFrame, now: float) -> None:
-        outbox = call.core.outbox
-        before, refused = outbox.samples, call.core.counters["rate_limited"]
-        on_error(frame, now)
-        if call.core.counters["rate_limited"] > refused:
+    def watched_error(core: CallCore, frame: CarrierErrorFrame, now: float) -> None:
+        outbox = core.outbox
+        before, refused = outbox.samples, core.counters["rate_limited"]
+        on_error(core, frame, now)
+        if core.counters["rate_limited"] > refused:
             verdict.misjudged_ms += abs(outbox.samples - before - lost.pop(0)) / 8
 
     fake.receive = watched_receive  # type: ignore[method-assign]
-    call.core._wire_handlers[CarrierErrorFrame] = watched_error
+    call.core._takes = {**call.core._takes, CarrierErrorFrame: watched_error}
 
 
 def _squeeze(call: VirtualCall, fake: FakeGenesys, rng: random.Random, verdict: Verdict) -> None:
