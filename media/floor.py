@@ -22,6 +22,7 @@ from media.echo import NOISE_S, WINDOW_S, Likeness, likeness
 from media.echo_before import PLAYED_S, is_new, somebody_beside
 from media.events import DONE, Handle, MaybeAwaitable
 from media.frames import (
+    BotStartedSpeakingFrame,
     CancelFrame,
     FloorFrame,
     Frame,
@@ -73,6 +74,7 @@ class _State(Enum):
     FREE = "free"  # nobody disputes the floor
     DOUBT = "doubt"  # the detector hears what may be the bot's own voice
     ECHO = "echo"  # ... what is
+    FIRST = "first"  # the caller speaks, and the bot has not begun
     DISPUTED = "disputed"  # the caller speaks while the bot does, or would if it did not wait
     SETTLING = "settling"  # ... and has stopped
     TAKEN = "taken"  # it is the caller's until he stops
@@ -187,12 +189,25 @@ class Floor(FrameProcessor):
 
     def _begin(self, start_s: float, like: Likeness | None) -> None:
         """The caller speaks, and it is not the bot's voice."""
+        self._before_s = 0.0
         speech = self._speech
         if speech is None or not speech.is_audible:
-            self._state = _State.TAKEN
+            self._state, self._began = _State.FIRST, self.runtime.now() - start_s
             return
-        self._before_s = 0.0
         self._dispute(start_s, like)
+
+    def _on_bot(self, frame: BotStartedSpeakingFrame) -> bool:
+        """Its answer was on the way when he went on. One who speaks all the time, as a radio does, cannot stop it."""
+        if self._state is _State.FIRST and not self._muted:
+            params = self.params
+            limit_s = params.longest_s if params.turn_s is None else params.turn_s
+            if self.runtime.now() - self._began < limit_s:
+                self._set_timer(0.0, self._both_speak)  # not within the push of its first sample
+        return True
+
+    def _both_speak(self) -> None:
+        if self._state is _State.FIRST:
+            self._dispute(self.runtime.now() - self._began)
 
     def _dispute(self, start_s: float, like: Likeness | None = None) -> None:
         self._state = _State.DISPUTED
@@ -228,6 +243,7 @@ class Floor(FrameProcessor):
         self._state = _State.TAKEN
 
     def _is_a_turn(self) -> None:
+        self._stop_timer()  # the hold's, if that had not come yet: nobody would take it back
         spoken_s = self._before_s + self.runtime.now() - self._began
         self._state = _State.TAKEN
         reason = "the caller went on speaking"
@@ -249,7 +265,7 @@ class Floor(FrameProcessor):
             self._before_s += max(0.0, self.runtime.now() - self._began - frame.stop_secs)
             self._state = _State.SETTLING
             self._set_timer(self.params.settle_s, self._was_nothing)
-        elif state is _State.TAKEN:
+        elif state in (_State.FIRST, _State.TAKEN):
             self._state = _State.FREE
         return True
 
@@ -274,6 +290,8 @@ class Floor(FrameProcessor):
             taken = self._state is _State.DISPUTED
             self._state = _State.TAKEN if taken else _State.FREE
             self._decide("interrupted", frame.reason or "somebody else decided so", {})
+        elif self._state is _State.FIRST:
+            self._state = _State.TAKEN  # what the bot says now, it says because of him
         return True
 
     def _on_mute(self, frame: UserMuteStartedFrame) -> bool:
@@ -335,6 +353,7 @@ _ACTS: dict[type, Callable[[Floor, Any], bool]] = {
     VADUserStartedSpeakingFrame: Floor._on_voice,
     VADUserStoppedSpeakingFrame: Floor._on_silence,
     UserSpeakingFrame: Floor._on_still_speaking,
+    BotStartedSpeakingFrame: Floor._on_bot,
     InterruptionFrame: Floor._on_interruption,
     UserMuteStartedFrame: Floor._on_mute,
     UserMuteStoppedFrame: Floor._on_unmute,

@@ -521,6 +521,89 @@ def test_a_mute_gives_the_floor_back() -> None:
     assert talk.probe.decisions == ["held", "went on", "held"]
 
 
+def test_a_bot_that_begins_while_the_caller_speaks_waits_for_him() -> None:
+    talk = Talk()
+    talk.call.run(0.5)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.run(0.4)
+    talk.speak()
+    talk.call.run(0.1)
+    assert talk.probe.decisions == ["held"]
+    talk.call.core.inject(VADUserStoppedSpeakingFrame(STOP_S))
+    talk.call.run(5.0)
+    assert talk.probe.decisions == ["held", "went on"]
+    assert talk.probe.values[-1]["speech_ms"] == pytest.approx(500, abs=21)
+    (first, cut), (again, last) = talk.heard()
+    assert (first, last) == (0, 3 * talk.rate)
+    assert again <= cut < 0.1 * talk.rate
+
+
+def test_a_caller_who_goes_on_over_the_bots_beginning_has_the_floor() -> None:
+    talk = Talk()
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.run(0.9)
+    talk.speak()
+    talk.call.run(0.15)
+    assert talk.probe.decisions == ["held"]
+    talk.call.run(0.1)  # 1.35 s of speech
+    assert talk.probe.decisions == ["held", "interrupted"]
+
+
+@pytest.mark.parametrize("params", [FloorParams(turn_s=1.0, longest_s=5.0), FloorParams(turn_s=None, longest_s=1.0)])
+def test_who_speaks_all_the_time_does_not_stop_a_bot_that_begins(params: FloorParams) -> None:
+    talk = Talk(params=params)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.run(0.81)
+    talk.speak()
+    talk.call.run(0.5)
+    talk.call.core.inject(VADUserStoppedSpeakingFrame(STOP_S))
+    talk.call.run(3.0)
+    assert talk.probe.decisions == []
+    assert talk.heard() == [(0, 3 * talk.rate)]
+    talk.sound = sound(2.0, talk.rate, seed=2)
+    talk.speak()
+    talk.call.run(0.5)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    assert talk.probe.decisions == ["held"]  # the next one does
+
+
+@pytest.mark.parametrize("before", [InterruptionFrame, UserMuteStartedFrame, VADUserStoppedSpeakingFrame])
+def test_a_bot_that_begins_because_of_the_caller_or_without_hearing_him_does_not_wait(before: type[Frame]) -> None:
+    talk = Talk()
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.run(0.1)
+    talk.call.core.inject(before())
+    talk.speak()
+    talk.call.run(0.3)
+    assert talk.probe.decisions == []
+
+
+def test_who_falls_silent_as_the_bot_begins_does_not_hold_it() -> None:
+    talk = Talk()
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.run(0.1)
+    talk.speak()
+    talk.call.run(1.0, until=lambda: bool(talk.probe.of(BotStartedSpeakingFrame)))
+    talk.call.core.inject(VADUserStoppedSpeakingFrame(STOP_S))
+    talk.call.run(4.0)
+    assert talk.probe.decisions == []
+    assert talk.heard() == [(0, 3 * talk.rate)]
+
+
+def test_a_hold_that_had_not_come_when_the_turn_did_never_comes() -> None:
+    talk = Talk(params=FloorParams(hold_after_s=1.5, turn_s=1.0))
+    talk.speak()
+    talk.call.run(0.5)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.run(0.9)
+    assert talk.probe.decisions == ["interrupted"]
+    talk.sound = sound(2.0, talk.rate, seed=2)
+    talk.speak()  # what the bot has to say to that
+    talk.call.run(4.0)
+    assert talk.probe.decisions == ["interrupted"]
+    assert talk.heard()[-1] == (0, 2 * talk.rate)
+
+
 def test_as_much_of_the_caller_is_kept_as_a_comparison_takes() -> None:
     talk = Talk()
     talk.call.run(4.0)
