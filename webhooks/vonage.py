@@ -34,6 +34,7 @@ from webhooks.base import (
     Urls,
     WebRequest,
 )
+from webhooks.signature import checked_body
 from webhooks.targets import order_of
 
 RECONNECTS = 2  # of one call's socket; then its caller hears an apology
@@ -140,6 +141,9 @@ class VonageHttp(CarrierHttp):
 
     def authenticate(self, route: str, request: WebRequest) -> Once | None:
         """Of a GET the query is not signed: nothing in it is believed that could do harm."""
+        if not request.header("authorization"):
+            # By Vonage's page a failure on their side can leave the token out; after a 5xx it is sent again, signed.
+            raise NotAuthentic(self.carrier, "no-signature", {"body": checked_body(request.body)}, status=503)
         return self._verified(request, needs_hash=request.method != "GET").once
 
     def authenticate_upgrade(self, request: WebRequest) -> str:

@@ -45,6 +45,7 @@ def the_webhook(web: FakeWeb, tampering: Tampering = Tampering.NONE) -> Webhook:
 
 # What each scheme says to each. Exotel's scheme covers nothing of what is said.
 STATUS = {"vonage": 401}
+UNSIGNED_STATUS = {"vonage": 503}  # so that Vonage, if it was Vonage, signs it and sends it again
 REASONS = {
     ("twilio", Tampering.UNSIGNED): "no-signature",
     ("twilio", Tampering.FORGED): "bad-signature",
@@ -69,7 +70,8 @@ def strangers(web: FakeWeb) -> Iterator[Stranger]:
     status = STATUS.get(web.name, 403)
     for tampering in Tampering:
         if tampering in web.detects:
-            yield Stranger(tampering.value, the_webhook(web, tampering), status, REASONS[web.name, tampering])
+            answered = UNSIGNED_STATUS.get(web.name, status) if tampering is Tampering.UNSIGNED else status
+            yield Stranger(tampering.value, the_webhook(web, tampering), answered, REASONS[web.name, tampering])
     good = replace(the_webhook(web), method="POST")
     huge = replace(good, headers={**good.headers, "content-length": str(answering.MAX_BODY + 1)})
     yield Stranger("too large, and says so", huge, 413, "too-large", event="webhook.refused")
