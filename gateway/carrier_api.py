@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import structlog
 
+from bots.services.http import tls
 from webhooks.base import CarrierHttp, CarrierRequest, Outcome, OutcomeKind
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.carrier_api")
@@ -50,6 +51,7 @@ class CarrierApi:
         self._client = httpx.AsyncClient(
             follow_redirects=False,  # a redirect would carry the credentials elsewhere
             trust_env=True,
+            verify=tls(),  # loaded once: each time it would hold up the loop, and all calls with it
             limits=httpx.Limits(max_connections=100, max_keepalive_connections=20),
             headers={"user-agent": "telephony-gateway"},
         )

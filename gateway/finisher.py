@@ -11,6 +11,7 @@ from collections import Counter
 
 import structlog
 
+from bots.services.http import tls
 from gateway import registry
 from gateway.carrier_api import CarrierApi, Patience
 from gateway.records import masked
@@ -86,4 +87,5 @@ _process = Finisher()
 
 def process_finisher() -> Finisher:
     """The finisher of this process, for calls that nobody gave one."""
+    tls()  # now, before the first call, and not when its hang-up would hold up the others
     return _process

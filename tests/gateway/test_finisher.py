@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Any
 
 import pytest
 
 from gateway.carrier_api import Patience
-from gateway.finisher import Finisher
+from gateway.finisher import Finisher, process_finisher
 from gateway.simulator.web import FakeWeb, fake_web
 from gateway.simulator.webcaller import CarrierServer
 from serializers.base import HangUp
@@ -67,3 +68,16 @@ def test_a_carrier_that_is_ended_by_its_socket_cannot_be_asked() -> None:
     finisher = Finisher()
     assert finisher.submit(HangUp(carrier="exotel", call_id="x", secret="y")) is None
     assert finisher.counters == {"hangup_unavailable": 1}
+
+
+def test_a_hang_up_loads_no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes tens of milliseconds in which no call is served: it is done once, before there are calls."""
+    process_finisher()
+
+    def loaded(*args: Any, **kwargs: Any) -> ssl.SSLContext:
+        raise AssertionError("certificates are loaded again")
+
+    monkeypatch.setattr(ssl, "create_default_context", loaded)
+    finisher, web, _ = asked("plivo")
+    assert finisher.counters == {"already-over": 1}
+    assert not web.violations
