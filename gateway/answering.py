@@ -149,6 +149,9 @@ class Answering:
         self, snapshot: Snapshot, http: CarrierHttp, route: str, received: WebRequest, urls: Urls
     ) -> HttpAnswer:
         handled = http.handle(route, received, urls)
+        if handled.renamed is not None:
+            ordered, own = handled.renamed
+            await self._store.rename(CallKey(http.carrier, ordered), own)
         await self._follow(handled)
         if handled.asks_after is not None:
             target = await self._store.take_wish(CallKey(http.carrier, handled.asks_after), self._now())

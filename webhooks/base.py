@@ -276,11 +276,13 @@ class Handled:
     incoming: the gateway admits it or not, and calls `offer` or `refuse`.
     asks_after: the stream of this call is over and the carrier asks what now: the gateway calls `after`.
     Both, for the same call: its socket was lost. If nobody wished it elsewhere (`after`), it is admitted again.
+    renamed: what the reply to our order called the call of this webhook, and what it is called from now on.
     """
 
     answer: HttpAnswer | None = None
     incoming: InboundCall | None = None
     asks_after: str | None = None  # call_id
+    renamed: tuple[str, str] | None = None  # call_ids
     requests: Sequence[CarrierRequest] = ()
     events: Sequence[CarrierEvent] = ()
 

@@ -153,14 +153,15 @@ class PlivoHttp(CarrierHttp):
             raise UnreadableRequest("plivo: CallUUID is missing, or no id")
         if route == "stream-status":
             return Handled(answer=NOTED, events=plivo_xml.stream_events(form, call_id))
+        renamed = _renamed(form, call_id)
         # Without a hangup_url of its own an application reports the end to the URL where it asks for documents.
         phase = plivo_xml.phase(form)
         over = phase is not None and phase.final
         if route == "after" and not over:
             return Handled(asks_after=call_id)
         if route == "answer" and not over:
-            return Handled(incoming=plivo_xml.call(form, call_id, request))
-        return Handled(answer=NOTED, events=plivo_xml.events(form, call_id))
+            return Handled(incoming=plivo_xml.call(form, call_id, request), renamed=renamed)
+        return Handled(answer=NOTED, events=plivo_xml.events(form, call_id), renamed=renamed)
 
     def offer(self, call: InboundCall, stream: StreamOffer) -> Handled:
         return Handled(answer=plivo_xml.connect(stream, self._own.send_codec, self._own.send_rate))
@@ -248,6 +249,14 @@ class PlivoHttp(CarrierHttp):
         if status == 404 and request.purpose is not Purpose.DIAL:  # no such live call; a wrong account is 401
             return Outcome(kind=OutcomeKind.ALREADY_OVER, detail=detail, phase=CallPhase.COMPLETED)
         return unsuccessful(status, headers, detail)
+
+
+def _renamed(form: Mapping[str, str], call_id: str) -> tuple[str, str] | None:
+    """The reply to an order names the order. The call was seen to have the same id, and is nowhere said to."""
+    ordered = form.get("RequestUUID", "")
+    if form.get("Direction") != "outbound" or ordered == call_id or not _ID.fullmatch(ordered):
+        return None
+    return ordered, call_id
 
 
 def _path(ref: CallRef) -> str:

@@ -59,6 +59,7 @@ class _Told:
     ring: str = ""
     hangup: str = ""
     detection: str = ""
+    order: str = ""  # what the reply to our order called it
     tried: int = 0  # sockets that could not be opened
     asked: int = 0  # how often for the document
     refused: bool = False  # nobody answered with a document
@@ -76,6 +77,7 @@ class FakePlivoWeb(FakeWeb):
         repeats: every callback comes twice.
         disorder: a callback comes before the one that waits in front of it.
         retries: how often a media socket that cannot be opened is tried again.
+        own_request_ids: the reply to an order gives an id of the order's own, and not that of its call.
     """
 
     name: ClassVar[str] = "plivo"
@@ -93,10 +95,12 @@ class FakePlivoWeb(FakeWeb):
         repeats: bool = False,
         disorder: bool = False,
         retries: int = 2,
+        own_request_ids: bool = False,
     ) -> None:
         super().__init__(answer_url, credentials=credentials, status_url=status_url)
         self.method, self.naming = method, naming
         self.repeats, self.disorder, self.retries = repeats, disorder, retries
+        self.own_request_ids = own_request_ids
 
     def made_up_credentials(self) -> Mapping[str, str]:
         alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -144,7 +148,8 @@ class FakePlivoWeb(FakeWeb):
             "Event": event,
         }
         if call.direction == "outbound":
-            fields |= {"RequestUUID": call.call_id, "ALegUUID": call.call_id, "ALegRequestUUID": call.call_id}
+            order = self._told(call).order or call.call_id
+            fields |= {"RequestUUID": order, "ALegUUID": call.call_id, "ALegRequestUUID": order}
         for name, value in plan.options.get("sip_headers", {}).items():
             fields[f"SIP-H-X-PH-{name}"] = value
         return fields
@@ -418,13 +423,14 @@ class FakePlivoWeb(FakeWeb):
             self.violate("machine_detection is true or hangup")
         call = self.placed_call(CallPlan(from_number=body["from"], to_number=body["to"]), now)
         told = self._told(call)
+        told.order = str(uuid.uuid4()) if self.own_request_ids else call.call_id
         told.answer = body["answer_url"], body.get("answer_method", "POST")
         told.ring, told.hangup = body.get("ring_url", ""), body.get("hangup_url", "")
         told.detection = body.get("machine_detection_url", "") if "machine_detection" in body else ""
         if told.ring:
             self._report(call, "ring", told.ring, self.fields(call, "ringing", "Ring"))
-        # What it gives was seen to be the id of the call that follows.
-        return RestReply.of(201, {"message": "call fired", "request_uuid": call.call_id, "api_id": str(uuid.uuid4())})
+        # What it gives was seen to be the id of the call that follows; nothing promises that.
+        return RestReply.of(201, {"message": "call fired", "request_uuid": told.order, "api_id": str(uuid.uuid4())})
 
     def _live(self, request: RestRequest, match: re.Match[str]) -> WebCall:
         self._check_account(request, match)

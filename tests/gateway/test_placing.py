@@ -18,6 +18,7 @@ from gateway.app import Gateway
 from gateway.control import RING_MARGIN_S, Order
 from gateway.hangups import Rhythm
 from gateway.settings import BotEntry, GatewaySettings, NumberEntry, Settings
+from gateway.simulator.plivo_web import FakePlivoWeb
 from gateway.simulator.script import HangUp as CallerHangsUp
 from gateway.simulator.script import Script, at
 from gateway.simulator.vonage_tokens import made_up_key
@@ -29,7 +30,7 @@ from tests.endtoend.actors import ending, saying
 from tests.endtoend.served import until
 from tests.gateway.rig import Running, running
 from tests.matrix.desk import Desk
-from webhooks.base import InboundCall, Urls
+from webhooks.base import CallPhase, InboundCall, Urls
 from webhooks.exotel import DIAL_S
 from webhooks.vonage import VonageSettings
 
@@ -71,6 +72,30 @@ def test_an_order_whose_reply_is_lost_is_one_call_when_it_comes(carrier: str, tm
             record = await record_when(it, lambda one: one.hang_up in over and one.ended is not None)
             assert record.hang_up in over
             assert (record.key.call_id, record.direction, record.bot) == (report.call_id, "outbound", "hello")
+            usage = await it.gateway.store.usage(time.time())
+            assert (usage.reserved, usage.live) == (0, 0)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("who", ["human", "busy"])
+def test_a_call_may_have_another_id_than_its_order(who: str, tmp_path: Path) -> None:
+    """Plivo's reply names the order; that the call has the same id was seen, and is promised nowhere."""
+
+    async def main() -> None:
+        bots = {"hello": saying(0.3, then=ending())}
+        async with running(tmp_path, carriers=("plivo",), bots=bots) as it, it.client() as api:
+            web = it.web("plivo")
+            assert isinstance(web, FakePlivoWeb)
+            web.own_request_ids = True
+            reply = await api.post("/calls", json={**ORDER, "carrier": "plivo"})
+            assert reply.status_code == 201, reply.text
+            report = await it.pick_up("plivo", WAITS, who=who)
+            assert report.problems == []
+            record = await record_when(it, lambda one: one.ended is not None)
+            assert reply.json()["call_id"] != record.key.call_id == report.call_id
+            assert (record.direction, record.bot) == ("outbound", "hello")
+            assert record.phase is (CallPhase.COMPLETED if who == "human" else CallPhase.BUSY)
             usage = await it.gateway.store.usage(time.time())
             assert (usage.reserved, usage.live) == (0, 0)
 

@@ -573,6 +573,24 @@ def test_a_call_of_ours_rings() -> None:
     assert reported.details == {"RequestUUID": "req-1"}
 
 
+@pytest.mark.parametrize(
+    ("changes", "renamed"),
+    [
+        ({"RequestUUID": "req-1"}, ("req-1", UUID)),
+        ({"RequestUUID": UUID}, None),
+        ({"RequestUUID": "../x"}, None),
+        ({}, None),
+        ({"RequestUUID": "req-1", "Direction": "inbound"}, None),
+    ],
+)
+@pytest.mark.parametrize(("route", "event"), [("answer", "StartApp"), ("status", "Ring"), ("status", "Hangup")])
+def test_a_call_of_ours_may_have_another_id_than_its_order(
+    changes: dict[str, str], renamed: tuple[str, str] | None, route: str, event: str
+) -> None:
+    fields = {**FIELDS, "Direction": "outbound", "Event": event, **changes}
+    assert plivo().handle(route, form(fields), URLS).renamed == renamed
+
+
 @pytest.mark.parametrize(("said", "who"), [("true", "machine"), ("false", "human")])
 def test_machine_detection(said: str, who: str) -> None:
     fields = {"CallUUID": UUID, "Event": "MachineDetection", "Machine": said}
