@@ -111,6 +111,7 @@ class VoicemailDetector(FrameProcessor):
         self._asked = 0  # so many of them
         self._asking = False
         self._speaking = False
+        self._has_voice = False  # a voice detector tells when somebody speaks
         self._waiting = False  # for the end of a machine's greeting
         self._beeps: BeepDetector | None = None
         self._look_at = Timer(self.call_later, self._look)
@@ -165,6 +166,15 @@ class VoicemailDetector(FrameProcessor):
         if self._waiting:  # it records from now on
             self._broadcast(AnsweredByFrame(self._who, "beep", "bot", beep=True))
             self._silence.set(AFTER_BEEP_S)
+
+    def _on_voice(self, begins: bool, ago_s: float) -> None:
+        self._has_voice = True
+        self._on_speech(begins, ago_s)
+
+    def _on_turn(self, begins: bool) -> None:
+        """A turn may begin and end with the words, when the voice is long over."""
+        if not self._has_voice:
+            self._on_speech(begins)
 
     def _on_speech(self, begins: bool, ago_s: float = 0.0) -> None:
         self._speaking = begins
@@ -281,10 +291,10 @@ class VoicemailDetector(FrameProcessor):
 _TAKES: Final[Mapping[type, Callable[[VoicemailDetector, Any], None]]] = {
     StartFrame: VoicemailDetector._on_start,
     InputAudioRawFrame: VoicemailDetector._on_audio,
-    VADUserStartedSpeakingFrame: lambda self, frame: self._on_speech(True, frame.start_secs),
-    VADUserStoppedSpeakingFrame: lambda self, frame: self._on_speech(False, frame.stop_secs),
-    UserStartedSpeakingFrame: lambda self, frame: self._on_speech(True),
-    UserStoppedSpeakingFrame: lambda self, frame: self._on_speech(False),
+    VADUserStartedSpeakingFrame: lambda self, frame: self._on_voice(True, frame.start_secs),
+    VADUserStoppedSpeakingFrame: lambda self, frame: self._on_voice(False, frame.stop_secs),
+    UserStartedSpeakingFrame: lambda self, frame: self._on_turn(True),
+    UserStoppedSpeakingFrame: lambda self, frame: self._on_turn(False),
     TranscriptionFrame: VoicemailDetector._on_text,
     AnsweredByFrame: VoicemailDetector._on_carrier,
     EndFrame: lambda self, frame: self._stop(),

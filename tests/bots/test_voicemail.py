@@ -111,6 +111,21 @@ class Outbound:
 # ---------------------------------------------------------------- by the rules
 
 
+def test_a_turn_that_begins_with_the_words_is_no_more_speech_than_there_was() -> None:
+    out = Outbound()
+    out.rig.push(VADUserStartedSpeakingFrame(start_secs=0.0))
+    out.wait(2.2)
+    out.rig.push(VADUserStoppedSpeakingFrame(stop_secs=0.0))
+    out.wait(0.2)
+    out.rig.push(TranscriptionFrame("hello, this is anna, who is calling", "", ""))
+    out.rig.push(UserStartedSpeakingFrame(), FrameDirection.UPSTREAM)
+    out.wait(0.6)
+    out.rig.push(UserStoppedSpeakingFrame(), FrameDirection.UPSTREAM)
+    out.wait(2.0)
+    assert out.told == [(HUMAN, 3.4)]
+    assert out.answered == [("human", "answer")]
+
+
 def test_a_person_gets_what_was_kept_in_order() -> None:
     call = Outbound()
     call.say()
