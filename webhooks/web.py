@@ -30,6 +30,7 @@ from webhooks.base import (
     WebRequest,
     is_loopback_base,
 )
+from webhooks.signature import url_parts
 
 MAX_REQUEST_DATA = 16 * 1024  # bytes; it is kept with the call
 _FORWARDED = ("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "forwarded", "via")
@@ -65,8 +66,8 @@ class WebHttp(CarrierHttp):
         origin = request.header("origin")
         if not origin or origin in self.settings.origins:
             return True
-        own = urlsplit(request.url)
-        if origin == f"{own.scheme}://{own.netloc}":
+        own = url_parts(request.url)
+        if origin == f"{own.scheme}://{own.host}":
             return True
         return self._is_local(request) and is_loopback_base(_by_address(origin))
 
@@ -90,7 +91,7 @@ class WebHttp(CarrierHttp):
         """This machine asks, of this machine, and nobody stands between."""
         if any(request.header(name) for name in _FORWARDED):
             return False
-        host = urlsplit(request.url).netloc
+        host = url_parts(request.url).host
         return is_loopback_base(_by_address(f"http://{host}")) and is_loopback_base(_by_address(_url_of(request.peer)))
 
     def handle(self, route: str, request: WebRequest, urls: Urls) -> Handled:
@@ -149,7 +150,10 @@ def _url_of(address: str) -> str:
 
 def _by_address(url: str) -> str:
     """`url` with the one name that means this machine replaced by its address; the scheme does not matter."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "http://nobody.invalid"
     host = parts.netloc
     if (parts.hostname or "").lower() == "localhost":
         host = "127.0.0.1"
