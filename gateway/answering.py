@@ -256,6 +256,11 @@ class Answering:
             return False
         return await self._store.call(CallKey(call.carrier, call.call_id)) is None
 
+    async def nobody_answers(self, call: InboundCall, now: float) -> None:
+        """A call that no webhook has announced, to a number that has no bot."""
+        await self._store.refused(call, "no-bot", now)
+        self._consequences.turned_away(call, "no-bot", "")
+
     async def admit_stream(
         self, snapshot: Snapshot, call: InboundCall, stream: StandingStream, now: float
     ) -> Admitted | Refused:

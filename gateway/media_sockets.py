@@ -121,13 +121,22 @@ class MediaSockets:
             if stream is not None:
                 await self._reserve(snapshot, key, stream)
                 return None
-            await self.take_slot(snapshot, key, claims.call())
+            known = claims.call()
+            if known.direction == "inbound" and snapshot.route(known, claims.bot) is None:
+                await self._nobody_answers(key, known)
+            await self.take_slot(snapshot, key, known)
             older = self._gateway.calls.find(key)
             if older is not None:
                 older.core.displaced()  # the carrier tried again: the newest socket has the call
             return await self._gateway.store.call(key)
         except StoreError as exc:
             raise Refused(503, "store", problem=str(exc)) from None
+
+    async def _nobody_answers(self, key: CallKey, info: CallInfo) -> None:
+        """Raises Refused, unless the call was let in when somebody still did."""
+        if await self._gateway.store.call(key) is None:
+            await self._gateway.answering.nobody_answers(_inbound(key, info), time.time())
+            raise Refused(404, "no-bot")
 
     async def _reserve(self, snapshot: Snapshot, key: CallKey, stream: StandingStream) -> None:
         """A slot for a call that has no name yet. Raises Refused."""
@@ -146,15 +155,7 @@ class MediaSockets:
                 told = {"carrier": key.carrier, "call_id": key.call_id}
                 await self._gateway.colleagues.tell(connected.displaced, "displaced", told, now)
             return
-        call = InboundCall(
-            carrier=key.carrier,
-            call_id=key.call_id,
-            from_number=info.from_number,
-            to_number=info.to_number,
-            direction=info.direction,
-            again=True,
-        )
-        admitted = await self._gateway.answering.admit(snapshot, call, now)
+        admitted = await self._gateway.answering.admit(snapshot, _inbound(key, info), now)
         if isinstance(admitted, AdmissionRefused):
             raise Refused(503, admitted.reason)
         await self._gateway.store.connected(key, self._gateway.worker.id, now)
@@ -364,6 +365,17 @@ class MediaSockets:
         snapshot = self._gateway.snapshot
         claims = Claims(expires=0, nonce=b"", carrier=carrier)
         await self._carry(snapshot, claims, None, None, scope, receive, send)
+
+
+def _inbound(key: CallKey, info: CallInfo) -> InboundCall:
+    return InboundCall(
+        carrier=key.carrier,
+        call_id=key.call_id,
+        from_number=info.from_number,
+        to_number=info.to_number,
+        direction=info.direction,
+        again=True,
+    )
 
 
 def _claims_of(snapshot: Snapshot, carrier: str, stream: StandingStream) -> Claims:

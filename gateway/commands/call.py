@@ -97,8 +97,10 @@ WAITS_S = 20.0  # after all that the caller says and presses, for the bot to end
 
 _REFUSALS = {
     401: "hint: the gateway does not know the credentials in this configuration; its log says what was wrong",
-    403: "hint: the gateway's [gateway] secret is not the one in this configuration, or the clocks differ",
-    404: "hint: the carrier is off in the gateway's configuration (its log at start says why), or there is no such bot",
+    403: "hint: the gateway's [gateway] secret, or the carrier's, is not the one in this configuration, or the clocks "
+    "differ; its log says which",
+    404: "hint: no bot answers that number (`gateway route` says why), or the carrier is off in the gateway's "
+    "configuration (its log at start says why)",
     503: "hint: the gateway is full or stopping",
 }
 

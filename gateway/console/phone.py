@@ -54,6 +54,7 @@ BACKLOG = 2000  # messages for a browser that does not read
 LONGEST_S = 3600.0
 FOLD_S = 0.5  # audio on the wire is told so often, as a sum
 FIND_S = 0.05  # between looks for the gateway's side of the call
+WRITTEN_LOOKS = 40  # for its record, of a call that is over
 AUDIO = '"payload"'  # what a text message has that is audio, whatever the carrier
 TEXT_IN = {"web": message_in}  # a carrier's binary messages that are not audio
 
@@ -145,7 +146,7 @@ class _Person:
         try:
             report = await self._call()
             self._tell_events()
-            self._say({"over": _over(report, self._missing)})
+            self._say({"over": {**_over(report, self._missing), "reason": await self._why(report)}})
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2.0):
                     await self._all_told.wait()
@@ -202,6 +203,19 @@ class _Person:
         session = gateway.calls.find(key)
         ahead_s = self._t() - (session.core.now() - session.core.opened) if session is not None else 0.0
         self._say({"watch": {"address": address, "ahead_s": round(ahead_s, 3)}})
+
+    async def _why(self, report: CallReport) -> str:
+        """The gateway's own word for the end of a call that it let in and in which nothing was heard, if it has one."""
+        if report.refused is not None or report.heard_s:
+            return ""
+        key = CallKey(self._carrier.name, self._carrier.call_id)
+        with contextlib.suppress(StoreError):
+            for _ in range(WRITTEN_LOOKS):
+                stored = await self._gateway.store.call(key)
+                if stored is not None and stored.ended:
+                    return stored.reason
+                await asyncio.sleep(FIND_S)
+        return ""
 
     def _tell_events(self) -> None:
         for event in self._carrier.events[self._told :]:

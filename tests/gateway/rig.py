@@ -79,6 +79,7 @@ async def running(
     bots: Mapping[str, Build] | None = None,
     port: int = 0,
     account: str = "",
+    number: str = "default",
 ) -> AsyncIterator[Running]:
     """A gateway that listens.
 
@@ -86,8 +87,9 @@ async def running(
         carriers: that have an account, and a REST server.
         gateway: lines of the [gateway] table.
         more: further tables.
-        bots: by name; the first one answers every number.
+        bots: by name; the first one answers `number`.
         account: further lines of each carrier's table.
+        number: the one entry of [numbers]; with "default" every number is answered.
     """
     bots = bots or {"echo": echo}
     accounts = {name: make_up(name, folder) for name in carriers}
@@ -105,7 +107,7 @@ async def running(
             f'[gateway]\nsecret = {{ file = "gateway.secret" }}\n{own}{gateway}\n',
             *(f"{each.toml}{account}\n" for each in accounts.values()),
             *(f'[bots.{name}]\nuse = "echo"\n' for name in bots),
-            f'[numbers.default]\nbot = "{next(iter(bots))}"\n',
+            f'[numbers."{number}"]\nbot = "{next(iter(bots))}"\n',
             more,
         ]
         config.write_text("\n".join(tables))

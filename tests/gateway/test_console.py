@@ -261,6 +261,22 @@ def test_a_browser_that_is_gone_leaves_no_call(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("carrier", ["twilio", "exotel", "genesys"])
+def test_a_number_that_no_bot_answers(carrier: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path, carriers=(carrier,), number="+15550177") as it, phone(it) as socket:
+            await socket.send(asked(carrier))
+            told = [json.loads(message) async for message in socket if isinstance(message, str)]
+            over = told[-1]["over"]
+            assert over["reason"] == "no-bot" if carrier == "genesys" else over["refused"] == 404
+            async with httpx.AsyncClient(base_url=it.url, trust_env=False) as http:
+                (record,) = (await http.get("/api/calls")).json()["calls"]
+            assert record["reason"] == "no-bot"
+            assert record["standing"] == ("ended" if carrier == "genesys" else "refused")
+
+    asyncio.run(main())
+
+
 TOKEN = '[api.tokens.reader]\nsecret = {{ file = "{}" }}\nscopes = ["read"]\n'
 
 

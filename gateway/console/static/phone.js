@@ -11,8 +11,9 @@ const LATE_S = 0.25; // of the microphone's sound, on its way to here
 const GATEWAYS = new Set(["voice", "turn", "bot", "mute", "state", "floor", "interruption", "answer", "error",
   "caller says", "bot says", "function", "service"]);
 
+const NO_BOT = "No bot answers this number: [numbers] has no entry for it, and no default.";
 const REFUSED = { // by the status of the media socket's handshake
-  404: "Nobody answers that number: it has no bot, and there is no default.",
+  404: NO_BOT,
   503: "The gateway turned the call away: it has as many calls as it may have, too much to do, or is about to end.",
 };
 
@@ -162,8 +163,9 @@ export class Phone {
       this.watch(message.watch);
     } else if (message.over) {
       this.ending = message.over;
-      const { ended_by: by, problem, problems = [], refused } = message.over;
-      const wrong = problem || REFUSED[refused] || problems.join("; ") || (refused ? `The gateway refused the call (${refused}).` : "");
+      const { ended_by: by, problem, problems = [], refused, reason } = message.over;
+      const wrong = problem || (reason === "no-bot" ? NO_BOT : REFUSED[refused]) || problems.join("; ") ||
+        (refused ? `The gateway refused the call (${refused}).` : "");
       this.state(wrong || endWords({ ended_by: by }), Boolean(wrong));
       this.wrong = Boolean(wrong);
       if (this.id) $("call-state").append(" ", this.record());
