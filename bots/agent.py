@@ -48,6 +48,8 @@ from media.frames import (
     TTSSpeakFrame,
     UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
+    VADUserStartedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
 )
 from media.processor import FrameDirection, FrameProcessor
 from media.resample import resample_all
@@ -185,6 +187,7 @@ class Announcer(FrameProcessor):
         super().__init__()
         self._call, self._settings, self._phrases, self._greeting = call, settings, phrases, greeting
         self._hold: TimerHandle | None = None
+        self._put_off = False  # ... until the caller is silent again
         self._functions = 0  # at work
         self._apologies = 0  # in a row
         self._given_up = False
@@ -228,14 +231,29 @@ class Announcer(FrameProcessor):
 
     def _on_turn(self) -> None:
         self._on_word()
+        self._await_word()
+
+    def _await_word(self) -> None:
         if self._settings.hold_s and self._phrases.hold is not None:
             self._hold = self._call.call_later(self._settings.hold_s, self._say_hold)
 
     def _on_word(self) -> None:
         """The bot speaks, or the caller does."""
+        self._put_off = False
         if self._hold is not None:
             self._hold.cancel()
             self._hold = None
+
+    def _on_voice(self) -> None:
+        """He goes on, or it is a cough: nothing is said into it."""
+        if self._hold is not None:
+            self._on_word()
+            self._put_off = True
+
+    def _on_silence(self) -> None:
+        if self._put_off:
+            self._put_off = False
+            self._await_word()
 
     def _on_speech(self) -> None:
         self._apologies = 0
@@ -280,6 +298,8 @@ _HEARD: Mapping[type[Frame], Callable[[Announcer], None]] = {
     StartFrame: Announcer._on_start,
     UserStoppedSpeakingFrame: Announcer._on_turn,
     UserStartedSpeakingFrame: Announcer._on_word,
+    VADUserStartedSpeakingFrame: Announcer._on_voice,
+    VADUserStoppedSpeakingFrame: Announcer._on_silence,
     InterruptionFrame: Announcer._on_word,
     TTSAudioRawFrame: Announcer._on_speech,
     FunctionCallInProgressFrame: Announcer._on_function,

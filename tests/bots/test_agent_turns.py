@@ -7,12 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from bots.base import PrepareContext
+from bots.services.rules import RulesLLMService
 from bots.speech import speak
 from gateway.registry import bot
 from gateway.settings import parse_settings
-from media.frames import BotStoppedSpeakingFrame, Frame, TranscriptionFrame, UserStartedSpeakingFrame
+from media.frames import (
+    BotStartedSpeakingFrame,
+    BotStoppedSpeakingFrame,
+    Frame,
+    TranscriptionFrame,
+    UserStartedSpeakingFrame,
+    UserStoppedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
+)
 from media.processor import FrameDirection, FrameProcessor
 from tests.bots.live import LiveVirtualCall, threads_are_done
 from tests.bots.live import run_with_one_thread as run
@@ -131,6 +141,30 @@ def test_a_hum_while_nobody_speaks_is_no_turn_and_wants_no_answer() -> None:
         await talk.go(8.0)
         assert len(talk.times(BotStoppedSpeakingFrame)) == 4, "asked whether he is there"
         assert "answers" not in talk.counters
+        await talk.end()
+
+    run(main())
+
+
+@pytest.mark.parametrize("hums", [False, True])
+def test_one_moment_is_not_said_into_the_callers_voice(hums: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def thinks(service: Any, context: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        monkeypatch.setattr(RulesLLMService, "_process_context", thinks)
+        talk = await Talk.begin(hold="hold", patience_s=60.0, timeout_s=60.0)
+        await talk.go(GREETING_S + 0.5)
+        talk.call.say(QUESTION)
+        await talk.go(2.2)
+        (ended, _) = talk.times(UserStoppedSpeakingFrame)
+        if hums:
+            talk.call.say(HUM)
+        await talk.go(4.0)
+        assert talk.counters["held"] == 1
+        said = talk.times(BotStartedSpeakingFrame)[-1]
+        silent = talk.times(VADUserStoppedSpeakingFrame)[-1] if hums else ended
+        assert said - silent == pytest.approx(1.7, abs=0.1)
         await talk.end()
 
     run(main())
