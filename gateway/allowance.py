@@ -7,9 +7,13 @@ joined to fewer, larger messages, so that none of it is lost or late for good.
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from typing import Any, Final, TypeAlias
 
-from serializers.base import Message, MessageRate
+from serializers.base import MessageRate
+
+# A message (or, where a user's serializer has to be awaited, what the writer makes one of), and the samples in it: of a
+# mark 0, of what is no media None; below zero what goes again.
+Waiting: TypeAlias = tuple[Any, int | None]
 
 _SLOWER: Final = 0.5  # of the usual rate, after the carrier has complained
 _RISE: Final = 0.25  # of the slow time: in which the rate rises again
@@ -59,7 +63,7 @@ class Allowance:
         """Whether one more of the application's messages may leave."""
         return now >= self._held_until and self._text.take(now)
 
-    def take(self, outbox: deque[tuple[Message, int | None]], now: float) -> Message | None:
+    def take(self, outbox: deque[Waiting], now: float) -> Any:
         """The next message for the socket; None: nothing may leave now. Text overtakes audio that has to wait."""
         if not outbox:
             return None
@@ -115,15 +119,16 @@ class Allowance:
             return 1.0
         return max(_SLOWER, 1.0 - (1.0 - _SLOWER) * left / _RISE)
 
-    def _joined(self, outbox: deque[tuple[Message, int | None]]) -> tuple[bytes, int]:
+    def _joined(self, outbox: deque[Waiting]) -> tuple[bytes, int]:
         """The audio at the head of `outbox` as one message, as far as that may be long, and the samples in it."""
         first, samples = outbox.popleft()
         assert isinstance(first, bytes)
         total = abs(samples or 0)
-        if not outbox or not isinstance(outbox[0][0], bytes):
-            return first, total
         pieces, size = [first], len(first)
-        while outbox and isinstance(piece := outbox[0][0], bytes) and size + len(piece) <= self._join:
+        while outbox:
+            piece: Any = outbox[0][0]
+            if not isinstance(piece, bytes) or size + len(piece) > self._join:
+                break
             pieces.append(piece)
             size += len(piece)
             total += abs(outbox.popleft()[1] or 0)

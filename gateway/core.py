@@ -596,18 +596,18 @@ class CallCore:
 
     # ------------------------------------------------------------ the outbox, as the session sees it
 
-    def take_some(self, most: int) -> Sequence[Message]:
+    def take_some(self, most: int) -> Sequence[Any]:
         """The next messages for the socket, as many at once as may leave now."""
         outbox = self.outbox
         if not outbox.is_rationed:
             return outbox.take_some(most) if outbox.waiting else ()
-        messages: list[Message] = []
+        messages: list[Any] = []
         while len(messages) < most and (message := self.take()) is not None:
             messages.append(message)
         return messages
 
-    def take(self) -> Message | None:
-        """The next message for the socket."""
+    def take(self) -> Any:
+        """The next message for the socket; None: nothing may leave now."""
         outbox = self.outbox
         if not outbox.waiting:
             return None

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from gateway.allowance import Allowance
+from gateway.allowance import Allowance, Waiting
 from media.frames import (
     Frame,
     MarkFrame,
     OutputTransportMessageFrame,
     OutputTransportMessageUrgentFrame,
 )
-from serializers.base import FrameSerializer, Message
+from serializers.base import FrameSerializer
 
 _APPLICATIONS = (OutputTransportMessageFrame, OutputTransportMessageUrgentFrame)
 
@@ -33,8 +34,7 @@ class Outbox:
 
     def __init__(self, serializer: FrameSerializer, counters: Counter[str], limit: int) -> None:
         self._serializer, self._counters, self._limit = serializer, counters, limit
-        # Message, and samples in it (of a mark 0, of no media None); others only look if there is anything.
-        self.waiting: deque[tuple[Message, int | None]] = deque()
+        self.waiting: deque[Waiting] = deque()  # others only look if there is anything
         self._unsaid: deque[Frame] = deque()  # the application's messages for which there was no allowance yet
         self._allowance = Allowance(serializer.rate) if serializer.rate is not None else None
         self.is_rationed = self._allowance is not None  # the carrier takes only so many messages
@@ -44,7 +44,7 @@ class Outbox:
 
     # ------------------------------------------------------------ in
 
-    def add(self, messages: Iterable[Message], *, media: bool = False) -> None:
+    def add(self, messages: Iterable[Any], *, media: bool = False) -> None:
         """Ahead of what waits for an allowance."""
         samples = 0 if media else None
         self.waiting.extend((message, samples) for message in messages)
@@ -52,7 +52,8 @@ class Outbox:
     def audio(self, pcm: bytes, sample_rate: int) -> None:
         """One packet, mono."""
         waiting, samples = self.waiting, len(pcm) >> 1
-        for message in self._serializer.encode_audio(pcm, sample_rate):
+        messages: Iterable[Any] = self._serializer.encode_audio(pcm, sample_rate)
+        for message in messages:
             waiting.append((message, samples))
             samples = 0
         if len(waiting) > self._limit:
@@ -91,7 +92,7 @@ class Outbox:
 
     # ------------------------------------------------------------ out
 
-    def take(self, now: float) -> Message | None:
+    def take(self, now: float) -> Any:
         """The next message for the socket; None: nothing may leave now."""
         if self._allowance is not None:
             if self.waiting and not self._serializer.takes_audio:
@@ -101,7 +102,7 @@ class Outbox:
             return self.waiting.popleft()[0]
         return None
 
-    def take_some(self, most: int) -> Sequence[Message]:
+    def take_some(self, most: int) -> Sequence[Any]:
         """The next messages for the socket, of an outbox that is not rationed."""
         waiting = self.waiting
         if len(waiting) == 1:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ _INFINITY: Final = float("inf")
 _STRETCH_MS: Final = 200.0  # how far the lead may stretch, at least
 _SHRINK: Final = 0.002  # seconds of stretch given back per second
 _LONGEST_STALL_S: Final = 0.5  # nothing was waiting and nobody called for longer than this: a pause, not a stall
+
+Pcm: TypeAlias = bytes | bytearray | memoryview
 
 
 class _Flush:
@@ -135,9 +137,9 @@ class PacedBuffer:
 
     # ------------------------------------------------------------ in
 
-    def push(self, pcm: bytes) -> None:
+    def push(self, pcm: Pcm) -> None:
         """Audio, s16le, in pieces of any length; half a sample waits for its other half."""
-        if self._odd or len(pcm) % self._frame or type(pcm) is not bytes:
+        if type(pcm) is not bytes or self._odd or len(pcm) % self._frame:
             pcm = self._whole_samples(pcm)
         size = len(pcm)
         if not size:
@@ -170,7 +172,7 @@ class PacedBuffer:
 
     # ------------------------------------------------------------ out
 
-    def passes(self, pcm: bytes, now: float) -> bool:
+    def passes(self, pcm: Pcm, now: float) -> bool:
         """Whether `push` and then `take(now)` would come to exactly `pcm`: then it has left, and nothing was queued.
 
         The short way of live audio, whose packets come one by one when the carrier has little left.
@@ -403,11 +405,11 @@ class PacedBuffer:
 
     # ------------------------------------------------------------ inside
 
-    def _whole_samples(self, pcm: bytes) -> bytes:
-        pcm = self._odd + bytes(pcm)
-        whole = len(pcm) - len(pcm) % self._frame
-        self._odd = pcm[whole:]
-        return pcm[:whole]
+    def _whole_samples(self, pcm: Pcm) -> bytes:
+        joined = self._odd + bytes(pcm)
+        whole = len(joined) - len(joined) % self._frame
+        self._odd = joined[whole:]
+        return joined[:whole]
 
     def _what_fits(self, pcm: bytes) -> bytes:
         fits = self._max_bytes - self._bytes

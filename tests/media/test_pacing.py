@@ -71,8 +71,8 @@ def test_half_a_sample_waits_for_its_other_half() -> None:
 
 def test_other_buffers_are_taken_too() -> None:
     paced = PacedBuffer(8000)
-    paced.push(bytearray(pcm(1)))  # type: ignore[arg-type]
-    paced.push(memoryview(pcm(1)))  # type: ignore[arg-type]
+    paced.push(bytearray(pcm(1)))
+    paced.push(memoryview(pcm(1)))
     assert list(paced.take(0.0)) == [pcm(1), pcm(1)]
 
 
