@@ -14,6 +14,7 @@ from media.floor import DOUBTS, LOOK_AGAIN_S, LOOK_S, Floor, FloorParams, fades
 from media.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
+    CancelFrame,
     EndFrame,
     FloorFrame,
     Frame,
@@ -269,6 +270,7 @@ def test_two_words_with_a_pause_between_are_one_dispute() -> None:
     assert talk.probe.decisions == ["held"]
     talk.caller_speaks(0.5)
     assert talk.probe.decisions == ["held", "interrupted"]
+    assert len(talk.probe.of(VADUserStartedSpeakingFrame)) == len(talk.probe.of(VADUserStoppedSpeakingFrame)) == 2
 
 
 def test_a_turn_that_somebody_else_recognises() -> None:
@@ -327,6 +329,7 @@ def test_a_muted_caller_does_not_silence_the_bot() -> None:
     talk.caller_speaks(1.5)
     talk.call.run(3.0)
     assert talk.heard() == [(0, 3 * talk.rate)]
+    assert len(talk.probe.of(VADUserStartedSpeakingFrame)) == len(talk.probe.of(VADUserStoppedSpeakingFrame)) == 1
 
 
 def test_the_last_words_before_the_end_are_said() -> None:
@@ -602,6 +605,69 @@ def test_a_hold_that_had_not_come_when_the_turn_did_never_comes() -> None:
     talk.call.run(4.0)
     assert talk.probe.decisions == ["interrupted"]
     assert talk.heard()[-1] == (0, 2 * talk.rate)
+
+
+def test_a_mute_before_the_hold_has_come_is_no_hold() -> None:
+    talk = Talk(params=FloorParams(hold_after_s=0.6))
+    talk.speak()
+    talk.call.run(1.0)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.core.inject(UserMuteStartedFrame())
+    assert talk.probe.decisions == ["ignored"]
+    talk.call.run(3.0)
+    assert talk.probe.decisions == ["ignored"]
+    assert talk.heard() == [(0, 3 * talk.rate)]
+
+
+def test_a_mute_while_the_bot_waits_for_more_gives_the_floor_back() -> None:
+    talk = Talk(params=FloorParams(settle_s=2.0))
+    talk.speak()
+    talk.call.run(1.0)
+    talk.caller_speaks(0.4)
+    talk.call.core.inject(UserMuteStartedFrame())
+    assert talk.probe.decisions == ["held", "went on"]
+
+
+def test_nothing_is_decided_in_a_call_that_is_cancelled() -> None:
+    talk = Talk()
+    talk.speak()
+    talk.call.run(1.0)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    floor, probe = talk.floor, talk.probe
+    assert probe.decisions == ["held"]
+    floor.process_frame(CancelFrame(), FrameDirection.DOWNSTREAM)
+    talk.call.run(3.0)
+    assert probe.decisions == ["held"]
+
+
+def test_a_decision_is_told_both_ways_with_its_reason_and_its_figures(caplog: pytest.LogCaptureFixture) -> None:
+    before, floor, behind = Probe(), Floor(), Probe()
+    call = VirtualCall("twilio", lambda _: [before, floor, behind])
+    call.run(0.1)
+    with caplog.at_level("INFO", "media.floor"):
+        call.core.inject(TTSAudioRawFrame(sound(6.0), 8000, 1))
+        call.run(1.0)
+        for speech_s in (0.3, 0.5):
+            call.core.inject(VADUserStartedSpeakingFrame(START_S))
+            call.run(speech_s)
+            call.core.inject(VADUserStoppedSpeakingFrame(STOP_S))
+            call.run(0.3)
+        call.core.inject(VADUserStartedSpeakingFrame(START_S))
+        call.core.inject(InterruptionFrame(reason="a key"))
+    decisions = ["held", "went on", "held", "went on", "held", "interrupted"]
+    reasons = ["the caller made a sound", "no turn followed"] * 2 + ["the caller made a sound", "a key"]
+    for probe in (before, behind):
+        told = [frame for frame in probe.seen if isinstance(frame, FloorFrame)]
+        assert [frame.decision for frame in told] == decisions
+        assert [frame.reason for frame in told] == reasons
+        went_on = told[1].values
+        assert went_on["speech_ms"] == pytest.approx(300, abs=21)
+        assert went_on["again_ms"] == pytest.approx(40, abs=1)
+    lines = [record.getMessage() for record in caplog.records if record.name == "media.floor"]
+    assert len(lines) == 6
+    assert lines[1] == f"floor.went_on reason='no turn followed' speech_ms={went_on['speech_ms']} again_ms=40"
+    counters = call.core.record(call.t).counters
+    assert (counters["floor_held"], counters["floor_went_on"], counters["floor_interrupted"]) == (3, 2, 1)
 
 
 def test_as_much_of_the_caller_is_kept_as_a_comparison_takes() -> None:
