@@ -8,8 +8,9 @@ from __future__ import annotations
 import structlog
 from hypothesis import settings
 
-settings.register_profile("same", derandomize=True, print_blob=True)
-settings.register_profile("explore", derandomize=False, print_blob=True)
+# No deadline: on a busy machine any example may take any time.
+settings.register_profile("same", derandomize=True, print_blob=True, deadline=None)
+settings.register_profile("explore", derandomize=False, print_blob=True, deadline=None)
 settings.load_profile("same")
 
 # A traceback is printed as it is: making it beautiful holds up the loop for a tenth of a second, and calls with it.
