@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from annotated_types import Ge, Interval, Predicate
 
 from media.errors import GatewayError
 from media.secret import Secret
+from webhooks.characters import read_json
 from webhooks.notes import Notes
 
 __all__ = ["CarrierHttp", "CarrierSettings", "Secret"]
@@ -103,8 +103,8 @@ class WebRequest:
 
     @cached_property
     def json(self) -> Any:
-        """The body as JSON. ValueError if it is none."""
-        return json.loads(self.body)
+        """The body as JSON. ValueError or RecursionError if it is none."""
+        return read_json(self.body)
 
 
 class NotAuthentic(GatewayError):

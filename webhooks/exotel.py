@@ -47,6 +47,7 @@ from webhooks.base import (
     Urls,
     WebRequest,
 )
+from webhooks.characters import read_json
 from webhooks.replies import json_object, unsuccessful
 from webhooks.signature import basic_auth, basic_credentials, fingerprint, masked_path, same, url_parts
 
@@ -449,7 +450,7 @@ def _fields(request: WebRequest) -> Iterator[tuple[str, str]]:
 
 def _json(body: bytes) -> Any:
     try:
-        return json.loads(body)
+        return read_json(body)
     except (ValueError, RecursionError):
         raise UnreadableRequest("the body is not JSON") from None
 

@@ -24,6 +24,7 @@ from webhooks.base import (
     Urls,
     WebRequest,
 )
+from webhooks.characters import for_xml
 from webhooks.targets import order_of, own_query, read_target
 
 STATUSES: Mapping[str, CallPhase] = {
@@ -177,7 +178,7 @@ def refuse(call: InboundCall, refusal: Refusal) -> HttpAnswer:
     if kind == "gateway":
         return _document(xml.RedirectElement(Urls(base=rest.rstrip("/")).http("/plivo/answer"), method="POST"))
     if kind == "say":
-        return _document(xml.SpeakElement(rest), xml.HangupElement())
+        return _document(xml.SpeakElement(for_xml(rest)), xml.HangupElement())
     if call.direction == "outbound":
         return _document(xml.HangupElement())  # it has been answered: too late to be busy
     return _document(xml.HangupElement(reason="rejected" if kind == "rejected" else "busy"))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlencode
 
 from webhooks.base import WebRequest
+from webhooks.characters import writable
 
 ORDER = "gw_order"  # names, in the answer URL of a call that we place, the order that it answers
 
@@ -17,6 +18,8 @@ _BETWEEN = re.compile(r"[\s().-]")  # what only people need
 def read_target(target: str) -> tuple[str, str]:
     """The kind ("number", "sip", "url", or "" for what is none of them) and the target as carriers write it."""
     target = target.strip()
+    if not writable(target):
+        return "", target
     scheme = target.partition(":")[0].lower()
     if scheme in ("http", "https"):
         return "url", target

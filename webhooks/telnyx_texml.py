@@ -24,6 +24,7 @@ from webhooks.base import (
     Urls,
     WebRequest,
 )
+from webhooks.characters import for_xml, writable
 from webhooks.targets import order_of, own_query, read_target
 from webhooks.telnyx_events import ended_by
 from webhooks.telnyx_rest import ID, STATUSES
@@ -148,7 +149,8 @@ def connect(stream: StreamOffer, attributes: Mapping[str, str]) -> HttpAnswer:
         **attributes,
     )
     for name, value in stream.parameters.items():
-        element.parameter(name=name, value=str(value))
+        if writable(name + value):  # the bot has the others from the store
+            element.parameter(name=name, value=value)
     return document(response)
 
 
@@ -160,7 +162,7 @@ def refuse(call: InboundCall, refusal: Refusal) -> HttpAnswer:
     elif kind == "gateway":
         response.redirect(Urls(base=rest.rstrip("/")).http("/telnyx/answer"), method="POST")
     elif kind == "say":
-        response.say(rest)
+        response.say(for_xml(rest))
         response.hangup()
     elif call.direction == "outbound":
         response.hangup()  # it has been answered: too late to be busy

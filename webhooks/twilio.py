@@ -41,6 +41,7 @@ from webhooks.base import (
     Urls,
     WebRequest,
 )
+from webhooks.characters import for_xml, writable
 from webhooks.replies import json_object, unsuccessful
 from webhooks.signature import (
     basic_auth,
@@ -345,7 +346,7 @@ class TwilioHttp(CarrierHttp):
             status_callback_method="POST",
         )
         for name, value in stream.parameters.items():
-            if name and len(name) + len(value) < MAX_PARAMETER:
+            if name and len(name) + len(value) < MAX_PARAMETER and writable(name + value):
                 element.parameter(name=name, value=value)
         return Handled(answer=_document(response))
 
@@ -357,7 +358,7 @@ class TwilioHttp(CarrierHttp):
         elif kind == "gateway":
             response.redirect(f"{value.rstrip('/')}/twilio/answer", method="POST")
         elif kind == "say":
-            response.say(value)
+            response.say(for_xml(value))
             response.hangup()
         elif call.direction == "outbound" or "ringing" not in call.extra:
             response.hangup()  # <Reject> is for calls that nobody has answered
@@ -393,6 +394,8 @@ class TwilioHttp(CarrierHttp):
 
     def transfer(self, ref: CallRef, target: str, urls: Urls) -> Transfer | None:
         """The call leaves its stream for another document. Twice would ring twice: not repeatable."""
+        if not writable(target):
+            return None
         if target.startswith(("https://", "http://")):
             form = [("Url", target), ("Method", "POST")]
         elif target.startswith(("sip:", "sips:", "client:")) or _NUMBER.fullmatch(_number(target)):

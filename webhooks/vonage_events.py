@@ -29,6 +29,7 @@ from webhooks.base import (
     Urls,
     WebRequest,
 )
+from webhooks.characters import whole
 from webhooks.vonage_ncco import CALL
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ def _parameters(said: Said) -> dict[str, str]:
         found |= {name: _text(value) if isinstance(value, str) else json.dumps(value) for name, value in data.items()}
     elif data:
         found["custom_data"] = _text(data)
-    return {_whole(name): value for name, value in found.items()}
+    return {whole(name): value for name, value in found.items()}
 
 
 # ---------------------------------------------------------------- events
@@ -255,13 +256,8 @@ def _problem(said: Said, otherwise: str) -> str:
 
 def _text(value: object) -> str:
     if isinstance(value, str):
-        return _whole(value)
+        return whole(value)
     return str(value) if type(value) in (int, float) else ""
-
-
-def _whole(text: str) -> str:
-    """`text` without halves of characters, which JSON can hold and nothing else."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _seconds(value: object) -> float | None:
