@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from bots.agent_turns import AfterSilence, Idle, SpeechTurns, spoken_turns
+from bots.agent_turns import AfterSilence, ByWords, Idle, SpeechTurns, spoken_turns
 from bots.base import Bot, Build, Call, Output, PrepareContext, TimerHandle
 from bots.context.context import LLMContext
 from bots.context.pair import LLMContextAggregatorPair
@@ -54,7 +54,6 @@ from media.frames import (
 from media.processor import FrameDirection, FrameProcessor
 from media.resample import resample_all
 from media.silero import SileroVADAnalyzer
-from media.turns.start import MinWordsUserTurnStartStrategy
 from media.turns.strategies import ExternalUserTurnStrategies, UserTurnStrategies
 from media.vad import VADParams
 from media.vad_processor import VADProcessor
@@ -525,7 +524,7 @@ def _agent(
 def _user_params(settings: AgentSettings) -> LLMUserAggregatorParams:
     # The floor holds the bot back as soon as the caller makes a sound. Words make a turn of it, and nothing else does:
     # in a turn that a sound had begun they would interrupt nothing, and after a cough an answer would be waited for.
-    start = MinWordsUserTurnStartStrategy(min_words=settings.interrupt_words)
+    start = ByWords(min_words=settings.interrupt_words)
     stop = AfterSilence(user_speech_timeout=settings.silence_s)
     strategies = UserTurnStrategies(start=[start], stop=[stop])
     return LLMUserAggregatorParams(user_turn_strategies=strategies, user_idle_timeout=settings.idle_s)

@@ -1,21 +1,72 @@
-"""When an agent's caller has finished, and what becomes of one who says nothing."""
+"""When an agent's caller begins and has finished, and what becomes of one who says nothing."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol
 
 from bots.base import Call
+from media.events import MaybeAwaitable
 from media.frames import (
+    BotStartedSpeakingFrame,
+    BotStoppedSpeakingFrame,
+    FloorFrame,
     Frame,
+    InputDTMFFrame,
+    TranscriptionFrame,
     TTSSpeakFrame,
     UserStoppedSpeakingFrame,
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
+from media.turns.base import CONTINUE, Timer
 from media.turns.processor import UserTurnProcessor
-from media.turns.start import VADUserTurnStartStrategy
+from media.turns.start import MinWordsUserTurnStartStrategy, VADUserTurnStartStrategy
 from media.turns.stop import BaseUserTurnStopStrategy, SpeechTimeoutUserTurnStopStrategy
 from media.turns.strategies import UserTurnStrategies
+
+ECHO_S = 1.5  # after the bot has spoken: an echo's way, and what a recogniser takes to write it down
+
+
+class ByWords(MinWordsUserTurnStartStrategy):
+    """A turn begins with words, and not with those of the bot's own voice.
+
+    Where the line brings that back, the floor holds the edges of speech back, but a recogniser that hears all the time
+    writes it down. Until the detector hears somebody else, what is written down is taken for the bot's.
+    """
+
+    frame_types: ClassVar[tuple[type[Frame], ...]] = (
+        *MinWordsUserTurnStartStrategy.frame_types,
+        FloorFrame,
+        VADUserStartedSpeakingFrame,
+        InputDTMFFrame,
+    )
+
+    def __init__(self, *, min_words: int) -> None:
+        super().__init__(min_words=min_words)
+        self._echo = False
+        self._echo_over = Timer(self.call_later, self._forget_echo)
+
+    def process_frame(self, frame: Frame) -> MaybeAwaitable:
+        if isinstance(frame, FloorFrame):
+            self._echo = self._echo or frame.decision == "echo"
+        elif isinstance(frame, VADUserStartedSpeakingFrame | InputDTMFFrame):  # keys become words
+            self._forget_echo()
+        elif isinstance(frame, BotStartedSpeakingFrame):
+            self._echo_over.cancel()
+        elif isinstance(frame, BotStoppedSpeakingFrame):
+            self._echo_over.set(ECHO_S)
+        elif self._echo:
+            if isinstance(frame, TranscriptionFrame):
+                self.trigger_reset_aggregation()
+            return CONTINUE
+        return super().process_frame(frame)
+
+    def _forget_echo(self) -> None:
+        self._echo = False
+
+    def cleanup(self) -> MaybeAwaitable:
+        self._echo_over.cancel()
+        return super().cleanup()
 
 
 class AfterSilence(SpeechTimeoutUserTurnStopStrategy):

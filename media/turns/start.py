@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, ClassVar
 
 from media.events import DONE, MaybeAwaitable
 from media.frames import (
@@ -91,7 +91,12 @@ class TranscriptionUserTurnStartStrategy(BaseUserTurnStartStrategy):
 class MinWordsUserTurnStartStrategy(BaseUserTurnStartStrategy):
     """While the bot speaks, not before `min_words` words in one transcript; fewer are dropped. Else one is enough."""
 
-    frame_types = (TranscriptionFrame, InterimTranscriptionFrame, BotStartedSpeakingFrame, BotStoppedSpeakingFrame)
+    frame_types: ClassVar[tuple[type[Frame], ...]] = (
+        TranscriptionFrame,
+        InterimTranscriptionFrame,
+        BotStartedSpeakingFrame,
+        BotStoppedSpeakingFrame,
+    )
 
     def __init__(self, *, min_words: int, use_interim: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bots.agent_turns import ECHO_S, ByWords
 from bots.base import PrepareContext
+from bots.context.context import LLMContext
+from bots.context.pair import LLMContextAggregatorPair
+from bots.context.user import LLMUserAggregatorParams
 from bots.services.rules import RulesLLMService
 from bots.speech import speak
 from gateway.registry import bot
@@ -17,16 +21,23 @@ from gateway.settings import parse_settings
 from media.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
+    FloorFrame,
     Frame,
+    InputDTMFFrame,
+    KeypadEntry,
     TranscriptionFrame,
     UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
+    VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
 from media.processor import FrameDirection, FrameProcessor
+from media.turns.strategies import UserTurnStrategies
 from tests.bots.live import LiveVirtualCall, threads_are_done
 from tests.bots.live import run_with_one_thread as run
 from tests.endtoend.actors import tone
+from tests.media.rig import started
+from tests.media.turns.rig import Turns
 
 HZ, GREETING_S = 1500.0, 8.0
 RULES = [{"hears": ["opening hours"], "say": "We are open."}, {"hears": ["goodbye"], "say": "Goodbye."}]
@@ -199,3 +210,73 @@ def test_while_the_bot_is_silent_one_word_is_enough() -> None:
         await talk.end()
 
     run(main())
+
+
+# ---------------------------------------------------------------- words of the bot's own
+
+
+def echo() -> FloorFrame:
+    return FloorFrame("echo", "the caller's line brings what the bot says")
+
+
+def on_an_echoing_line() -> Turns:
+    turns = Turns([ByWords(min_words=1)])
+    turns.bot(True)
+    turns.push(echo())
+    return turns
+
+
+def test_what_the_line_brings_back_of_the_bots_words_is_no_turn() -> None:
+    turns = on_an_echoing_line()
+    turns.words("we are open", final=False)
+    turns.words("we are open from nine")
+    turns.bot(False)
+    turns.wait(ECHO_S - 0.1)
+    turns.words("to five")
+    assert turns.told == []
+    turns.wait(0.2)
+    turns.words("thank you")  # by somebody whom the detector does not hear
+    assert turns.told == ["user started", "interruption"]
+
+
+def test_between_two_sentences_of_the_bot_its_echo_is_not_forgotten() -> None:
+    turns = on_an_echoing_line()
+    turns.bot(False)
+    turns.wait(ECHO_S - 0.1)
+    turns.bot(True)
+    turns.wait(1.0)
+    turns.words("anything else?")
+    assert turns.told == []
+
+
+def test_who_is_heard_beside_the_echo_interrupts_by_words() -> None:
+    turns = on_an_echoing_line()
+    turns.speech()
+    turns.words("stop", final=False)
+    assert turns.told == ["user started", "interruption"]
+
+
+def test_what_was_taken_for_echo_is_not_in_the_next_turn() -> None:
+    context = LLMContext()
+    strategies = UserTurnStrategies(start=[ByWords(min_words=1)])
+    user = LLMContextAggregatorPair(
+        context, user_params=LLMUserAggregatorParams(user_turn_strategies=strategies)
+    ).user()
+    rig = started(user)
+    rig.push(BotStartedSpeakingFrame(), FrameDirection.UPSTREAM)
+    rig.push(echo())
+    rig.push(TranscriptionFrame("we are open", "u", "now"))
+    rig.push(FloorFrame("held", "the caller made a sound"))
+    rig.push(TranscriptionFrame("from nine", "u", "now"))
+    rig.push(VADUserStartedSpeakingFrame(start_secs=0.2))
+    rig.push(TranscriptionFrame("stop", "u", "now"))
+    rig.push(VADUserStoppedSpeakingFrame(stop_secs=0.2))
+    rig.runtime.advance(2.0)
+    assert context.messages == [{"role": "user", "content": "stop"}]
+
+
+def test_keys_are_nobodys_echo() -> None:
+    turns = on_an_echoing_line()
+    turns.push(InputDTMFFrame(KeypadEntry("1")))
+    turns.words("DTMF: 1")
+    assert turns.told == ["user started", "interruption"]
