@@ -206,7 +206,8 @@ class Floor(FrameProcessor):
         return True
 
     def _both_speak(self) -> None:
-        if self._state is _State.FIRST:
+        speech = self._speech
+        if self._state is _State.FIRST and speech is not None and speech.is_audible:
             self._dispute(self.runtime.now() - self._began)
 
     def _dispute(self, start_s: float, like: Likeness | None = None) -> None:

@@ -16,8 +16,10 @@ from media.frames import (
     BotStoppedSpeakingFrame,
     CancelFrame,
     EndFrame,
+    ErrorFrame,
     FloorFrame,
     Frame,
+    InputAudioRawFrame,
     InterruptionFrame,
     TTSAudioRawFrame,
     TTSStartedFrame,
@@ -31,6 +33,7 @@ from media.frames import (
 )
 from media.processor import FrameDirection, FrameProcessor
 from tests.gateway.virtual import VirtualCall
+from tests.media.rig import started
 from tests.media.test_echo import voice
 
 START_S, STOP_S = 0.2, 0.2  # what the detector needs
@@ -605,6 +608,19 @@ def test_a_hold_that_had_not_come_when_the_turn_did_never_comes() -> None:
     talk.call.run(4.0)
     assert talk.probe.decisions == ["interrupted"]
     assert talk.heard()[-1] == (0, 2 * talk.rate)
+
+
+def test_where_nobody_knows_what_the_bot_says_all_edges_pass() -> None:
+    floor = Floor()
+    rig = started(floor)
+    rig.push(InputAudioRawFrame(sound(0.1), 8000, 1))
+    for edge in (VADUserStartedSpeakingFrame(START_S), UserSpeakingFrame(), VADUserStoppedSpeakingFrame(STOP_S)):
+        rig.push(edge)
+        rig.push(BotStartedSpeakingFrame(), FrameDirection.UPSTREAM)
+        rig.runtime.advance(1.0)
+        assert rig.sunk[-1] is edge
+    assert not [frame for frame in rig.sunk if isinstance(frame, FloorFrame | InterruptionFrame)]
+    assert not [frame for frame in rig.risen if isinstance(frame, ErrorFrame)]
 
 
 def test_a_mute_before_the_hold_has_come_is_no_hold() -> None:
