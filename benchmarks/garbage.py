@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import gateway.serving  # all that a gateway has in memory
 from benchmarks.hotpath import CASES, SECOND, TICK_S, Shell, messages
-from gateway.garbage import collect, is_due, settle
+from gateway.garbage import Collector, settle
 
 assert gateway.serving
 
@@ -79,13 +79,15 @@ def measure(way: str, calls: int, seconds: float, turnover: int) -> dict[str, fl
 
     for _ in range(calls):
         place()
+    ended = 0
+    collector = Collector(lambda: ended, lambda: calls, now)
     gc.callbacks.append(watch)
     message, spent, owed = cycle(spoken), time.thread_time(), 0.0
     next_at = now + 1.0
     for _ in range(int(seconds * SECOND)):
         now += TICK_S
         if way == OURS and now >= next_at:
-            next_at = now + (collect() if is_due() else 1.0)
+            next_at = now + (collector.collect(now) if collector.is_due(now) else 1.0)
         said = next(message)
         for shell in shells:
             shell.t = now
@@ -101,6 +103,8 @@ def measure(way: str, calls: int, seconds: float, turnover: int) -> dict[str, fl
             if gone.core.pipeline is not None:
                 gone.core.pipeline.close()
             gone.core.record(now)
+            gone.core.leave()
+            ended += 1
             place()
     spent = time.thread_time() - spent
     gc.callbacks.remove(watch)

@@ -47,6 +47,10 @@ class CallerAudio:
         for ready in self._concealment.take(frame):
             self._hear(ready, now)
 
+    def leave(self) -> None:
+        """Nobody hears any more."""
+        self._hear = _nobody
+
     def _compare(self, check: CodecCheck, frame: InputAudioRawFrame, now: float) -> None:
         if frame.sample_rate != check.sample_rate or frame.num_channels != 1:
             self._check = None  # resampled: the bytes cannot be seen any more
@@ -68,3 +72,7 @@ class CallerAudio:
             looks_like=wrong.looks_like,
             remedy=setting if self._codec_setting else "the codec at the carrier's side",
         )
+
+
+def _nobody(frame: InputAudioRawFrame, now: float) -> None:
+    """Hears nothing."""

@@ -15,6 +15,7 @@ class CallRegistry:
     def __init__(self, max_calls: int) -> None:
         self.max_calls = max_calls
         self.draining = False
+        self.ended = 0  # calls so far
         self._live: set[CallSession] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -38,6 +39,7 @@ class CallRegistry:
         self._empty.clear()
 
     def discard(self, session: CallSession) -> None:
+        self.ended += session in self._live
         self._live.discard(session)
         if not self._live:
             self._empty.set()

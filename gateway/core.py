@@ -18,7 +18,7 @@ from bots.prompts import Prompt
 from bots.rtvi.calls import with_rtvi
 from gateway.apology import say_it
 from gateway.caller_audio import CallerAudio
-from gateway.exchange_watch import ExchangeWatch
+from gateway.exchange_watch import ExchangeWatch, tell_answers
 from gateway.outbox import Outbox
 from gateway.ports import BotRoute, CallLimits, Control, Shell
 from gateway.recording import CallRecordings, Ear, Recordings
@@ -30,7 +30,7 @@ from gateway.transcript import Transcript
 from media.call import CallInfo
 from media.errors import GatewayError, RemoteProtocolError, UnusableStreamError
 from media.events import DONE, BaseObject, Handle
-from media.exchange import Answer, Exchange
+from media.exchange import Exchange
 from media.frames import (
     AnsweredByFrame,
     AnswerLaterFrame,
@@ -160,8 +160,8 @@ class CallCore:
         self._takes = _taken_by(type(self))
         self._in_rate = 8000
         self._caller_audio = CallerAudio(self.counters, self._on_audio, serializer.codec_setting)
-        self.exchange = Exchange(self._on_answered)
         self.trail = Trail(self.now, now)
+        self.exchange = Exchange(tell_answers(self.trail))
         self._mutes = False  # the bot is given silence in place of what the caller says
         watch = ExchangeWatch(self.exchange, self.trail, self.now)
         self.output.watch(watch)
@@ -186,11 +186,6 @@ class CallCore:
         self._round_trip_s: float | None = None  # to the carrier and back, when it has told
         self._call: Call | None = None  # as the bot sees it
         self._left: Callable[[], None] | None = None  # the carrier waits for the bot's last messages: then this
-
-    def _on_answered(self, turn: int, answer: Answer) -> None:
-        parts = {f"{part}_ms": round(seconds * 1000) for part, seconds in answer.parts.items()}
-        self.trail.answer(answer)
-        log.info("turn.answered", turn=turn, wait_ms=round(answer.wait_s * 1000), **parts)
 
     # ------------------------------------------------------------ what comes in
 
@@ -645,6 +640,14 @@ class CallCore:
             transcript=self._transcript.lines if self._transcript is not None else (),
             variables=variables,
         )
+
+    def leave(self) -> None:
+        """Nobody will ask for anything any more: what holds one another lets go, so that nothing is left to collect."""
+        if isinstance(self.serializer, BaseObject) and self.serializer._base.drives is self:
+            self.serializer._base.drives = None
+        self._caller_audio.leave()
+        self.output.leave(self)
+        self._call = self._route = None
 
     # ------------------------------------------------------------ frames off the wire
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import structlog
+
 from gateway.trail import Trail
-from media.exchange import Exchange
+from media.exchange import Answer, Exchange
 from media.frames import (
     FloorFrame,
     Frame,
@@ -18,6 +20,8 @@ from media.frames import (
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.call")
 
 
 class ExchangeWatch:
@@ -67,6 +71,17 @@ class ExchangeWatch:
 
     def _answering(self, frame: TTSStartedFrame) -> None:
         self._exchange.answering(self._now())
+
+
+def tell_answers(trail: Trail) -> Callable[[int, Answer], None]:
+    """What an exchange calls with each answer."""
+
+    def tell(turn: int, answer: Answer) -> None:
+        trail.answer(answer)
+        parts = {f"{part}_ms": round(seconds * 1000) for part, seconds in answer.parts.items()}
+        log.info("turn.answered", turn=turn, wait_ms=round(answer.wait_s * 1000), **parts)
+
+    return tell
 
 
 _SEES: Final[Mapping[type[Frame], Callable[[ExchangeWatch, Any], None]]] = {

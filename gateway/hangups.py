@@ -472,6 +472,10 @@ async def _nothing() -> None:
     pass
 
 
+def _nobody(*args: object) -> None:
+    """Nobody wants to know."""
+
+
 class CallControl:
     """The call core's port to its carrier's API (gateway.ports.Control)."""
 
@@ -480,9 +484,13 @@ class CallControl:
         self.info: CallInfo | None = None  # as soon as the call has started
         self.extra: Mapping[str, str] = {}  # what the webhook brought: region, leg ids
         self.hang_up_state = HangUp.NONE  # for the record
-        self.transferred: Callable[[str], None] = lambda target: None  # told when the carrier knows where to
-        self.let_go: Callable[[], None] = lambda: None  # told when the socket is not needed any more
+        self.transferred: Callable[[str], None] = _nobody  # told when the carrier knows where to
+        self.let_go: Callable[[], None] = _nobody  # told when the socket is not needed any more
         self._undecided: asyncio.Event | None = None  # a transfer of which it is not known whether it was carried out
+
+    def leave(self) -> None:
+        """The call is over: nobody is told any more."""
+        self.transferred = self.let_go = _nobody
 
     @property
     def ref(self) -> CallRef:

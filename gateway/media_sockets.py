@@ -317,6 +317,7 @@ class MediaSockets:
             log.error("call.store_failed", call=session.key.call_id, carrier=carrier, problem=str(exc))
         finally:
             gateway.calls.discard(session)
+            control.leave()
             self._unnamed.pop(CallKey(carrier, claims.call_id), None)
 
     def placed(self, key: CallKey, call_id: str, extra: Mapping[str, str]) -> bool:

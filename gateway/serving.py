@@ -82,7 +82,7 @@ async def serve(
     await asyncio.wait({task, listening}, return_when=asyncio.FIRST_COMPLETED)
     listening.cancel()
     if running.started:
-        garbage.keep_clear()
+        garbage.keep_clear(ended=lambda: gateway.calls.ended, live=lambda: len(gateway.calls))
         up(running)
     await task
     return 0 if running.started else 1

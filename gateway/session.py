@@ -29,6 +29,7 @@ class CallSession(LoopRuntime):
     def __init__(self, wire: Wire, clock: Clock) -> None:
         super().__init__()
         self._wire, self._clock = wire, clock
+        self.now = clock.now  # type: ignore[method-assign]
         self.wake = wire.wake  # there is something to send, or the call has changed its state
         self._closing: asyncio.Timeout | None = None
         self.core: CallCore  # set by whoever builds the core, which needs this shell
@@ -36,9 +37,6 @@ class CallSession(LoopRuntime):
         self.snapshot: Snapshot | None = None  # the configuration with which it began, and which it keeps
 
     # ------------------------------------------------------------ what the core asks
-
-    def now(self) -> float:
-        return self._clock.now()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         """A task of the bot's is over: what it raised ends this call and no other."""
@@ -76,7 +74,10 @@ class CallSession(LoopRuntime):
             self._wire.cut()
         await self._wire.ended()
         await self._clean_up()
-        return core.record(clock.now())
+        record = core.record(clock.now())
+        core.leave()
+        core.shell = _Afterwards()
+        return record
 
     async def _clean_up(self) -> None:
         """Processors first, for their clean-up may need their tasks; then whatever task is left."""
@@ -92,3 +93,10 @@ class CallSession(LoopRuntime):
         await self.close()
         for task in self.tasks:
             log.error("call.task_will_not_end", call=core.info.call_id, task=task.get_name())
+
+
+class _Afterwards(LoopRuntime):
+    """The shell of a call that is over: what a program still asks of it has no session to hold."""
+
+    def wake(self) -> None:
+        """Nothing is sent any more."""

@@ -33,6 +33,8 @@ class Turns:
         self.number = 0
         self.is_open = False
         self.bot_speaks = False
+        self.seconds = 0.0  # of all that have ended
+        self.interrupted = 0  # of these: cut off
         self._answered = False  # the bot has spoken in this turn
         self._began = 0.0
         self._started, self._ended = started, ended
@@ -80,6 +82,8 @@ class Turns:
 
     def _close(self, now: float, cut_off: bool) -> None:
         self.is_open = False
+        self.seconds += now - self._began
+        self.interrupted += cut_off
         self._ended(self.number, now - self._began, cut_off)
 
 
@@ -155,12 +159,10 @@ class Exchange:
     """
 
     def __init__(self, told: Callable[[int, Answer], None] = _nothing) -> None:
-        self.turns = Turns(ended=self._turn_ended)
+        self.turns = Turns()
         self.waits = Waits()
         self.answers: list[Answer] = []
-        self.interrupted = 0
         self.first_word_s: float | None = None  # from the call's beginning to the bot's first sound
-        self._turns_s = 0.0
         self._answers = 0
         self._began = 0.0
         self._tells_turns = False
@@ -217,8 +219,8 @@ class Exchange:
         turns = self.turns
         if not turns.number:
             return {}
-        found = {"turns": turns.number, "turns_interrupted": self.interrupted}
-        found["turn_ms"] = round((self._turns_s + turns.open_s(now)) * 1000 / turns.number)
+        found = {"turns": turns.number, "turns_interrupted": turns.interrupted}
+        found["turn_ms"] = round((turns.seconds + turns.open_s(now)) * 1000 / turns.number)
         if self.first_word_s is not None:
             found["first_word_ms"] = round(self.first_word_s * 1000)
         if self.answers:
@@ -230,10 +232,6 @@ class Exchange:
                 if times:
                     found[f"answer_{part}_ms"] = _median_ms(times)
         return found
-
-    def _turn_ended(self, number: int, seconds: float, cut_off: bool) -> None:
-        self._turns_s += seconds
-        self.interrupted += cut_off
 
 
 def _median_ms(times: list[float]) -> int:

@@ -236,11 +236,11 @@ class Flow:
         timing = bool(self._timed_until)
         log.warning(
             "pipeline.slow_push processor=%s own_ms=%.1f push_ms=%.1f frame=%s entered=%s overruns=%d",
-            (self._slowest if timing else None) or "(the next one will be named)",
+            str(self._slowest) if timing and self._slowest is not None else "(the next one will be named)",
             self._slowest_s * 1e3,
             took * 1e3,
             type(frame).__name__,
-            owner,
+            str(owner),  # a handler that keeps what it is given shall not keep the call
             self.overruns,
         )
         self._slowest_s, self._slowest = 0.0, None

@@ -8,7 +8,7 @@ ledger of what was sent and heard, and is where an interruption takes effect.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from media.codecs import peak
 from media.dtmf import tone
@@ -97,6 +97,38 @@ class Wire(Protocol):
 
     def released(self, frame: Frame) -> None:
         """`frame` (End, Stop, Cancel) has come to its turn behind all audio."""
+
+
+class NoWire:
+    """Where nobody is connected."""
+
+    send_rate = 8000
+    packet_ms = 20
+    lead_ms = 0.0
+    cushion_ms = 0
+    has_marks = echoes_marks_on_clear = clears = False
+    sends_digits = True  # no tones have to be made
+    clear_grain_ms = 0
+    reports_playback = False
+    is_open = True
+
+    def now(self) -> float:
+        return 0.0
+
+    def send_audio(self, pcm: bytes) -> int:
+        return 0
+
+    def send(self, frame: Frame) -> None: ...
+    def flush(self) -> int:
+        return 0
+
+    def clear(self, frame: InterruptionFrame) -> int:
+        return 0
+
+    def released(self, frame: Frame) -> None: ...
+
+
+NOBODY: Final = NoWire()
 
 
 class Tap(Protocol):
@@ -260,6 +292,11 @@ class OutputStage(FrameProcessor):
         """`watcher` sees frames as they arrive, in place of an earlier one."""
         self._watcher = watcher
         self._use(handlers_of(type(self)))
+
+    def leave(self, wire: Wire) -> None:
+        """`wire` is gone for good; the ledger goes on telling what was heard."""
+        if self._wire is wire:
+            self._wire = NOBODY
 
     def _use(self, handlers: Handlers) -> None:
         self._handlers = handlers if self._watcher is None else handlers.watched(self._watcher.sees)

@@ -29,7 +29,7 @@ from media.frames import (
     StopFrame,
     TTSAudioRawFrame,
 )
-from media.output import Handlers, OutputStage, Wire, handlers_of
+from media.output import NOBODY, Handlers, OutputStage, Wire, handlers_of
 from media.processor import FrameDirection, FrameProcessorSetup, MaybeAwaitable, Runtime
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.transports")
@@ -62,38 +62,6 @@ class TransportWire(Wire, Protocol):
     @property
     def is_open(self) -> bool:
         """Whether what is sent now gets there."""
-
-
-class NoWire:
-    """Where nobody is connected."""
-
-    send_rate = 8000
-    packet_ms = 20
-    lead_ms = 0.0
-    cushion_ms = 0
-    has_marks = echoes_marks_on_clear = clears = False
-    sends_digits = True  # no tones have to be made
-    clear_grain_ms = 0
-    reports_playback = False
-    is_open = True
-
-    def now(self) -> float:
-        return 0.0
-
-    def send_audio(self, pcm: bytes) -> int:
-        return 0
-
-    def send(self, frame: Frame) -> None: ...
-    def flush(self) -> int:
-        return 0
-
-    def clear(self, frame: InterruptionFrame) -> int:
-        return 0
-
-    def released(self, frame: Frame) -> None: ...
-
-
-_NOBODY = NoWire()
 
 
 class TransportInput(CallInput):
@@ -194,7 +162,7 @@ class TransportOutput(OutputStage):
     _wire: TransportWire
 
     def __init__(self, owner: Owner, *, name: str | None = None) -> None:
-        super().__init__(_NOBODY, name=name)
+        super().__init__(NOBODY, name=name)
         self._owner = owner
         self._hears = False  # there is a wire that takes audio
         self._up = False  # between StartFrame and clean-up
@@ -253,7 +221,7 @@ class TransportOutput(OutputStage):
                 self.paced.put(item)
 
     def _tell_ready(self) -> None:
-        if self._wire is not _NOBODY and self._wire.is_open and not self._ready:
+        if self._wire is not NOBODY and self._wire.is_open and not self._ready:
             self._ready = True
             self.push_frame(OutputTransportReadyFrame(), FrameDirection.UPSTREAM)
 
