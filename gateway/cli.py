@@ -1,4 +1,4 @@
-"""The command line: `gateway serve | run | demo | call | calls | dial | drain | check | version`.
+"""The command line, `gateway COMMAND`: those that serve and place calls; the rest is in `commands/parsers.py`.
 
 Exit codes: 0 fine, 1 the check or the call failed, 2 wrong usage or configuration.
 """
@@ -123,17 +123,28 @@ def version(args: argparse.Namespace) -> int:
     """
     names = ("telephony-gateway", "starlette", "uvicorn", "websockets", "numpy", "soxr", "onnxruntime")
     found = {"python": sys.version.split()[0]}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
+    found |= {name: _version(name) for name in names}
     found["build"] = build()
     if args.json:
         print(json.dumps(found))
     else:
         print("\n".join(f"{name} {number}" for name, number in found.items()))
     return OK
+
+
+class _TellVersion(argparse.Action):
+    """argparse's own wants the text when the parser is made."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        print(f"telephony-gateway {_version('telephony-gateway')}")
+        parser.exit()
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 # ---------------------------------------------------------------- the parser
@@ -145,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Carriers' calls in, voice bots out. Start with `gateway demo`, then `gateway run`.",
         epilog="`gateway COMMAND --help` explains a command. Exit codes: 0 fine, 1 failed, 2 wrong usage.",
     )
+    parser.add_argument("--version", nargs=0, action=_TellVersion, help="print the version of the gateway and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(command: Command, *options: tuple[Sequence[str], dict[str, Any]], as_json: bool = False) -> None:
@@ -165,7 +177,10 @@ def _parser() -> argparse.ArgumentParser:
         ("--config",),
         {"type": Path, "default": Path("gateway.toml"), "metavar": "FILE", "help": "default: gateway.toml"},
     )
-    port = (("--port",), {"type": int, "metavar": "N", "help": "over the configuration's; 0: any free one"})
+    port = (
+        ("--port",),
+        {"type": parsers.whole(0, 65535), "metavar": "N", "help": "over the configuration's; 0: any free one"},
+    )
     add(demo, *_demo_options(), as_json=True)
     add(run, config, port)
     add(
@@ -173,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         config,
         (("--host",), {"metavar": "ADDRESS", "help": "over the configuration's"}),
         port,
-        (("--workers",), {"type": int, "metavar": "N", "help": "processes, over the configuration's"}),
+        (("--workers",), {"type": parsers.whole(1), "metavar": "N", "help": "processes, over the configuration's"}),
     )
     add(call, config, *_call_options(), *parsers.GENESYS, as_json=True)
     parsers.add_to(commands)
@@ -200,24 +215,36 @@ def _call_options() -> list[tuple[Sequence[str], dict[str, Any]]]:
     return [
         (
             ("--carrier",),
-            {"required": True, "metavar": "NAME", "help": "twilio, telnyx, plivo, exotel, vonage, genesys"},
+            {"required": True, "metavar": "NAME", "help": "twilio, telnyx, plivo, exotel, vonage, genesys, web"},
         ),
         (("--to",), {"required": True, "metavar": "NUMBER", "help": "the number called: it selects the bot"}),
         (("--from",), {"dest": "from_number", "default": "+14155550101", "metavar": "NUMBER", "help": "the caller's"}),
         (("--url",), {"metavar": "URL", "help": "of the gateway; default: ws://127.0.0.1:<port of the configuration>"}),
         (("--wav",), {"type": Path, "metavar": "FILE", "help": "what the caller says; silence without it"}),
-        (("--say-at",), {"type": float, "default": 0.5, "metavar": "S", "help": "when the caller begins; default 0.5"}),
-        (("--digits",), {"default": "", "metavar": "DIGITS", "help": "keys pressed one after the other"}),
-        (("--digits-at",), {"type": float, "default": 1.5, "metavar": "S", "help": "first key; default 1.5 s"}),
+        (
+            ("--say-at",),
+            {"type": parsers.seconds(), "default": 0.5, "metavar": "S", "help": "when the caller begins; default 0.5"},
+        ),
+        (
+            ("--digits",),
+            {"type": parsers.digits, "default": "", "metavar": "DIGITS", "help": "keys pressed one after the other"},
+        ),
+        (
+            ("--digits-at",),
+            {"type": parsers.seconds(), "default": 1.5, "metavar": "S", "help": "first key; default 1.5 s"},
+        ),
         (
             ("--hang-up-at",),
             {
-                "type": float,
+                "type": parsers.seconds(),
                 "metavar": "S",
                 "help": "the caller hangs up then, if the bot has not; default: 20 s after the last act",
             },
         ),
-        (("--max-s",), {"type": float, "default": 60.0, "metavar": "S", "help": "longest call; default 60"}),
+        (
+            ("--max-s",),
+            {"type": parsers.seconds(more=True), "default": 60.0, "metavar": "S", "help": "longest call; default 60"},
+        ),
         (
             ("--param", "--input-var"),
             {
@@ -229,7 +256,10 @@ def _call_options() -> list[tuple[Sequence[str], dict[str, Any]]]:
             },
         ),
         (("--codec",), {"default": "", "metavar": "NAME", "help": "PCMU, PCMA or L16, where the carrier has a choice"}),
-        (("--rate",), {"type": int, "default": 0, "metavar": "HZ", "help": "of the wire, where there is a choice"}),
+        (
+            ("--rate",),
+            {"type": parsers.whole(0), "default": 0, "metavar": "HZ", "help": "of the wire, where there is a choice"},
+        ),
         (("--out",), {"type": Path, "metavar": "FILE", "help": "write what the caller heard"}),
     ]
 

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from gateway.commands import call_genesys as genesys
 from gateway.commands.serve import use_made_up_secrets
@@ -55,7 +56,9 @@ async def call(args: argparse.Namespace) -> int:
     else:
         print("\n\n".join("\n".join(one.lines()) for one in reports))
     if report.refused is not None:
-        print(_REFUSALS.get(report.refused, ""), file=sys.stderr)
+        print(_REFUSALS.get(report.refused, "hint: the gateway's log says why"), file=sys.stderr)
+    elif any(problem.startswith("no connection") for problem in report.problems):
+        print(_NO_GATEWAY, file=sys.stderr)
     if args.out is not None and report.heard:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_wav(args.out, report.heard, report.heard_rate)
@@ -90,11 +93,17 @@ async def _again(place: Callable[[], Awaitable[CallReport]]) -> CallReport:
 
 
 def _ws(url: str) -> str:
-    return url.replace("http", "ws", 1) if url.startswith("http") else url
+    """Raises ConfigError: it is no URL of a gateway."""
+    found = url.replace("http", "ws", 1) if url.startswith("http") else url
+    parts = urlsplit(found)
+    if parts.scheme not in ("ws", "wss") or not parts.hostname:
+        raise ConfigError("--url", f"is no URL of a gateway: {url}", "write ws://127.0.0.1:8080, or https://...")
+    return found
 
 
 WAITS_S = 20.0  # after all that the caller says and presses, for the bot to end the call
 
+_NO_GATEWAY = "hint: start it (`gateway run`, `gateway serve`), or say where it is (--url ws://127.0.0.1:<port>)"
 _REFUSALS = {
     401: "hint: the gateway does not know the credentials in this configuration; its log says what was wrong",
     403: "hint: the gateway's [gateway] secret, or the carrier's, is not the one in this configuration, or the clocks "
@@ -126,7 +135,8 @@ def voice(path: Path) -> Voice:
     try:
         wav = read_wav(path)
     except (OSError, ValueError) as exc:
-        raise ConfigError(str(path), f"cannot be read: {exc}", "give a mono WAV file") from None
+        why = getattr(exc, "strerror", None) or exc
+        raise ConfigError(str(path), f"cannot be read: {why}", "give a mono WAV file") from None
     if wav.channels != 1:
         raise ConfigError(str(path), f"has {wav.channels} channels", "give a mono WAV file")
     return Voice(wav.pcm, wav.sample_rate, path.name)

@@ -71,7 +71,9 @@ class Api:
         try:
             reply = self._http.request(method, path, params=given, json=body)
         except httpx.HTTPError as exc:
-            raise Refusal(0, f"no answer from {self._origin}: {exc or type(exc).__name__}") from None
+            raise Refusal(
+                0, f"no answer from {self._origin}: {exc or type(exc).__name__}; is the gateway running there?"
+            ) from None
         try:
             answer = reply.json()
             detail = answer.get("detail")

@@ -178,7 +178,7 @@ def _wrong(report: CallReport) -> Iterator[str]:
     if report.first_audio_s is None:
         yield "nothing was heard"
     if gaps := report.gaps_of_the_gateway():
-        yield f"{len(gaps)} gaps in what was heard"
+        yield "a gap in what was heard" if len(gaps) == 1 else f"{len(gaps)} gaps in what was heard"
     first_key = next((event.t for event in report.timeline if event.what == "digit"), 0.0)
     clears = serializer_class(report.carrier).clears  # a player in a browser is not told to stop: it is sent no more
     if clears and not any(event.what == "clear" and event.t < first_key for event in report.timeline):
@@ -281,7 +281,7 @@ def _print(console: Console, outcomes: Sequence[Outcome], out: Path) -> None:
         if outcome.talk is not None:
             console.print(f"A conversation with the agent, through {outcome.report.carrier}:", highlight=False)
             for line in outcome.talk.lines():
-                console.print(line, markup=False, highlight=False)
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
     for outcome in outcomes:
         for problem in outcome.wrong:
             console.print(f"{outcome.report.carrier}: {problem}", style="red", markup=False)

@@ -4,11 +4,52 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 Option = tuple[Sequence[str], dict[str, Any]]
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Of an option: a whole number in these limits."""
+    wanted = f"from {least}" if most is None else f"{least} to {most}"
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least or (most is not None and number > most):
+            raise argparse.ArgumentTypeError(f"must be a whole number, {wanted}, not {text!r}")
+        return number
+
+    return read
+
+
+def seconds(*, more: bool = False) -> Callable[[str], float]:
+    """Of an option: seconds, 0 or more; with `more` not 0."""
+
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or number < 0 or (more and number == 0):
+            raise argparse.ArgumentTypeError(f"must be seconds, {'more than 0' if more else 'from 0'}, not {text!r}")
+        return number
+
+    return read
+
+
+def digits(text: str) -> str:
+    """Of an option: keys of a telephone."""
+    if not re.fullmatch(r"[0-9*#A-D]*", text):
+        raise argparse.ArgumentTypeError("must be keys of a telephone: 0-9 * # A-D")
+    return text
+
 
 CALL: Option = (("call",), {"metavar": "CALL", "help": "carrier/id, or the beginning of a recent call's id"})
 ASKING: Sequence[Option] = (
@@ -34,7 +75,7 @@ CALLS: dict[str, tuple[str, Sequence[Option]]] = {
             (("--standing",), {"action": "append", "metavar": "WORD", "help": "live, ended, refused, lost ..."}),
             (("--since",), {"metavar": "TIME", "help": "2h, 3d, 2026-01-31T09:30"}),
             (("--until",), {"metavar": "TIME"}),
-            (("--limit",), {"type": int, "default": 20, "metavar": "N", "help": "default 20, at most 500"}),
+            (("--limit",), {"type": whole(1, 500), "default": 20, "metavar": "N", "help": "default 20, at most 500"}),
             (("--after",), {"metavar": "PAGE", "help": "go on where another list ended"}),
         ),
     ),
@@ -72,8 +113,8 @@ DIAL: Sequence[Option] = (
     (("--to",), {"required": True, "metavar": "NUMBER", "help": "who is called"}),
     (("--from",), {"dest": "from_number", "required": True, "metavar": "NUMBER", "help": "one of your numbers"}),
     (("--bot",), {"default": "", "metavar": "NAME", "help": "default: the bot of the --from number"}),
-    (("--ring-s",), {"type": int, "default": 45, "metavar": "S", "help": "give up after so long; default 45"}),
-    (("--longest-s",), {"type": int, "metavar": "S", "help": "end the call after so long"}),
+    (("--ring-s",), {"type": whole(1), "default": 45, "metavar": "S", "help": "give up after so long; default 45"}),
+    (("--longest-s",), {"type": whole(1), "metavar": "S", "help": "end the call after so long"}),
     (("--detect-machine",), {"action": "store_true", "help": "let the carrier tell people from machines"}),
     (("--param",), {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "for the bot"}),
     (("--wait",), {"action": "store_true", "help": "until the call is over; exits 0 only if it was answered"}),
@@ -109,8 +150,11 @@ DOCTOR: Sequence[Option] = (
     (("--url",), {"metavar": "URL", "help": "the public one; default: gateway.public_url"}),
     (("--carrier",), {"action": "append", "metavar": "NAME", "help": "only this one; may be repeated"}),
     (("--credentials",), {"action": "store_true", "help": "also ask each carrier's REST interface"}),
-    (("--hold",), {"type": float, "default": 0.0, "metavar": "S", "help": "keep each socket silent for so long"}),
-    (("--timeout",), {"type": float, "default": 10.0, "metavar": "S", "help": "for each answer; default 10"}),
+    (("--hold",), {"type": seconds(), "default": 0.0, "metavar": "S", "help": "keep each socket silent for so long"}),
+    (
+        ("--timeout",),
+        {"type": seconds(more=True), "default": 10.0, "metavar": "S", "help": "for each answer; default 10"},
+    ),
     ASKING[3],
 )
 
@@ -137,16 +181,19 @@ LOADTEST: Sequence[Option] = (
             "help": "the running gateway's: its secrets let the calls in; default: gateway.toml",
         },
     ),
-    (("--calls",), {"type": int, "default": 10, "metavar": "N", "help": "up at the same time; default 10"}),
-    (("--seconds",), {"type": float, "default": 20.0, "metavar": "S", "help": "with all of them up; default 20"}),
+    (("--calls",), {"type": whole(1), "default": 10, "metavar": "N", "help": "up at the same time; default 10"}),
+    (
+        ("--seconds",),
+        {"type": seconds(more=True), "default": 20.0, "metavar": "S", "help": "with all of them up; default 20"},
+    ),
     (
         ("--ramp",),
-        {"type": float, "default": 0.0, "metavar": "S", "help": "until all are up; default: 20 calls a second"},
+        {"type": seconds(), "default": 0.0, "metavar": "S", "help": "until all are up; default: 20 calls a second"},
     ),
     (
         ("--call-s",),
         {
-            "type": float,
+            "type": seconds(),
             "default": 0.0,
             "metavar": "S",
             "help": "length of a call, then another comes; default: no end",
@@ -166,8 +213,14 @@ LOADTEST: Sequence[Option] = (
         },
     ),
     (("--scenarios",), {"type": Path, "metavar": "FILE", "help": "a TOML file with what the callers do; see above"}),
-    (("--processes",), {"type": int, "default": 1, "metavar": "N", "help": "generators; one carries some 500 calls"}),
-    (("--server-pid",), {"type": int, "metavar": "PID", "help": "default: who listens on the port, on this machine"}),
+    (
+        ("--processes",),
+        {"type": whole(1), "default": 1, "metavar": "N", "help": "generators; one carries some 500 calls"},
+    ),
+    (
+        ("--server-pid",),
+        {"type": whole(1), "metavar": "PID", "help": "default: who listens on the port, on this machine"},
+    ),
     (("--html",), {"type": Path, "metavar": "FILE", "help": "write a report with plots that needs nothing beside it"}),
     ASKING[3],
 )
@@ -180,9 +233,12 @@ CAPACITY: Sequence[Option] = (
         {"type": Path, "metavar": "FILE", "help": "the gateway's; default: an echo on Twilio"},
     ),
     (("--sample-rate",), {"type": int, "metavar": "HZ", "help": "of the default's pipeline; default: the wire's"}),
-    (("--start",), {"type": int, "default": 50, "metavar": "N", "help": "calls to begin with; default 50"}),
-    (("--most",), {"type": int, "default": 5000, "metavar": "N", "help": "calls to end with; default 5000"}),
-    (("--seconds",), {"type": float, "default": 15.0, "metavar": "S", "help": "for each number of calls; default 15"}),
+    (("--start",), {"type": whole(1), "default": 50, "metavar": "N", "help": "calls to begin with; default 50"}),
+    (("--most",), {"type": whole(1), "default": 5000, "metavar": "N", "help": "calls to end with; default 5000"}),
+    (
+        ("--seconds",),
+        {"type": seconds(more=True), "default": 15.0, "metavar": "S", "help": "for each number of calls; default 15"},
+    ),
     (("--write",), {"action": "store_true", "help": "set max_calls in the file of --config to what is proposed"}),
     *(option for option in LOADTEST if option[0][0] in _BOTH),
 )

@@ -9,6 +9,7 @@ import importlib.resources
 import json
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,20 +57,27 @@ def _tell(settings: Settings, running: Server) -> None:
 # ---------------------------------------------------------------- trying it out
 
 _HELLO = """
-The gateway listens on http://127.0.0.1:{{port}} (loopback only) with {config}.
+The gateway listens on http://127.0.0.1:{port} (loopback only) with {config}.
 
-Talk to it in a browser:  http://127.0.0.1:{{port}}/console/
-Choose a bot there (assistant listens and answers, reception is a menu), and click Call.
-
-Or, in another terminal, through a simulated carrier:
-
-    {command} call --carrier twilio --to +15550100 --wav hello.wav --out heard.wav    # echo: you hear yourself
-    {command} call --carrier plivo --to +15550101 --digits 2 --out heard.wav          # a menu: opening hours
-    {command} call --carrier genesys --to +15550102 --out heard.wav                   # announcement
-
+{ways}
 {carriers}
 Edit {config} (numbers, bots, carriers): it is read again when it changes. Ctrl-C ends it.
 """
+
+_CONSOLE = """Talk to it in a browser:  http://127.0.0.1:{port}/console/
+Choose a {choice}, and click Call.
+"""
+
+_CALLS = """Or, in another terminal, through a simulated carrier:
+
+{calls}
+"""
+
+_SAMPLES = (  # of the sample configuration: who answers, the call, and what it is
+    ("echo", "--carrier twilio --to +15550100 --wav {hello} --out heard.wav", "echo: you hear yourself"),
+    ("reception", "--carrier plivo --to +15550101 --digits 2 --out heard.wav", "a menu: opening hours"),
+    ("news", "--carrier genesys --to +15550102 --out heard.wav", "announcement"),
+)
 
 
 def run(config: Path, *, port: int | None = None) -> int:
@@ -96,16 +104,43 @@ def run(config: Path, *, port: int | None = None) -> int:
         for name, variables in lacking.items()
     ]
     lines += [f"{name} is off: {why}" for name, why in settings.carriers_off.items()]
-    command = "gateway" if sys.prefix == sys.base_prefix else os.path.relpath(Path(sys.prefix, "bin", "gateway"))
-    hello = _HELLO.format(config=config, command=command, carriers="\n".join(lines))
 
     def up(running: Server) -> None:
         _tell(settings, running)
-        print(hello.format(port=running.port), flush=True)
+        ways = _ways(config, settings, running.port)
+        print(_HELLO.format(port=running.port, config=config, ways=ways, carriers="\n".join(lines)), flush=True)
 
     return run_loop(serving.serve(config, settings, host="127.0.0.1", port=port, watch=True, load=load, up=up))
 
 
+def _ways(config: Path, settings: Settings, port: int) -> str:
+    """How to talk to it."""
+    bots, said = set(settings.bots), []
+    is_sample = bots >= {"assistant", *(bot for bot, _, _ in _SAMPLES)}
+    if settings.has_console:
+        choice = (
+            "bot there (assistant listens and answers, reception is a menu)" if is_sample else "number or a bot there"
+        )
+        said.append(_CONSOLE.format(port=port, choice=choice))
+    command = "gateway" if sys.prefix == sys.base_prefix else os.path.relpath(Path(sys.prefix, "bin", "gateway"))
+    more = f" --config {shlex.quote(str(config))}" if config != DEFAULT_CONFIG else ""
+    more += f" --url ws://127.0.0.1:{port}" if port != settings.gateway.port else ""
+    if is_sample:
+        hello = shlex.quote(str(config.parent / HELLO_FILE))
+        calls = [(f"{call.format(hello=hello)}{more}", what) for _, call, what in _SAMPLES]
+    else:
+        numbers = [key for key in settings.numbers if key.lstrip("+").isdigit()]
+        carrier = next(iter(settings.carriers), "")
+        number = "+15550100" if "default" in settings.numbers or not numbers else numbers[0]
+        calls = [(f"--carrier {carrier} --to {number} --out heard.wav{more}", "")] if carrier else []
+    if calls:
+        width = max(len(call) for call, _ in calls) + 4
+        lines = [f"    {command} call {call:{width}}{f'# {what}' if what else ''}".rstrip() for call, what in calls]
+        said.append(_CALLS.format(calls="\n".join(lines)))
+    return "\n".join(said)
+
+
+DEFAULT_CONFIG = Path("gateway.toml")
 SECRET_FILE = "gateway.secret"
 HELLO_FILE = "hello.wav"
 MADE_UP = ".gateway-made-up"  # a folder beside the configuration

@@ -1,0 +1,55 @@
+"""What is typed wrongly is said, with the option's name, before anything is done."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+
+CALL = ["call", "--carrier", "twilio", "--to", "+15550100"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["serve", "--port", "99999"], "--port: must be a whole number, 0 to 65535, not '99999'"),
+        (["run", "--port", "-1"], "--port: must be a whole number, 0 to 65535"),
+        (["serve", "--port", "http"], "--port: must be a whole number"),
+        (["serve", "--workers", "0"], "--workers: must be a whole number, from 1"),
+        ([*CALL, "--digits", "12x"], "--digits: must be keys of a telephone"),
+        ([*CALL, "--max-s", "0"], "--max-s: must be seconds, more than 0"),
+        ([*CALL, "--hang-up-at", "nan"], "--hang-up-at: must be seconds, from 0"),
+        ([*CALL, "--say-at", "soon"], "--say-at: must be seconds"),
+        (["calls", "list", "--limit", "501"], "--limit: must be a whole number, 1 to 500"),
+        (["dial", "--carrier", "twilio", "--to", "1", "--from", "2", "--ring-s", "0"], "--ring-s: must be"),
+        (["doctor", "--timeout", "0"], "--timeout: must be seconds, more than 0"),
+        (["loadtest", "ws://127.0.0.1:1", "--calls", "0"], "--calls: must be a whole number, from 1"),
+        (["loadtest", "ws://127.0.0.1:1", "--seconds", "inf"], "--seconds: must be seconds"),
+        (["capacity", "--most", "few"], "--most: must be a whole number, from 1"),
+    ],
+)
+def test_what_is_out_of_range(typed: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(typed)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["localhost:8080", "foo", "ftp://127.0.0.1", "ws://"])
+def test_where_no_gateway_can_be(url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path
+    (folder / "secret").write_text("a secret of some length, and more")
+    config = folder / "gateway.toml"
+    config.write_text('[gateway]\nsecret = { file = "secret" }\n[carriers.exotel]\nverify_signatures = false\n')
+    assert main(["call", "--config", str(config), "--carrier", "exotel", "--to", "+15550100", "--url", url]) == 2
+    assert f"--url: is no URL of a gateway: {url}" in capsys.readouterr().err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"telephony-gateway {importlib.metadata.version('telephony-gateway')}\n"
