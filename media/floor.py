@@ -198,11 +198,9 @@ class Floor(FrameProcessor):
 
     def _on_bot(self, frame: BotStartedSpeakingFrame) -> bool:
         """Its answer was on the way when he went on. One who speaks all the time, as a radio does, cannot stop it."""
-        if self._state is _State.FIRST and not self._muted:
-            params = self.params
-            limit_s = params.longest_s if params.turn_s is None else params.turn_s
-            if self.runtime.now() - self._began < limit_s:
-                self._set_timer(0.0, self._both_speak)  # not within the push of its first sample
+        turn_s = self.params.turn_s or 0.0  # who interrupts in our place decides this, too
+        if self._state is _State.FIRST and not self._muted and self.runtime.now() - self._began < turn_s:
+            self._set_timer(0.0, self._both_speak)  # not within the push of its first sample
         return True
 
     def _both_speak(self) -> None:

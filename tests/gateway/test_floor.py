@@ -555,11 +555,13 @@ def test_a_caller_who_goes_on_over_the_bots_beginning_has_the_floor() -> None:
     assert talk.probe.decisions == ["held", "interrupted"]
 
 
-@pytest.mark.parametrize("params", [FloorParams(turn_s=1.0, longest_s=5.0), FloorParams(turn_s=None, longest_s=1.0)])
-def test_who_speaks_all_the_time_does_not_stop_a_bot_that_begins(params: FloorParams) -> None:
-    talk = Talk(params=params)
+@pytest.mark.parametrize(("turn_s", "spoken_s"), [(1.0, 1.01), (None, 0.5)])
+def test_who_speaks_all_the_time_or_has_no_turns_here_does_not_stop_a_bot_that_begins(
+    turn_s: float | None, spoken_s: float
+) -> None:
+    talk = Talk(params=FloorParams(turn_s=turn_s))
     talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
-    talk.call.run(0.81)
+    talk.call.run(spoken_s - START_S)
     talk.speak()
     talk.call.run(0.5)
     talk.call.core.inject(VADUserStoppedSpeakingFrame(STOP_S))
@@ -614,12 +616,15 @@ def test_where_nobody_knows_what_the_bot_says_all_edges_pass() -> None:
     floor = Floor()
     rig = started(floor)
     rig.push(InputAudioRawFrame(sound(0.1), 8000, 1))
-    for edge in (VADUserStartedSpeakingFrame(START_S), UserSpeakingFrame(), VADUserStoppedSpeakingFrame(STOP_S)):
+    others = (UserMuteStartedFrame(), UserMuteStoppedFrame(), InterruptionFrame(), CancelFrame())
+    edges = (VADUserStartedSpeakingFrame(START_S), UserSpeakingFrame(), VADUserStoppedSpeakingFrame(STOP_S))
+    for edge in (*edges, *others):
         rig.push(edge)
         rig.push(BotStartedSpeakingFrame(), FrameDirection.UPSTREAM)
         rig.runtime.advance(1.0)
         assert rig.sunk[-1] is edge
-    assert not [frame for frame in rig.sunk if isinstance(frame, FloorFrame | InterruptionFrame)]
+        assert isinstance(rig.risen[-1], BotStartedSpeakingFrame)
+    assert len([frame for frame in rig.sunk if isinstance(frame, FloorFrame | InterruptionFrame)]) == 1
     assert not [frame for frame in rig.risen if isinstance(frame, ErrorFrame)]
 
 
