@@ -17,7 +17,9 @@ from bots.base import Call, Output, Recording
 from bots.prompts import Prompt
 from bots.rtvi.calls import with_rtvi
 from gateway.apology import say_it
+from gateway.call_input import CallInput
 from gateway.caller_audio import CallerAudio
+from gateway.compiled import mypyc_attr
 from gateway.exchange_watch import ExchangeWatch, tell_answers
 from gateway.outbox import Outbox
 from gateway.ports import BotRoute, CallLimits, Control, Shell
@@ -87,13 +89,7 @@ MAX_HELD = 3000  # frames kept for a bot that is not ready: a minute of audio
 SLOW_BUILD_S = 0.05  # a bot whose build takes longer holds up every call of the process
 
 
-class CallInput(FrameProcessor):
-    """The first processor of a call's pipeline: what the carrier says is pushed from here."""
-
-    def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        self.push_frame(frame, direction)
-
-
+@mypyc_attr(allow_interpreted_subclasses=True)  # a transport's
 class CallCore:
     """One call. Plain functions; `now` is seconds of the process's monotonic clock."""
 

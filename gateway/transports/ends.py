@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import structlog
 
-from gateway.core import CallInput
+from gateway.call_input import CallInput
 from gateway.transports.params import TransportParams
 from gateway.transports.sound import Filtering, Mixing
 from media.events import DONE, Each
