@@ -306,7 +306,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0, metavar="M", help="default 60")
     parser.add_argument("--calls", type=int, default=50, metavar="N", help="up at the same time; default 50")
-    parser.add_argument("--knee", type=int, metavar="N", help="what `gateway capacity` has found: 80 % of it are up")
+    parser.add_argument("--knee", type=int, metavar="N", help="what `gateway capacity` has found: 80 %% of it are up")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     args = parser.parse_args()
     calls = args.calls if args.knee is None else max(1, int(0.8 * args.knee))

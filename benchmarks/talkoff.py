@@ -7,6 +7,7 @@ Speech: Debian's asterisk-core-sounds-en-wav, -es-wav, -fr-wav, -it-wav and -ru-
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -39,4 +40,6 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="of WAV files; default %(default)s")
+    sys.exit(main(parser.parse_args().folder))

@@ -61,3 +61,24 @@ def test_every_package_is_shipped() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     shipped = project["tool"]["setuptools"]["packages"]["find"]["include"]
     assert sorted(name.rstrip("*") for name in shipped) == sorted(MAY_IMPORT)
+
+
+def _help_texts() -> Iterator[tuple[str, str]]:
+    for path in [*MODULES, *sorted((ROOT / "benchmarks").rglob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+                for keyword in node.keywords:
+                    if keyword.arg == "help" and isinstance(keyword.value, ast.Constant):
+                        yield f"{path.relative_to(ROOT)}:{node.lineno}", str(keyword.value.value)
+
+
+def test_help_texts_can_be_printed() -> None:
+    """argparse formats them with `%`: a percent sign that is not doubled breaks `--help`, and only there."""
+    values = dict.fromkeys(("default", "prog", "dest", "type", "metavar", "choices"), "")
+    texts = dict(_help_texts())
+    assert len(texts) > 100
+    for where, text in texts.items():
+        try:
+            text % values
+        except (TypeError, ValueError, KeyError) as exc:
+            pytest.fail(f"{where}: {exc}")
