@@ -74,9 +74,9 @@ def _help_texts() -> Iterator[tuple[str, str]]:
 
 def test_help_texts_can_be_printed() -> None:
     """argparse formats them with `%`: a percent sign that is not doubled breaks `--help`, and only there."""
-    values = dict.fromkeys(("default", "prog", "dest", "type", "metavar", "choices"), "")
+    values = dict.fromkeys(("default", "prog", "dest", "type", "metavar", "choices"), 0)
     texts = dict(_help_texts())
-    assert len(texts) > 100
+    assert len(texts) > 50
     for where, text in texts.items():
         try:
             text % values
