@@ -18,6 +18,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from gateway.store import CallKey
 from media.call import CallInfo
 from media.errors import GatewayError
 
@@ -58,6 +59,7 @@ class Claims(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True):
             from_number=self.from_number,
             to_number=self.to_number,
             direction=self.direction,
+            announced=bool(self.call_id) and not CallKey(self.carrier, self.call_id).provisional,
         )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from media.variables import Variables as Variables
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +42,29 @@ class CallInfo:
     extra: Mapping[str, Any] = field(default_factory=dict)  # the carrier's further fields, by the carrier's names
     receives_audio: bool = True  # False: the stream is one-way (a monitor); nothing may be sent back
     probe: bool = False  # a synthetic connection test: no bot, no record
+    announced: bool = False  # of claims: a webhook has told of the call; its socket can claim to be no other
 
     def completed_by(self, claims: CallInfo) -> CallInfo:
-        """This call with what is empty here taken from `claims`; parameters are joined, `start` wins."""
+        """This call with what is empty here taken from `claims`; parameters are joined, `start` wins.
+
+        Whose call it is, and between whom, says the webhook where there was one: it is authentic, and some carriers'
+        `start` has other numbers.
+        """
+        announced = claims.announced
+        if announced and self.call_id not in ("", claims.call_id):
+            log.warning("%s: start names another call than its webhook, which is believed", self.carrier)
         return replace(
             self,
-            call_id=self.call_id or claims.call_id,
+            call_id=claims.call_id if announced else self.call_id or claims.call_id,
             account_id=claims.account_id or self.account_id,  # the webhook's is the one that requests name
-            from_number=self.from_number or claims.from_number,
-            to_number=self.to_number or claims.to_number,
+            from_number=_number(self.from_number, claims.from_number),
+            to_number=_number(self.to_number, claims.to_number),
             direction=claims.direction,
             parameters={**claims.parameters, **self.parameters},
             language=self.language or claims.language,
         )
+
+
+def _number(started: str, claimed: str) -> str:
+    """The claimed one; but a token has no room for long ones, of which `start` may tell the rest."""
+    return claimed if claimed and not started.startswith(claimed) else started
