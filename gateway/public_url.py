@@ -64,7 +64,7 @@ class Addressing:
             return address
         hops = [hop.strip() for hop in _header(scope, b"x-forwarded-for").split(",") if hop.strip()]
         for hop in reversed(hops):
-            address = hop.strip("[]") if hop.count(":") != 1 else hop.partition(":")[0]
+            address = _without_port(hop)
             if not self._trusts(address):
                 return address
         return address
@@ -124,6 +124,13 @@ def raw_path(scope: Mapping[str, Any]) -> str:
     if raw is None:
         return str(scope["path"])
     return bytes(raw).partition(b"?")[0].decode("latin-1")
+
+
+def _without_port(hop: str) -> str:
+    """An address as proxies write them: "192.0.2.1:4711", "2001:db8::1", "[2001:db8::1]:4711"."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop
 
 
 def has_prefix(path: str, prefix: str) -> bool:

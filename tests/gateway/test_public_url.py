@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.public_url import Addressing, networks
+from gateway.public_url import Addressing, is_loopback_host, is_loopback_url, networks
 
 
 def scope(
@@ -68,7 +68,21 @@ def test_the_url_that_the_carrier_used(public_url: str, request_scope: dict[str,
         ),
         (scope(client="::1", proto="https", kind="websocket", host="h"), "wss://h/twilio/answer"),
         (scope(client="::ffff:10.0.0.2", proto="https", host="h"), "https://h/twilio/answer"),
+        (scope(client="10.0.0.2", proto="HTTPS", host="gw.example.com"), "https://gw.example.com/twilio/answer"),
+        (scope(client="10.0.0.2", proto="wss", kind="websocket", host="h"), "wss://h/twilio/answer"),
+        # a proxy that speaks TLS to us, and not to the carrier
+        (scope(client="10.0.0.2", proto="http", scheme="https", host="h:80"), "http://h/twilio/answer"),
+        (scope(client="10.0.0.2", proto="ws", scheme="wss", kind="websocket", host="h"), "ws://h/twilio/answer"),
+        (scope(client="10.0.0.2", proto="gopher", scheme="https", host="h"), "https://h/twilio/answer"),
+        (scope(client="10.0.0.2", port="8443", proto="https", host="[::1]"), "https://[::1]:8443/twilio/answer"),
+        (scope(client="10.0.0.2", port="8443", proto="https", host="h:9443"), "https://h:9443/twilio/answer"),
+        # a prefix that the proxy took off stands before the path again, one that it left is there already
+        (scope("/a", client="10.0.0.2", prefix="/tel/", host="h"), "http://h/tel/a"),
+        (scope("/tel/a", client="10.0.0.2", prefix="/tel", host="h"), "http://h/tel/a"),
+        (scope("/telephone", client="10.0.0.2", prefix="/tel", host="h"), "http://h/tel/telephone"),
         # nobody else's word counts
+        (scope(client="", proto="https", host="h"), "http://h/twilio/answer"),
+        (scope(client="unix:", proto="https", host="h"), "http://h/twilio/answer"),
         (scope(client="203.0.113.9", proto="https", host="10.0.0.5:8080"), "http://10.0.0.5:8080/twilio/answer"),
     ],
 )
@@ -95,6 +109,10 @@ def test_the_nearest_proxy_has_the_last_word() -> None:
         ("10.0.0.2", "", "10.0.0.2"),
         ("10.0.0.2", "1.2.3.4:5555", "1.2.3.4"),
         ("10.0.0.2", "[2001:db8::1]", "2001:db8::1"),
+        ("10.0.0.2", "[2001:db8::1]:5555", "2001:db8::1"),
+        ("10.0.0.2", "2001:db8::1, ::1", "2001:db8::1"),
+        ("10.0.0.2", "10.0.0.4, 10.0.0.3", "10.0.0.4"),  # nobody but proxies: the farthest
+        ("10.0.0.2", "unknown", "unknown"),
     ],
 )
 def test_who_asks(client: str, forwarded: str, peer: str) -> None:
@@ -104,6 +122,35 @@ def test_who_asks(client: str, forwarded: str, peer: str) -> None:
     assert Addressing("", PROXY).peer(request) == peer
 
 
+def test_a_request_of_which_no_address_is_known_is_of_no_proxy() -> None:
+    request = {**scope(proto="https", host="h"), "client": None}
+    assert Addressing("", PROXY).url(request) == "http://h/twilio/answer"
+    assert Addressing("", PROXY).peer(request) == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        *(
+            (host, True)
+            for host in ("127.0.0.1", "127.0.0.1:80", "localhost", "LocalHost:8080", "[::1]", "[::1]:80", "::1")
+        ),
+        *((host, True) for host in ("127.1.2.3", "[::ffff:127.0.0.1]:80")),
+        *(
+            (host, False)
+            for host in ("", "gw.example.com", "127.0.0.1.example.com", "10.0.0.1:80", "[::]", "localhost.x")
+        ),
+    ],
+)
+def test_hosts_that_are_this_machine(host: str, here: bool) -> None:
+    assert is_loopback_host(host) is here
+    assert is_loopback_url(f"http://{host}/x") is here
+
+
 def test_urls_that_we_give_out() -> None:
     assert Addressing("https://gw.example.com/tel/").base(scope()) == "https://gw.example.com/tel"
+    assert Addressing("https://gw.example.com/").base(scope()) == "https://gw.example.com"
+    assert Addressing("https://gw.example.com/").prefix == ""
+    secure = scope(kind="websocket", client="10.0.0.2", proto="https", prefix="tel", host="h:443")
+    assert Addressing("", PROXY).base(secure) == "https://h/tel"
     assert Addressing("").base(scope(kind="websocket", host="h:8080")) == "http://h:8080"

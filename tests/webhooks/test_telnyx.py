@@ -879,6 +879,8 @@ def test_call_control_stream_events(what: str, separator: str) -> None:
         ("call.machine.detection.ended", "machine", "machine"),
         ("call.machine.detection.ended", "not_sure", "unknown"),
         ("call.machine.greeting.ended", "beep_detected", "machine"),
+        ("call.machine.greeting.ended", "ended", "machine"),
+        ("call.machine.premium.detection.ended", "human_business", "human"),
         ("call.machine.premium.detection.ended", "human_residence", "human"),
         ("call.machine.premium.detection.ended", "fax_detected", "fax"),
         ("call.machine.premium.detection.ended", "silence", "unknown"),
