@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from media.codecs import audioop
-from media.events import DONE, MaybeAwaitable
+from media.events import DONE, Handle, MaybeAwaitable
 from media.flow import Runtime
 from media.frames import (
     AudioRawFrame,
@@ -28,6 +28,8 @@ from media.vad import VADAnalyzer, VADParams, VADState, VoiceSource, VoiceStates
 
 log = logging.getLogger(__name__)
 
+NO_AUDIO_S: Final = 1.0  # in the midst of speech: whose line has fallen dumb does not speak
+_LOOK_S: Final = NO_AUDIO_S / 4  # so that audio which only waited, because everything did, is heard before that
 _TALKING = frozenset({VADState.SPEAKING, VADState.STOPPING})
 
 
@@ -56,6 +58,9 @@ class VADController:
         self._period_s = period_s
         self._next_speaking = 0.0
         self._now: Callable[[], float] = time.monotonic
+        self._call_later: Callable[[float, Callable[[], None]], Handle] | None = None
+        self._look_at: Handle | None = None  # while there is speech
+        self._unheard = 0  # such looks without audio since the last, one after the other
         self._rate = 0
         self._source: VoiceSource | None = None
         self._states: VoiceStates | None = None
@@ -73,7 +78,7 @@ class VADController:
         self._rate = rate = analyzer.rate_for(sample_rate)
         analyzer.set_sample_rate(rate)
         if runtime is not None:
-            self._now = runtime.now
+            self._now, self._call_later = runtime.now, runtime.call_later
         self.state = VADState.QUIET
         if self.waits:
             return
@@ -101,6 +106,7 @@ class VADController:
             self.analyzer.set_params(params)  # such an analyzer keeps the states itself
 
     def close(self) -> None:
+        self._stop_looking()
         source, self._source = self._source, None
         if source is not None:
             source.close()
@@ -131,14 +137,37 @@ class VADController:
     def _move(self, state: VADState) -> None:
         before, self.state = self.state, state
         if state in _TALKING:
+            self._unheard = 0
             if before not in _TALKING:
                 self._next_speaking = 0.0
+                self._look_later()
                 self._started()
             if state is VADState.SPEAKING and (now := self._now()) >= self._next_speaking:
                 self._next_speaking = now + self._period_s
                 self._speaking()
         elif before in _TALKING:
+            self._stop_looking()
             self._stopped()
+
+    def _look_later(self) -> None:
+        if self._call_later is not None:
+            self._look_at = self._call_later(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        """Does audio still come? Without it there is no window that could tell of silence."""
+        self._unheard += 1
+        if self._unheard * _LOOK_S < NO_AUDIO_S:
+            self._look_later()
+            return
+        self._look_at, self.state = None, VADState.QUIET
+        if self._source is not None:
+            self._states = VoiceStates(self._params, self._source.window_s)
+        self._stopped()
+
+    def _stop_looking(self) -> None:
+        if self._look_at is not None:
+            self._look_at.cancel()
+            self._look_at = None
 
     def _to_rate(self, frame: AudioRawFrame) -> bytes:
         pcm = frame.audio

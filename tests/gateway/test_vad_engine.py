@@ -55,7 +55,7 @@ async def engine(**kwargs: object) -> AsyncIterator[VoiceEngine]:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    for _ in range(4000):
+    for _ in range(50_000):  # `run` has less patience
         if true():
             return
         await asyncio.sleep(0.002)

@@ -182,6 +182,13 @@ def test_what_is_refuted_is_neither_echo_nor_doubtful() -> None:
     assert not Likeness(0.6, 0.0, 200, refuted=True).is_doubtful
 
 
+def test_what_is_explained_for_the_most_part_is_echo_whatever_is_left() -> None:
+    for known_ms in (None, 0):
+        assert Likeness(0.45, 99.0, 200).is_echo(known_ms)
+        assert not Likeness(0.449, 99.0, 200).is_echo(known_ms)
+    assert not Likeness(0.249, 0.0, 200).is_echo()
+
+
 def test_a_known_line_needs_less() -> None:
     assert Likeness(0.3, 20.0, 208).is_echo(200)
     assert not Likeness(0.3, 20.0, 209).is_echo(200)

@@ -23,7 +23,7 @@ from media.frames import (
 from media.processor import FrameDirection
 from media.silero import SileroVADAnalyzer
 from media.vad import Deliver, VADAnalyzer, VADParams, VADState, VoiceSource
-from media.vad_processor import VADController, VADProcessor
+from media.vad_processor import NO_AUDIO_S, VADController, VADProcessor
 from tests.media.rig import Rig, live, run, turns
 
 UP = FrameDirection.UPSTREAM
@@ -88,6 +88,36 @@ def test_audio_goes_on_before_it_is_judged() -> None:
     rig = listening(VADProcessor(vad_analyzer=LoudIsSpeech(params=VADParams(start_secs=0))))
     rig.push(sound(0.02))
     assert rig.down() == ["InputAudioRawFrame", "VADUserStartedSpeakingFrame", "UserSpeakingFrame"]
+
+
+def test_a_line_that_falls_dumb_in_mid_speech_is_silent() -> None:
+    rig = listening(VADProcessor(vad_analyzer=LoudIsSpeech()))
+    feed(rig, 0.6, loud=True)
+    rig.runtime.advance(NO_AUDIO_S - 0.25)
+    assert edges(rig) == ["VADUserStartedSpeakingFrame"]
+    rig.runtime.advance(0.26)
+    assert edges(rig) == ["VADUserStartedSpeakingFrame", "VADUserStoppedSpeakingFrame"]
+    rig.runtime.advance(10.0)
+    assert len(edges(rig)) == 2
+    feed(rig, 0.18, loud=True)  # counted anew
+    assert len(edges(rig)) == 2
+    feed(rig, 0.02, loud=True)
+    feed(rig, 0.2, loud=False)
+    assert edges(rig) == 2 * ["VADUserStartedSpeakingFrame", "VADUserStoppedSpeakingFrame"]
+    rig.runtime.advance(10.0)
+    assert len(edges(rig)) == 4
+
+
+def test_audio_that_comes_late_is_no_silence() -> None:
+    rig = listening(VADProcessor(vad_analyzer=LoudIsSpeech()))
+    feed(rig, 0.4, loud=True)
+    for _ in range(5):
+        rig.runtime.advance(NO_AUDIO_S - 0.25)
+        rig.push(sound(0.02))
+    assert edges(rig) == ["VADUserStartedSpeakingFrame"]
+    rig.push(CancelFrame())
+    rig.runtime.advance(10.0)
+    assert edges(rig) == ["VADUserStartedSpeakingFrame"]
 
 
 def test_speaking_is_repeated_while_it_lasts() -> None:
