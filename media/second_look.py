@@ -60,7 +60,7 @@ class SecondLook:
         self._block[slot] = 1.0
 
     def confidences(
-        self, slots: Slots, given: Doubles, volume: Doubles, power: Doubles, least: Doubles, audio: NDArray[np.float32]
+        self, slots: Slots, given: Doubles, volume: Doubles, power: Doubles, least: Doubles, audio: NDArray[np.int16]
     ) -> Doubles:
         """The confidences that remain of those `given` by the model; 0 where it was not asked.
 
@@ -69,7 +69,7 @@ class SecondLook:
             volume: 0 to 1, as smoothed as the rest of the detector sees it.
             power: of the window itself, in any unit.
             least: volume below which nothing is speech.
-            audio: 40 ms up to the end of the window, 320 samples at 8 kHz or 640 at 16, whole multiples of 2 ** -15.
+            audio: 40 ms up to the end of the window, 320 samples at 8 kHz or 640 at 16.
         """
         doubtful = self._murmur(slots, given, volume, least) | self._cough(slots, given, volume, power, least, audio)
         return np.where(doubtful, given * 0.5, given)
@@ -90,7 +90,7 @@ class SecondLook:
         return found
 
     def _cough(
-        self, slots: Slots, given: Doubles, volume: Doubles, power: Doubles, least: Doubles, audio: NDArray[np.float32]
+        self, slots: Slots, given: Doubles, volume: Doubles, power: Doubles, least: Doubles, audio: NDArray[np.int16]
     ) -> Truths:
         voice, air = given >= _SURELY_VOICE, given < _SURELY_AIR
         unsure = np.flatnonzero(~voice & ~air & (volume >= least))
@@ -106,13 +106,13 @@ class SecondLook:
         return found
 
 
-def periodicity(audio: NDArray[np.float32]) -> Doubles:
+def periodicity(audio: NDArray[np.int16]) -> Doubles:
     """How much the end of each row repeats at a pitch of 60 to 400 Hz: 0 to 1.
 
     All sums are of whole multiples of one number and below 2 ** 53 of it, hence exact, in whatever order they are made:
     a row's result does not depend on its neighbours.
     """
-    samples = audio.astype(np.float64)
+    samples = audio / 32768
     while samples.shape[1] > _LOOKED_AT:
         samples = samples[:, ::2] + samples[:, 1::2]
     x = samples - np.rint(np.einsum("ij->i", samples) / _LOOKED_AT * 32768)[:, None] / 32768
