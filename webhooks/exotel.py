@@ -49,7 +49,7 @@ from webhooks.base import (
 )
 from webhooks.characters import read_json
 from webhooks.replies import json_object, unsuccessful
-from webhooks.signature import basic_auth, basic_credentials, fingerprint, masked_path, same, url_parts
+from webhooks.signature import basic_auth, basic_credentials, fingerprint, masked_path, same, told, url_parts
 
 REST_HOSTS = {"in": "api.in.exotel.com", "sg": "api.exotel.com"}
 MAX_PARAMETERS, MAX_PARAMETER_CHARACTERS = 3, 256  # that Exotel hands back in `start`
@@ -79,7 +79,6 @@ _PHASES = {
 }
 _BY = {"bot": "bot", "user": "caller", "caller": "caller", "callee": "caller", "system": "carrier"}
 _ID = re.compile(r"[A-Za-z0-9_.~-]{1,64}")  # what may stand in a path as it is
-_URL = re.compile(r"\w+://\S+")
 _STREAM_FIELD = re.compile(r"Stream\[(\w+)\]", re.IGNORECASE)
 _DEEPEST = 4  # levels of JSON that are looked into
 
@@ -244,7 +243,7 @@ class ExotelHttp(CarrierHttp):
         said, error = stream["status"].lower(), stream["error"]
         key = f"{call_id}/{stream['streamsid']}/{said}"
         if error or said == "failed":  # where they disagree, the error is right
-            problem = _URL.sub("<URL>", error or stream["detailedstatus"] or said)[:200]
+            problem = told(error or stream["detailedstatus"] or said)
             what = "failed"
         elif said in ("completed", "cancelled", "canceled"):
             problem, what = "", "stopped"

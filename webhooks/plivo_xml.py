@@ -25,6 +25,7 @@ from webhooks.base import (
     WebRequest,
 )
 from webhooks.characters import for_xml
+from webhooks.signature import told
 from webhooks.targets import order_of, own_query, read_target
 
 STATUSES: Mapping[str, CallPhase] = {
@@ -131,7 +132,7 @@ def stream_events(form: Mapping[str, str], call_id: str) -> list[CarrierEvent]:
             what=what,
             key=f"{stream_id} {what} {form.get('Timestamp', '')}",
             stream_id=stream_id,
-            problem=form.get("StatusReason", ""),
+            problem=told(form.get("StatusReason", "")),
         )
     ]
 

@@ -6,10 +6,12 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 _SHOWN = 24  # characters of a path segment; longer ones are tokens
+_URL = re.compile(r"\b[a-z]{2,5}://\S+", re.IGNORECASE)
 
 
 def same(left: str | bytes, right: str | bytes) -> bool:
@@ -106,6 +108,11 @@ def masked_path(path: str) -> str:
 def masked_query(query: str) -> str:
     """Names and sizes of the values, in their order, as they were spelled."""
     return "&".join(_masked_pair(pair) for pair in query.split("&"))
+
+
+def told(text: str) -> str:
+    """What a carrier says is wrong with a stream, without the URL in which the stream's token stands."""
+    return _URL.sub("<URL>", text)[:200]
 
 
 def header_names(names: Iterable[str], prefix: str) -> str:

@@ -35,6 +35,7 @@ from webhooks.base import (
     Urls,
     WebRequest,
 )
+from webhooks.signature import told
 from webhooks.targets import read_target
 from webhooks.telnyx_rest import ID, TelnyxApi, pack_state, unpack_state
 
@@ -162,7 +163,7 @@ class CallControl:
                 what=what,
                 key=_key(data),
                 stream_id=_text(payload.get("stream_id")),
-                problem=_text(payload.get("failure_reason")),
+                problem=told(_text(payload.get("failure_reason"))),
             )
         )
 

@@ -25,6 +25,7 @@ from webhooks.base import (
     WebRequest,
 )
 from webhooks.characters import for_xml, writable
+from webhooks.signature import told
 from webhooks.targets import order_of, own_query, read_target
 from webhooks.telnyx_events import ended_by
 from webhooks.telnyx_rest import ID, STATUSES
@@ -98,7 +99,7 @@ def _events(form: Mapping[str, str], call_id: str) -> list[CarrierEvent]:
                 what=what,
                 key=f"{stream_id} {what} {form.get('Timestamp', '')}",
                 stream_id=stream_id,
-                problem=form.get("StreamError", ""),
+                problem=told(form.get("StreamError", "")),
             )
         )
     if result := form.get("AnsweredBy", ""):

@@ -51,6 +51,7 @@ from webhooks.signature import (
     checked_url,
     header_names,
     same,
+    told,
 )
 from webhooks.targets import ORDER, order_of, order_query
 
@@ -327,7 +328,7 @@ class TwilioHttp(CarrierHttp):
             what=what,
             key=f"{call_id}/{stream_id}/{said}",
             stream_id=stream_id,
-            problem=fields.get("StreamError", ""),
+            problem=told(fields.get("StreamError", "")),
         )
         return Handled(events=(event,))
 

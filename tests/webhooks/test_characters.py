@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlencode
 from xml.etree import ElementTree
 
 import pytest
@@ -12,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from media.secret import GivenSecret
-from webhooks.base import CallRef, CarrierHttp, HttpAnswer, InboundCall, Refusal, StreamOffer, Urls, WebRequest
+from webhooks.base import (
+    CallRef,
+    CarrierHttp,
+    HttpAnswer,
+    InboundCall,
+    Refusal,
+    StreamOffer,
+    StreamStatus,
+    Urls,
+    WebRequest,
+)
 from webhooks.characters import for_xml, read_json, whole, writable
 from webhooks.exotel import ExotelHttp, ExotelSettings
 from webhooks.plivo import PlivoHttp, PlivoSettings
@@ -79,6 +90,28 @@ def test_halves_of_characters_become_question_marks() -> None:
         "a?": ["?", 1, None, {"b": "\U0001f600"}]
     }
     assert read_json(b'["\xed\xa0\x80"]') == ["?"]  # spelled as bytes, which the library lets pass
+
+
+STREAMS: Mapping[str, Mapping[str, str]] = {  # how each carrier says that it could not reach our socket
+    "twilio": {"CallSid": "CA1", "StreamEvent": "stream-error", "StreamError": "31920: {}"},
+    "telnyx": {"CallSid": "v3:A", "StreamEvent": "stream-failed", "StreamError": "no 101 from {}"},
+    "plivo": {"CallUUID": CALL_ID, "Status": "failed", "StatusReason": "connection_failed {}"},
+}
+
+
+@pytest.mark.parametrize("carrier", STREAMS)
+@pytest.mark.parametrize("scheme", ["wss", "WS", "https"])
+def test_what_is_told_of_a_stream_names_no_url(carrier: str, scheme: str) -> None:
+    """The token in it is still good: nobody has come with it."""
+    fields = {
+        name: value.format(f"{scheme}://u:p@gw.example.com/x/media/TOKEN") for name, value in STREAMS[carrier].items()
+    }
+    request = WebRequest(method="POST", url=URLS.base, headers={}, body=urlencode(fields).encode())
+    (event,) = XML[carrier]().handle("stream-status", request, URLS).events
+    assert isinstance(event, StreamStatus)
+    assert event.what == "failed"
+    assert "<URL>" in event.problem
+    assert "TOKEN" not in event.problem
 
 
 BODIES: Mapping[str, Any] = {

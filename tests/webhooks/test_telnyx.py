@@ -866,10 +866,11 @@ def test_a_repeated_delivery_has_the_same_key() -> None:
 @pytest.mark.parametrize("separator", [".", "_"])
 @pytest.mark.parametrize("what", ["started", "stopped", "failed"])
 def test_call_control_stream_events(what: str, separator: str) -> None:
-    request = event(f"streaming{separator}{what}", stream_id="32de", failure_reason="connection_failed")
+    said = "connection_failed wss://gw.example.com/telnyx/media/TOKEN"
+    request = event(f"streaming{separator}{what}", stream_id="32de", failure_reason=said)
     (reported,) = call_control().handle("events", request, URLS).events
     assert isinstance(reported, StreamStatus)
-    assert (reported.what, reported.stream_id, reported.problem) == (what, "32de", "connection_failed")
+    assert (reported.what, reported.stream_id, reported.problem) == (what, "32de", "connection_failed <URL>")
 
 
 @pytest.mark.parametrize(
