@@ -691,6 +691,16 @@ def test_a_decision_is_told_both_ways_with_its_reason_and_its_figures(caplog: py
     assert (counters["floor_held"], counters["floor_went_on"], counters["floor_interrupted"]) == (3, 2, 1)
 
 
+def test_a_hold_that_had_not_come_when_nobody_decided_never_comes() -> None:
+    talk = Talk(params=FloorParams(hold_after_s=1.5, turn_s=None, longest_s=0.5))
+    talk.speak()
+    talk.call.run(0.5)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.run(4.0)
+    assert talk.probe.decisions == ["ignored"]
+    assert talk.heard() == [(0, 3 * talk.rate)]
+
+
 def test_as_much_of_the_caller_is_kept_as_a_comparison_takes() -> None:
     talk = Talk()
     talk.call.run(4.0)
