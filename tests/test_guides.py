@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 import sys
 import tomllib
@@ -49,17 +50,24 @@ async def nobody_there(*asked: Any) -> None:
 
 @pytest.mark.parametrize(
     ("document", "number"),
-    [("programs.md", 0), ("agent.md", 0), ("agent.md", 1), ("agent.md", 2), ("agent.md", 3), ("agent.md", 4)],
+    [
+        ("programs.md", 0),
+        *(("agent.md", number) for number in range(5)),
+        *(("bots.md", number) for number in range(5)),
+        ("outbound.md", 1),
+        ("recording.md", 0),
+    ],
     ids=lambda value: str(value),
 )
 def test_configurations(document: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for vendor in ("OPENAI", "DEEPGRAM", "ANTHROPIC", "CARTESIA", "ELEVENLABS", "GROQ"):
         monkeypatch.setenv(f"{vendor}_API_KEY", "k")
+    monkeypatch.setenv("BRIDGE_TOKEN", "k")
     monkeypatch.setattr("bots.agent.rendered", nobody_there)
     written(tmp_path)
     file = tmp_path / "gateway.toml"
     text = blocks(document, "toml")[number]
-    assert tomllib.loads(text)["numbers"]
+    assert tomllib.loads(text)["bots"]
     (tmp_path / "secret").write_text("x" * 32)
     file.write_text('[gateway]\nsecret = { file = "secret" }\n' + text)
     settings = load_settings(file, strict=True)
@@ -67,7 +75,8 @@ def test_configurations(document: str, number: int, tmp_path: Path, monkeypatch:
 
     async def prepare() -> None:
         built: Any = registry.bot(entry.use).prepare(entry.options, PrepareContext(tmp_path, (8000,), speak))
-        await built
+        if inspect.isawaitable(built):
+            await built
 
     asyncio.run(prepare())
 

@@ -196,7 +196,10 @@ class AIService(FrameProcessor):
 
     def fail(self, exc: BaseException, what: str = "") -> None:
         """A request failed: an ErrorFrame, so that a switcher can take another service, and the call's policy act."""
-        problem = str(exc) if isinstance(exc, ServiceError) else f"{type(exc).__name__}: {exc}"
+        problem = f"{type(exc).__name__}: {exc}"
+        if isinstance(exc, ServiceError):  # nothing is wrong with the code: the log needs the words, and no traceback
+            problem = str(exc)
+            exc.__traceback__ = exc.__cause__ = exc.__context__ = None
         self.push_error(f"{what}: {problem}" if what else problem, exc if isinstance(exc, Exception) else None)
 
     def cleanup(self) -> MaybeAwaitable:

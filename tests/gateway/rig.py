@@ -28,7 +28,7 @@ from gateway.simulator.web import FakeWeb
 from gateway.simulator.webcaller import CarrierServer, Way, answer_placed_call, place_call_through_webhooks
 from tests.endtoend.actors import echo
 
-QUICK = Limits(connect_s=5, ready_s=5, longest_s=15, closing_s=4)
+QUICK = Limits(connect_s=20, ready_s=20, longest_s=120, closing_s=4)
 
 
 @dataclass

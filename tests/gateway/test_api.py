@@ -26,7 +26,7 @@ from tests.gateway.receiver import Receiver
 from tests.gateway.rig import Running, running
 from webhooks.base import InboundCall
 
-WAITS = Script().then(at(12.0), HangUp())  # a caller who stays until somebody ends the call
+WAITS = Script().then(at(90.0), HangUp())  # a caller who stays until somebody ends the call
 TOKENS = "\n".join(
     f'[api.tokens.{scope}]\nsecret = {{ env = "TEST_API_{scope}" }}\nscopes = ["{scope}"]' for scope in SCOPES
 )

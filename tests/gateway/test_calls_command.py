@@ -22,7 +22,7 @@ from tests.endtoend.served import run, until
 from tests.gateway.rig import Running, running
 from webhooks.base import InboundCall
 
-WAITS = Script().then(at(12.0), HangUp())
+WAITS = Script().then(at(90.0), HangUp())
 TOKEN = "a token of more than sixteen bytes"
 TABLES = """
 [api.tokens.all]

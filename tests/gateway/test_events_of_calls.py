@@ -22,7 +22,7 @@ from tests.gateway.receiver import Receiver
 from tests.gateway.rig import Running, running
 from webhooks.base import InboundCall
 
-WAITS = Script().then(at(12.0), HangUp())
+WAITS = Script().then(at(90.0), HangUp())
 LEAVES = Script().then(at(0.5), HangUp())
 
 

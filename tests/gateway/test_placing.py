@@ -35,7 +35,7 @@ from webhooks.exotel import DIAL_S
 from webhooks.vonage import VonageSettings
 
 ORDER = {"carrier": "twilio", "to_number": "+14155550177", "from_number": "+14155550100"}
-WAITS = Script().then(at(12.0), CallerHangsUp())
+WAITS = Script().then(at(90.0), CallerHangsUp())
 
 
 async def records(it: Running) -> list[StoredCall]:

@@ -10,6 +10,7 @@ import pytest
 
 from bots.services.settings import NOT_GIVEN, TTSSettings
 from bots.services.tts import TTSService
+from media.errors import ServiceError
 from media.frames import (
     AggregatedTextFrame,
     EndFrame,
@@ -49,6 +50,23 @@ def answer(*tokens: str) -> list[Frame]:
 
 def spoken_ms(rig: Rig) -> float:
     return sum(len(frame.audio) for frame in rig.after.of(TTSAudioRawFrame)) / (2 * RATE) * 1000
+
+
+def test_a_vendor_that_is_gone_is_a_line_in_the_log_and_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        tts, told = Speaker(), []
+        tts.add_event_handler("on_error", lambda processor, error: told.append(error.exception))
+        async with pipeline(tts):
+            try:
+                raise ServiceError("acme", "nobody is there") from ConnectionError("no such host")
+            except ServiceError as exc:
+                tts.fail(exc)
+            await settle()
+            assert [type(exception) for exception in told] == [ServiceError]
+
+    run(main())
+    assert "acme: nobody is there" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_an_answer_is_spoken_by_sentences_and_in_order() -> None:
