@@ -227,7 +227,7 @@ class Gateway:
         if self.reloader is not None:
             await self.reloader.close()
         self.stalls.stop()
-        await self.clock.stop()
+        self.clock.stop()
         self.stopping.set()
         self.notes.close()
         for task in self._house:

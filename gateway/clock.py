@@ -1,9 +1,10 @@
-"""The process's clock: one task that ticks every call, instead of a timer per call."""
+"""The process's clock: one timer that ticks every call, instead of a timer per call."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -16,6 +17,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.clock")
 
 TICK_S = 0.020
 PHASES = 4  # calls are spread over this many phases of a tick, so that their writers do not wake together
+STEP_S = TICK_S / PHASES
 
 
 class Ticked(Protocol):
@@ -30,7 +32,10 @@ class Clock:
     def __init__(self) -> None:
         self._phases: list[set[Ticked]] = [set() for _ in range(PHASES)]
         self._lateness: deque[float] = deque(maxlen=1000)  # the last five seconds
-        self._task: asyncio.Task[None] | None = None
+        self._phase = 0  # the next one
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._context = contextvars.Context()  # of no call: whoever starts it may have one
         self._users = 0
         self.ticks = 0
 
@@ -44,14 +49,14 @@ class Clock:
             phase.discard(member)
 
     def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="clock")
+        if self._timer is None:
+            self._due = self.now() + STEP_S
+            self._again(STEP_S)
 
-    async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -63,7 +68,7 @@ class Clock:
         finally:
             self._users -= 1
             if not self._users:
-                await self.stop()
+                self.stop()
 
     def lateness_s(self, quantile: float = 0.99) -> float:
         """How late ticks were over the last five seconds."""
@@ -77,22 +82,20 @@ class Clock:
         """It has run so long that `lateness_s` says something: one late tick in the first second says little."""
         return len(self._lateness) == self._lateness.maxlen
 
-    async def _run(self) -> None:
-        step = TICK_S / PHASES
-        due = self.now() + step
-        while True:
-            for phase in self._phases:
-                now = self.now()
-                if due > now:
-                    await asyncio.sleep(due - now)
-                    now = self.now()
-                else:
-                    await asyncio.sleep(0)  # late: let sockets be read, then go on at once
-                self.ticks += 1
-                self._lateness.append(max(0.0, now - due))
-                # After a stall longer than a tick the missed phases are not made up: each call catches up by itself.
-                due = due + step if now - due < TICK_S else now + step
-                _tick(tuple(phase), now)
+    def _again(self, delay_s: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._beat, context=self._context)
+
+    def _beat(self) -> None:
+        now, due = self.now(), self._due
+        self.ticks += 1
+        self._lateness.append(max(0.0, now - due))
+        # After a stall longer than a tick the missed phases are not made up: each call catches up by itself.
+        self._due = due = due + STEP_S if now - due < TICK_S else now + STEP_S
+        phase = self._phases[self._phase]
+        self._phase = (self._phase + 1) % PHASES
+        self._again(max(0.0, due - now))  # late: sockets are read, and it goes on at once
+        if phase:
+            _tick(tuple(phase), now)
 
 
 def _tick(members: Sequence[Ticked], now: float) -> None:

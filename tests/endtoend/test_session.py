@@ -66,7 +66,7 @@ def test_a_goodbye_that_was_not_read_yet_counts_before_the_socket_that_is_gone()
         socket.says(socket.fake.hang_up(socket.clock.now()))
         socket.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
         record = await call
-        await socket.clock.stop()
+        socket.clock.stop()
         return record
 
     record = run(main())
@@ -82,7 +82,7 @@ def test_a_server_that_only_fails_to_send_ends_the_call_all_the_same(monkeypatch
         call = await socket.speaking()
         socket.broken = True
         record = await asyncio.wait_for(call, 2)
-        await socket.clock.stop()
+        socket.clock.stop()
         return record
 
     assert run(main()).reason == "socket-lost"
