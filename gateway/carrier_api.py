@@ -24,6 +24,7 @@ from webhooks.base import CarrierHttp, CarrierRequest, Outcome, OutcomeKind
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.carrier_api")
 
 MAX_REPLY = 256 * 1024  # bytes; carriers' answers are a few hundred
+UNHEARD = frozenset({502, 504})  # somebody before the carrier has had no answer from it: it may have acted all the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,11 +136,13 @@ class CarrierApi:
         if len(reply.content) > MAX_REPLY:
             return Outcome(kind=OutcomeKind.FAILED, detail=f"an answer of {len(reply.content)} bytes")
         try:
-            return http.outcome(request, reply.status_code, dict(reply.headers), reply.content)
+            outcome = http.outcome(request, reply.status_code, dict(reply.headers), reply.content)
+            return dataclasses.replace(outcome, in_doubt=outcome.in_doubt or reply.status_code in UNHEARD)
         except Exception:
             log.exception("carrier_api.unreadable", carrier=request.carrier, status=reply.status_code)
             kind = OutcomeKind.RETRY if reply.status_code >= 500 else OutcomeKind.FAILED
-            return Outcome(kind=kind, detail=f"HTTP {reply.status_code}, unreadable")
+            unheard = reply.status_code in UNHEARD
+            return Outcome(kind=kind, detail=f"HTTP {reply.status_code}, unreadable", in_doubt=unheard)
 
 
 class GatewayProblem(Exception):

@@ -354,6 +354,14 @@ def test_an_order_that_may_have_come_stays_in_doubt(waits: list[float]) -> None:
     assert (outcome.kind, outcome.call_id, outcome.in_doubt) == (OutcomeKind.DONE, "v3:BBB", False)
 
 
+@pytest.mark.parametrize(("status", "in_doubt"), [(500, False), (502, True), (503, False), (504, True), (400, False)])
+def test_a_proxy_before_the_carrier_does_not_know_what_became_of_an_order(
+    status: int, in_doubt: bool, waits: list[float]
+) -> None:
+    outcome, sent, _ = asked(http_of("twilio"), certain("twilio", Purpose.DIAL), httpx.Response(status, text="<html>"))
+    assert (outcome.kind is OutcomeKind.DONE, len(sent), outcome.in_doubt) == (False, 1, in_doubt)
+
+
 # ---------------------------------------------------------------- a call that is over
 
 

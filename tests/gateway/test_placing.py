@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,12 +54,19 @@ async def record_when(it: Running, true: Callable[[StoredCall], bool]) -> Stored
     return record
 
 
-@pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo", "vonage"])
-def test_an_order_whose_reply_is_lost_is_one_call_when_it_comes(carrier: str, tmp_path: Path) -> None:
+LOST = Fault(what="reset", route="dial", takes_effect=True)
+LOST_BEHIND_A_PROXY = Fault(what="status", status=504, route="dial", takes_effect=True)
+
+
+@pytest.mark.parametrize(
+    ("carrier", "fault"),
+    [*((carrier, LOST) for carrier in ("twilio", "telnyx", "plivo", "vonage")), ("twilio", LOST_BEHIND_A_PROXY)],
+)
+def test_an_order_whose_reply_is_lost_is_one_call_when_it_comes(carrier: str, fault: Fault, tmp_path: Path) -> None:
     async def main() -> None:
         bots = {"hello": saying(0.3, then=ending())}
         async with running(tmp_path, carriers=(carrier,), bots=bots) as it, it.client() as api:
-            it.web(carrier).faults.append(Fault(what="reset", route="dial", takes_effect=True))
+            it.web(carrier).faults.append(replace(fault))
             reply = await api.post("/calls", json={**ORDER, "carrier": carrier})
             assert reply.status_code == 504
             assert "may come" in reply.json()["detail"]
