@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -800,6 +802,62 @@ def test_a_caller_who_is_muted_while_in_doubt_does_not_silence_the_bot(monkeypat
     assert talk.probe.decisions == []
     assert len(talk.probe.of(VADUserStartedSpeakingFrame)) == 1
     assert talk.heard() == [(0, 3 * talk.rate)]
+
+
+PLAINLY = Likeness(explained=0.9, rest_db=20.0, delay_ms=200)
+CERTAINLY = Likeness(explained=0.65, rest_db=20.0, delay_ms=200)
+PROBABLY = Likeness(explained=0.64, rest_db=20.0, delay_ms=200)
+ANOTHER = Likeness(explained=0.2, rest_db=20.0, delay_ms=200)
+
+
+@pytest.mark.parametrize(
+    ("known", "there", "anywhere", "before", "refuted", "asked"),
+    [
+        # On a line that has not echoed: at any delay, and unless it is certain, what was before is looked at.
+        (False, None, None, True, None, "anywhere"),
+        (False, None, CERTAINLY, True, False, "anywhere"),
+        (False, None, PROBABLY, True, True, "anywhere new"),
+        (False, None, PROBABLY, False, False, "anywhere new"),
+        (False, None, DOUBTFUL, True, True, "anywhere new"),
+        (False, None, ANOTHER, True, False, "anywhere"),
+        # On one that has: at its delay, and unless it is plain, whether somebody speaks beside it.
+        (True, None, ECHO, True, None, "there"),
+        (True, PLAINLY, ECHO, True, False, "there"),
+        (True, ECHO, ECHO, True, True, "there beside"),
+        (True, ECHO, ECHO, False, False, "there beside"),
+        (True, ANOTHER, CERTAINLY, True, False, "there anywhere"),
+        (True, ANOTHER, DOUBTFUL, True, True, "there anywhere new"),
+    ],
+)
+def test_what_is_looked_at_for_echo(
+    known: bool,
+    there: Likeness | None,
+    anywhere: Likeness | None,
+    before: bool,
+    refuted: bool | None,
+    asked: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`before`: what was a moment ago speaks against an echo. `refuted` None: there is nothing to be heard."""
+    looks: list[str] = []
+
+    def look(what: str, result: Likeness | bool | None) -> Likeness | bool | None:
+        looks.append(what)
+        return result
+
+    def compare(*compared: Any) -> Any:
+        assert compared[:4] == (b"", b"played", 8000, 16000)
+        return look("anywhere", anywhere) if len(compared) == 4 else look("there", there)
+
+    monkeypatch.setattr("media.floor.likeness", compare)
+    monkeypatch.setattr("media.floor.is_new", lambda *compared: look("new", before))
+    monkeypatch.setattr("media.floor.somebody_beside", lambda *compared: look("beside", before))
+    output = SimpleNamespace(paced=SimpleNamespace(sample_rate=16000), playing=lambda seconds: b"played")
+    floor = Floor(output=output)  # type: ignore[arg-type]
+    floor._echo_ms = 200 if known else None
+    found = floor._likeness()
+    assert (None if found is None else found.refuted) is refuted
+    assert " ".join(looks) == asked
 
 
 def with_echo(talk: Talk, delay_s: float, level_db: float, seconds: float) -> None:
