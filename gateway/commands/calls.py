@@ -320,6 +320,10 @@ def _lines(record: Json) -> Iterator[tuple[str, str]]:
         words = name.replace("_", " ")
         if isinstance(value, dict):
             yield from ((f"{words}: {key}", json.dumps(inner)) for key, inner in sorted(value.items()))
+        elif name == "transcript":
+            for line in value:
+                yield words, f"{line['t']:7.1f} s  {line['who']:6}  {line['text']}"
+                words = ""
         elif name in _TIMES:
             yield words, _when(value) or "-"
         elif value not in (None, "", False):

@@ -71,4 +71,9 @@ def _print(base: str, findings: Sequence[Finding]) -> None:
         table.add_row(Text(mark, style), Text(finding.where), Text(finding.says), Text(finding.remedy))
     console.print(table)
     failures = sum(finding.level == "failure" for finding in findings)
-    console.print(f"{failures} to mend" if failures else "carriers can call", style="red" if failures else "green")
+    if failures:
+        console.print(f"{failures} to mend", style="red")
+    elif any(finding.code == "private-address" for finding in findings):
+        console.print("all is right, but carriers cannot reach this address", style="yellow")
+    else:
+        console.print("carriers can call", style="green")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from gateway.commands.calls import Api, Refusal, address, moment
+from gateway.commands.calls import Api, Refusal, _lines, address, moment
 from gateway.simulator.script import HangUp, Script, at
 from media.errors import ConfigError
 from tests.endtoend.actors import saying
@@ -263,3 +263,13 @@ def test_times() -> None:
     assert moment(None, "--since") is None
     with pytest.raises(ConfigError, match="is no time"):
         moment("yesterday", "--since")
+
+
+def test_a_record_on_the_screen_has_the_transcript_line_by_line() -> None:
+    said = [{"t": 0.06, "who": "bot", "text": "Welcome."}, {"t": 12.5, "who": "caller", "text": "hello"}]
+    assert list(_lines({"reason": "caller", "transcript": said})) == [
+        ("reason", "caller"),
+        ("transcript", "    0.1 s  bot     Welcome."),
+        ("", "   12.5 s  caller  hello"),
+    ]
+    assert list(_lines({"transcript": []})) == []

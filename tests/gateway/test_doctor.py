@@ -611,7 +611,7 @@ def test_the_command(tmp_path: Path) -> None:
             config = ("--config", str(it.config))
             code, out, _ = await doctor(*config, "--url", it.url)
             assert code == 0, out
-            assert "carriers can call" in out
+            assert "all is right, but carriers cannot reach this address" in out
             assert "a signed webhook is accepted" in out
             code, out, _ = await doctor(*config, "--url", f"http://127.0.0.1:{proxy.port}")
             assert code == 1
