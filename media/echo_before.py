@@ -71,7 +71,7 @@ def _repeats(samples: Samples) -> Samples:
     """How periodic the latest of them are, in pieces that overlap."""
     ends = len(samples) - _FRAME * np.arange(_NOW)
     pieces = samples[ends[:, None] + np.arange(-2 * _FRAME, 0)]
-    return periodicity((np.rint(pieces) / 32768).astype(np.float32))
+    return periodicity(np.rint(pieces))
 
 
 def _aligned(heard: bytes, played: bytes, heard_rate: int, played_rate: int, delay_ms: int) -> tuple[Samples, Samples]:

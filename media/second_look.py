@@ -106,8 +106,8 @@ class SecondLook:
         return found
 
 
-def periodicity(audio: NDArray[np.int16]) -> Doubles:
-    """How much the end of each row repeats at a pitch of 60 to 400 Hz: 0 to 1.
+def periodicity(audio: NDArray[np.int16] | Doubles) -> Doubles:
+    """How much the end of each row repeats at a pitch of 60 to 400 Hz: 0 to 1. Samples are whole numbers.
 
     All sums are of whole multiples of one number and below 2 ** 53 of it, hence exact, in whatever order they are made:
     a row's result does not depend on its neighbours.
