@@ -643,7 +643,7 @@ class CallCore:
             self.serializer._base.drives = None
         self._caller_audio.leave()
         self.output.leave(self)
-        self._call = self._route = None
+        self._call = self._route = self._left = None
 
     # ------------------------------------------------------------ frames off the wire
 
@@ -670,34 +670,19 @@ class CallCore:
 
     def _on_answer_later(self, frame: AnswerLaterFrame, now: float) -> None:
         """An application's handlers, or the bot's last words, hold the answer up, but not for long."""
-        held, waited_for = [frame], {"handlers", "bot"}
+        late = _LateAnswer(self, frame)
+        if late.awaits_handlers:
+            self.spawn(late.after_handlers(), "answer-later")
+        if frame.after_bot and self._has_left(late.after_bot):
+            late.awaits_bot = False
+        late.give_unless_awaited()
+        if not late.is_given:
+            self.call_later(frame.limit_s, late.give)
 
-        def answer() -> None:
-            if held:
-                self._left = None
-                self._take_frames(held.pop().make(), self.now())
-
-        def is_done(what: str) -> None:
-            waited_for.discard(what)
-            if not waited_for:
-                answer()
-
-        async def wait() -> None:
-            try:
-                await frame.waiting
-            finally:
-                is_done("handlers")
-
-        if frame.waiting is DONE:
-            waited_for.discard("handlers")
-        else:
-            self.spawn(wait(), "answer-later")
-        if not frame.after_bot or self._has_left(lambda: is_done("bot")):
-            waited_for.discard("bot")
-        if not waited_for:
-            answer()
-        else:
-            self.call_later(frame.limit_s, answer)
+    def answer_late(self, frame: AnswerLaterFrame) -> None:
+        """What `frame` waited for has come, or its time is up."""
+        self._left = None
+        self._take_frames(frame.make(), self.now())
 
     def _has_left(self, left: Callable[[], None]) -> bool:
         """End the bot of a call that the carrier has ended; True if it has nothing more to say, else `left` says so.
@@ -987,6 +972,36 @@ class CallCore:
     def never_started(self) -> bool:
         """The carrier has not said what call this was."""
         return self.state is CallState.FAILED and self._started == self.opened
+
+
+class _LateAnswer:
+    """The protocol's own answer, until nobody holds it up any more."""
+
+    def __init__(self, core: CallCore, frame: AnswerLaterFrame) -> None:
+        self._core, self._frame = core, frame
+        self.awaits_handlers = frame.waiting is not DONE
+        self.awaits_bot = frame.after_bot
+        self.is_given = False
+
+    async def after_handlers(self) -> None:
+        try:
+            await self._frame.waiting
+        finally:
+            self.awaits_handlers = False
+            self.give_unless_awaited()
+
+    def after_bot(self) -> None:
+        self.awaits_bot = False
+        self.give_unless_awaited()
+
+    def give_unless_awaited(self) -> None:
+        if not self.awaits_handlers and not self.awaits_bot:
+            self.give()
+
+    def give(self) -> None:
+        if not self.is_given:
+            self.is_given = True
+            self._core.answer_late(self._frame)
 
 
 def _format(media: Any) -> str:

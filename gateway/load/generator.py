@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from gateway.load.doorway import Doorway, Turned, settings_of
@@ -141,7 +141,7 @@ class Generator:
         """Raises OSError."""
         loop = asyncio.get_running_loop()
         if self._sockets is None:
-            await loop.create_connection(lambda: wire, self._host, self._port, ssl=self._ssl)
+            await loop.create_connection(lambda: cast(asyncio.Protocol, wire), self._host, self._port, ssl=self._ssl)
             return
         if not self._addresses:
             self._addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)

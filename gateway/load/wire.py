@@ -53,8 +53,8 @@ def head(first: int, size: int) -> bytes:
     return bytes((first, 0xFF)) + size.to_bytes(8, "big") + _MASK
 
 
-class Wire(asyncio.Protocol):
-    """One WebSocket to `url`, with further `headers` in its handshake."""
+class Wire:
+    """One WebSocket to `url`, with further `headers` in its handshake. It has the methods of an asyncio.Protocol."""
 
     def __init__(self, url: str, headers: Mapping[str, str], listener: Listener) -> None:
         there = urlsplit(url)
@@ -113,6 +113,14 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received(data, time.monotonic())
+
+    def eof_received(self) -> None:
+        """Nothing more comes: the transport closes itself."""
+
+    def pause_writing(self) -> None:
+        """What a caller says is little: the transport keeps it."""
+
+    def resume_writing(self) -> None: ...
 
     def received(self, data: bytes, now: float) -> None:
         """Bytes that came at `now`, by time.monotonic."""
