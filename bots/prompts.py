@@ -130,17 +130,18 @@ def say(
 ) -> None:
     """Push `prompts` from `processor` as one utterance: the bot starts and stops speaking once.
 
-    Their words go before their sound, so that those which were heard are known whenever they are cut off.
+    The words of each go behind its sound: who watches the call is told them when they were heard.
     """
     began_ns, samples = processor.get_clock().get_time(), 0
     processor.push_frame(TTSStartedFrame())
     for prompt in prompts:
-        if prompt.text:
-            words = TTSTextFrame(prompt.text, AggregationType.SENTENCE)
-            words.append_to_context = append_to_context
-            words.pts = began_ns + samples * 1_000_000_000 // sample_rate  # sound without words may be before it
-            processor.push_frame(words)
+        first = samples
         for pcm in prompt.chunks(sample_rate):
             samples += len(pcm) >> 1
             processor.push_frame(TTSAudioRawFrame(pcm, sample_rate, 1))
+        if prompt.text:
+            words = TTSTextFrame(prompt.text, AggregationType.SENTENCE)
+            words.append_to_context = append_to_context
+            words.pts = began_ns + first * 1_000_000_000 // sample_rate  # sound without words may be before it
+            processor.push_frame(words)
     processor.push_frame(TTSStoppedFrame())

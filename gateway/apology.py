@@ -72,7 +72,7 @@ def say_it(prompt: Prompt, output: OutputStage, sample_rate: int) -> float:
     chunks = prompt.chunks(sample_rate)
     words = [TTSTextFrame(prompt.text, AggregationType.SENTENCE)] if prompt.text else []
     frames = [TTSAudioRawFrame(pcm, sample_rate, 1) for pcm in chunks]
-    for frame in (TTSStartedFrame(), *words, *frames, TTSStoppedFrame()):
+    for frame in (TTSStartedFrame(), *frames, *words, TTSStoppedFrame()):
         output.process_frame(frame, down)
     length_s = sum(map(len, chunks)) / (2 * sample_rate)
     if output.paced is not None and output.ledger is not None:

@@ -121,11 +121,20 @@ class Transcript:
         self._bot = None
 
     def _on_interruption(self, frame: InterruptionFrame) -> None:
-        """The last words that were sent may not have been heard; those that were never sent are not here."""
+        """The last words that were sent may not have been heard; of those that wait behind their sound, some may."""
         if not self._is_new(frame):
             return
         if frame.heard is not None:
-            self._take_back(len(frame.heard.unheard.split()) - (self._pushed - self._sent))
+            unheard = len(frame.heard.unheard.split()) - (self._pushed - self._sent)
+            self._take_back(unheard)
+            if unheard < 0 and (text := " ".join(frame.heard.text.split()[unheard:])):
+                if self._bot is None:
+                    self._add("bot", text, self._bot_since)
+                else:
+                    self._characters += len(text) + 1
+                    if self._characters <= LONGEST:
+                        self._bot.text += " " + text
+                self._bot_since = None
         self._pushed = self._sent = 0
         self._bot = None
 

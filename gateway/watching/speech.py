@@ -24,6 +24,6 @@ def speech_for(session: CallSession, text: str) -> Callable[[], Awaitable[Sequen
     async def make() -> Sequence[Frame]:
         pcm = await asyncio.to_thread(speak, text, voice if isinstance(voice, str) else "", rate)
         words = TTSTextFrame(text, AggregationType.SENTENCE)
-        return TTSStartedFrame(), words, TTSAudioRawFrame(pcm, rate, 1), TTSStoppedFrame()
+        return TTSStartedFrame(), TTSAudioRawFrame(pcm, rate, 1), words, TTSStoppedFrame()
 
     return make
