@@ -478,11 +478,15 @@ class CallCore:
         return self.shell.attach_async(processor)
 
     def interrupting(self, frame: InterruptionFrame) -> None:
-        """An interruption was pushed somewhere: it takes effect here before it travels."""
-        self.counters["interruptions"] += 1
+        """An interruption was pushed somewhere: it takes effect here before it travels.
+
+        Programs push one at the begin of each turn. Where the bot had nothing to say, it has interrupted nobody.
+        """
         self.exchange.interruption(self.now())
         self.output.interrupt(frame)
-        self.trail.interruption(frame)
+        if frame.heard is not None:
+            self.counters["interruptions"] += 1
+            self.trail.interruption(frame)
         if not self.outbox.may_send_audio(self.now()):
             self.output.hold()
 

@@ -94,7 +94,7 @@ class FrameSerializer:
     carrier: ClassVar[str] = ""
     ending: ClassVar[Ending] = Ending.SOCKET
     lead_ms: ClassVar[int] = 200  # how far ahead of play-out this carrier likes its audio
-    cushion_ms: ClassVar[int] = 15  # of silence before a live stream: so late may its packets come; 0: none
+    cushion_ms: ClassVar[int] = 25  # of silence before a live stream: so late may its packets come; 0: none
     end_wait_s: ClassVar[float] = 2.0  # after telling the carrier that the call is over: how long its socket may stay
     echoes_marks_on_clear: ClassVar[bool] = False  # then an echo is no proof that audio was played
     reports_playback: ClassVar[bool] = False  # PlaybackCompletedFrame comes when all that was sent has been played

@@ -62,10 +62,10 @@ def test_one_stream_gets_it_once() -> None:
         call.run(pause)
     ledger = call.core.output.ledger
     assert ledger is not None
-    assert ledger.generated == 6 * 160 + 120
+    assert ledger.generated == 6 * 160 + 200
     call.run(1.0)
     call.core.inject(OutputAudioRawFrame(LOUD, 8000, 1))  # another stream
-    assert ledger.generated == 7 * 160 + 240
+    assert ledger.generated == 7 * 160 + 400
 
 
 @pytest.mark.parametrize("carrier", ["exotel", "genesys"])
