@@ -21,6 +21,7 @@ from gateway.transports.params import WebsocketParams
 from gateway.wires import AsgiWire, CloseSoon, Receive, Send
 from media.call import Variables
 from media.frames import (
+    AudioRawFrame,
     CallStartedFrame,
     CancelFrame,
     CancelTaskFrame,
@@ -172,6 +173,12 @@ class TransportCall(CallCore):
         self._last_heard = now
         if self.state not in OVER:
             self._take_frames(frames, now)
+
+    def _take_frames(self, frames: Sequence[Frame], now: float) -> None:
+        for frame in frames:
+            if isinstance(frame, AudioRawFrame) and type(frame.audio) is not bytes:
+                frame.audio = bytes(frame.audio)  # a user's serializer may give any buffer, the core wants bytes
+        super()._take_frames(frames, now)
 
     def bad_message(self, problem: str) -> None:
         self._bad_message(problem, "")
