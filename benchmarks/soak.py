@@ -36,11 +36,13 @@ from gateway.load.plan import LoadPlan, Scenario
 from gateway.simulator.accounts import make_up
 from gateway.simulator.caller import Limits
 from gateway.simulator.script import HangUp, Script, at
+from gateway.simulator.web import FakeWeb
 from gateway.simulator.webcaller import CarrierServer, Way, answer_placed_call
 
 MEMORY_MB = 10.0
 ORDER_S = 4.0  # from one placed call to the next
 SAMPLE_S = 2.0
+KEPT = 20  # placed calls that the fake carrier remembers, with all that was heard in them
 IN = ("telnyx", "plivo", "exotel", "vonage", "genesys")
 
 CONFIG = """
@@ -256,7 +258,7 @@ async def _watch(gateway: Gateway, samples: list[Sample], whole_s: float, over: 
 
 
 async def _order(
-    gateway: Gateway, web: object, count: int | None, over: asyncio.Event | None = None
+    gateway: Gateway, web: FakeWeb, count: int | None, over: asyncio.Event | None = None
 ) -> tuple[int, Mapping[str, int]]:
     """Calls that the gateway places: picked up, talked, and hung up by one side or the other in turn."""
     placed, wrong, over = 0, Counter[str](), over or asyncio.Event()
@@ -270,11 +272,13 @@ async def _order(
             else:
                 script = Script().then(at(2.0), HangUp()) if placed % 2 else Script()
                 calling = asyncio.create_task(
-                    answer_placed_call(web, Way(gateway_url=gateway.url), script, limits=limits)  # type: ignore[arg-type]
+                    answer_placed_call(web, Way(gateway_url=gateway.url), script, limits=limits)
                 )
                 if not placed % 2:
                     await _end(api, reply.json()["call_id"])
                 wrong.update((await calling).problems)
+                while len(web.calls) > KEPT:
+                    web.calls.pop(next(iter(web.calls)))
             placed += 1
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), 0 if placed == count else ORDER_S)
