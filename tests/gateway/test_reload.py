@@ -40,7 +40,7 @@ def test_new_calls_take_it_and_live_ones_keep_theirs(tmp_path: Path) -> None:
             (session,) = it.gateway.calls
             edit(it, "max_calls = 7", "max_calls = 9\nlongest_call_s = 60")
             edit(it, "[bots.echo]", '[bots.other]\nuse = "echo"\n[bots.echo]')
-            edit(it, '[numbers.default]\nbot = "echo"', '[numbers.default]\nbot = "other"')
+            edit(it, '[numbers."default"]\nbot = "echo"', '[numbers."default"]\nbot = "other"')
             came = await reloader(it).reload("api")
             assert came.taken
             assert came.prepared == ("other",)
