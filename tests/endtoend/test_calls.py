@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from bots.base import Build
 from gateway.records import CallRecord
 from gateway.registry import serializer_class
 from gateway.simulator.base import FakeCarrier, fake_carrier
+from gateway.simulator.hearing import echoes
 from gateway.simulator.report import CallReport
 from gateway.simulator.script import HangUp, Press, Say, Script, Vanish, after, at, while_bot_speaks
 from tests.endtoend import actors
@@ -64,15 +66,17 @@ def everywhere(*what: str) -> dict[str, tuple[str, ...]]:
 
 
 def test_echo() -> None:
-    script = Script().then(at(0.3), Say(actors.voice(2.2))).then(after(0.6), HangUp())
+    script = Script().then(at(0.3), Say(actors.voice(2.2))).then(after(1.2), HangUp())
     reports, records = place(actors.echo, script)
     for name, report in reports.items():
         assert report.ok, report.problems
         assert report.ended_by == "caller"
-        assert report.echoes, name
-        # A loaded machine must not fail this: the figures are made by benchmarks/echo.py.
-        assert report.echo_ms is not None
-        assert report.echo_ms < {"exotel": 600, "genesys": 700}.get(name, 300) + report.stalled_ms
+        # A loaded machine must not fail this: gaps in a second of speech make it another, pieces of it are still found,
+        # and the figures are made by benchmarks/echo.py.
+        found = report.echoes or echoes(report.said, report.heard, report.heard_rate, window_s=0.2)
+        assert found, name
+        echo_ms = 1000 * statistics.median(echo.latency_s for echo in found)
+        assert echo_ms < {"exotel": 600, "genesys": 700}.get(name, 300) + report.stalled_ms
     assert ended(records) == everywhere("closed", "caller", "caller")
     assert all(record.bot == "bot" and record.info.call_id for record in records.values())
 
