@@ -263,7 +263,8 @@ async def _order(
     """Calls that the gateway places: picked up, talked, and hung up by one side or the other in turn."""
     placed, wrong, over = 0, Counter[str](), over or asyncio.Event()
     limits = Limits(connect_s=10, ready_s=10, longest_s=30, closing_s=5)
-    async with httpx.AsyncClient(base_url=f"{gateway.url}/api", trust_env=False, timeout=20) as api:
+    fresh = httpx.Limits(max_keepalive_connections=0)  # one that is kept may just be closed when it is used again
+    async with httpx.AsyncClient(base_url=f"{gateway.url}/api", trust_env=False, timeout=20, limits=fresh) as api:
         while not over.is_set() and placed != count:
             order = {"carrier": "twilio", "to_number": "+14155550177", "from_number": "+15550100"}
             reply = await api.post("/calls", json=order)
