@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +54,21 @@ def test_what_is_watched_is_measured(tmp_path: Path) -> None:
     asked += [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     asked.append(manifests("kubernetes/autoscaling.yaml")[0]["spec"]["metrics"][0]["pods"]["metric"]["name"])
     named = {name for expression in asked for name in re.findall(r"\bgateway_\w+", expression)}
+    named = {re.sub("_bucket$", "", name) for name in named}
     assert len(named) > 15
     assert named <= known
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not installed (Debian: apt-get install prometheus)"
+)
+@pytest.mark.parametrize(
+    "command",
+    ["check config docker/prometheus.yml", "check rules docker/alerts.yml", "test rules docker/alerts_test.yml"],
+)
+def test_prometheus_takes_it(command: str) -> None:
+    found = subprocess.run(["promtool", *command.split()], cwd=ROOT, capture_output=True, text=True)
+    assert not found.returncode, found.stdout + found.stderr
 
 
 def test_the_grace_is_longer_than_the_drain() -> None:
