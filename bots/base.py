@@ -162,6 +162,10 @@ class Output(FrameProcessor):
     What stands behind it is told of the bot's words as the caller hears them.
     """
 
+    def __init__(self, *, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self._leave_flow()  # it never joins one, and should not refer to itself until it is collected
+
 
 Build = Callable[[Call], Sequence[FrameProcessor]]
 

@@ -7,9 +7,9 @@ Pipecat's serializer for Genesys.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from serializers import audiohook
 from serializers.audiohook import MAX_MESSAGE_BYTES, OPEN_STATES, Session
@@ -49,6 +49,15 @@ CHANNELS = {
 class AudioHookServer:
     """The server's side of one session in messages. What it says gets its number as it leaves."""
 
+    # What each kind of message needs before it leaves, by the names of the methods that see to it: an object that
+    # held its own methods would refer to itself.
+    finishes: ClassVar[Mapping[str, str]] = {
+        "opened": "_finish_opened",
+        "event": "_finish_event",
+        "disconnect": "_finish_disconnect",
+        "closed": "_finish_closed",
+    }
+
     def __init__(self, session: Session, channel: AudioHookChannel, encoding: str) -> None:
         self.session = session
         self.dropped_messages = 0  # that AudioHook does not know, or not in this state
@@ -62,12 +71,6 @@ class AudioHookServer:
         self._output_variables: Mapping[str, Any] | None = None
         self._said_variables: Mapping[str, Any] = {}  # what `disconnect` carried; `closed` repeats it
         self._drafted = 0  # number of the last message that a create_... function wrote
-        self._finish: Mapping[str, Callable[[Parameters], Parameters | None]] = {
-            "opened": self._finish_opened,
-            "event": self._finish_event,
-            "disconnect": self._finish_disconnect,
-            "closed": self._finish_closed,
-        }
 
     # ------------------------------------------------------------ what an application makes and sees
 
@@ -177,9 +180,9 @@ class AudioHookServer:
         session = self.session
         if not session.may_send(kind):
             return self._unsaid(f"{kind} while {session.state.value}")
-        finish = self._finish.get(kind)
+        finish = self.finishes.get(kind)
         try:
-            finished = finish(parameters) if finish else parameters
+            finished: Parameters | None = getattr(self, finish)(parameters) if finish else parameters
             if finished is None or len(audiohook.dumps(finished)) > MAX_MESSAGE_BYTES - _ENVELOPE_BYTES:
                 return self._unsaid(f"{kind} that is empty or over {MAX_MESSAGE_BYTES} bytes")
             return (session.stamp(kind, finished, client_seq),)

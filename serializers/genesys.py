@@ -6,7 +6,7 @@ Source: Genesys Cloud developer centre, "AudioHook protocol", version "2".
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -48,6 +48,7 @@ from serializers.audiohook_media import Media, choose, tracks, understood
 from serializers.audiohook_server import CHANNELS, AudioHookChannel, AudioHookMediaFormat, AudioHookServer
 from serializers.base import Ending, FrameSerializer, Message, MessageRate, Messages, WireOptions
 from serializers.fields import keypad_entry, outline, text
+from serializers.table_base import TableSerializer
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ _FAILURES = {
 _ENDED = {"end": "caller", "error": "error", "reconnect": "reconnect"}
 
 
-class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
+class GenesysAudioHookSerializer(AudioHookServer, TableSerializer, BaseObject):
     """AudioHook messages to frames and back, for one session.
 
     `decode` gives the protocol's own answers (opened, pong, updated, closed, a disconnect where the client broke the
@@ -118,6 +119,29 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         binary_per_s=5.0, binary_burst=2, text_per_s=10.0, text_burst=10, join_bytes=16_000
     )
     PROTOCOL_VERSION: ClassVar[str] = audiohook.VERSION
+
+    # What becomes of each type of message, and of frames of each class: names of methods, as in `finishes`.
+    hears: ClassVar[Mapping[str, str]] = {
+        "open": "_on_open",
+        "ping": "_on_ping",
+        "update": "_on_update",
+        "dtmf": "_on_dtmf",
+        "playback_started": "_on_playback_started",
+        "playback_completed": "_on_playback_completed",
+        "paused": "_on_paused",
+        "resumed": "_on_resumed",
+        "discarded": "_on_discarded",
+        "error": "_on_error",
+        "close": "_on_close",
+    }
+    says: ClassVar[Mapping[type[Frame], str]] = {
+        OutputAudioRawFrame: "_audio",
+        InterruptionFrame: "_barge_in",
+        EndFrame: "_end",
+        CancelFrame: "_end",
+        OutputTransportMessageFrame: "_message_of",
+        OutputTransportMessageUrgentFrame: "_message_of",
+    }
 
     @dataclass(kw_only=True)
     class InputParams(FrameSerializer.InputParams):
@@ -154,7 +178,7 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
     def __init__(self, params: InputParams | None = None) -> None:
         """ValueError: a channel or media format that AudioHook does not have."""
         self._p = params or self.InputParams()
-        FrameSerializer.__init__(self, self._p)
+        TableSerializer.__init__(self, self._p)
         self._rate = self._p.genesys_sample_rate
         session = Session(str(uuid4()), id_known=False, rate=self._rate)
         channel, encoding = AudioHookChannel(self._p.channel), AudioHookMediaFormat(self._p.media_format)
@@ -169,27 +193,6 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         for event in EVENTS:
             self._register_event_handler(event, sync=True)
         self.dropped_digits = 0  # keys that no telephone has
-        self._on: Mapping[str, Callable[[Json, Json], Sequence[Frame]]] = {
-            "open": self._on_open,
-            "ping": self._on_ping,
-            "update": self._on_update,
-            "dtmf": self._on_dtmf,
-            "playback_started": lambda message, parameters: (PlaybackStartedFrame(),),
-            "playback_completed": lambda message, parameters: (PlaybackCompletedFrame(),),
-            "paused": self._on_paused,
-            "resumed": self._on_resumed,
-            "discarded": self._on_discarded,
-            "error": self._on_error,
-            "close": self._on_close,
-        }
-        self._out: dict[type[Frame], Callable[[Any], Messages]] = {
-            OutputAudioRawFrame: self._audio,
-            InterruptionFrame: self._barge_in,
-            EndFrame: self._end,
-            CancelFrame: self._end,
-            OutputTransportMessageFrame: self._message_of,
-            OutputTransportMessageUrgentFrame: self._message_of,
-        }
 
     @classmethod
     def for_call(cls, options: WireOptions) -> GenesysAudioHookSerializer:
@@ -277,7 +280,8 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
             return ()
         if session.state not in states:
             return ()
-        return self._on[kind](message, message["parameters"])
+        frames: Sequence[Frame] = getattr(self, self.hears[kind])(message, message["parameters"])
+        return frames
 
     def _on_open(self, message: Json, parameters: Json) -> Sequence[Frame]:
         if self._organization_id and parameters.get("organizationId") != self._organization_id:
@@ -398,6 +402,12 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
             return ()
         return (InputDTMFFrame(key),)
 
+    def _on_playback_started(self, message: Json, parameters: Json) -> Sequence[Frame]:
+        return (PlaybackStartedFrame(),)
+
+    def _on_playback_completed(self, message: Json, parameters: Json) -> Sequence[Frame]:
+        return (PlaybackCompletedFrame(),)
+
     def _on_paused(self, message: Json, parameters: Json) -> Sequence[Frame]:
         before, self.session.paused = self.session.paused, True
         self._call_event_handler("on_pause", message)
@@ -452,19 +462,6 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         return RemoteProtocolError(self.carrier, problem, outline(data))
 
     # ------------------------------------------------------------ out
-
-    def encode(self, frame: Frame) -> Messages:
-        try:
-            handle = self._out[type(frame)]
-        except KeyError:
-            handle = self._learn(type(frame))
-        return handle(frame)
-
-    def _learn(self, kind: type[Frame]) -> Callable[[Any], Messages]:
-        """The handler of a class that is met for the first time: that of the class it derives from."""
-        known = next((base for base in kind.__mro__ if base in self._out), None)
-        handle = self._out[kind] = self._out[known] if known else _nothing
-        return handle
 
     def _audio(self, frame: OutputAudioRawFrame) -> Messages:
         if not self.takes_audio:
@@ -525,10 +522,6 @@ class GenesysAudioHookSerializer(AudioHookServer, FrameSerializer, BaseObject):
         # A pong is matched with its ping by this number; in all else it says what was received when it left.
         seen = message.get("clientseq") if kind == "pong" else None
         return self._say(kind, parameters, seen if isinstance(seen, int) else None)
-
-
-def _nothing(frame: Frame) -> Messages:
-    return ()
 
 
 def _custom_config(value: Any) -> Any:

@@ -6,7 +6,7 @@ Source: `frames.proto` of Pipecat as its JavaScript client puts it on the wire (
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,6 +28,7 @@ from media.frames import (
 )
 from serializers.base import FrameSerializer, Message, Messages
 from serializers.fields import outline
+from serializers.table_base import TableSerializer
 
 PACKET_MS = 40
 RATES = range(4000, 192_001)  # Hz of what somebody may send us
@@ -96,9 +97,11 @@ def _frame_class() -> Any:
 
 _OPTIONAL = FieldDescriptorProto.Label.LABEL_OPTIONAL
 _Frame = _frame_class()
+# The class of a part is made when one is met, and would go with the last of them: a ring that the collector frees.
+_PARTS = tuple(GetMessageClass(field.message_type) for field in _Frame.DESCRIPTOR.fields)
 
 
-class ProtobufFrameSerializer(FrameSerializer):
+class ProtobufFrameSerializer(TableSerializer):
     """Pipecat's protobuf frames, and frames.
 
     There is nothing that clears what the other side holds, though it is told of an interruption: send just in time.
@@ -107,6 +110,23 @@ class ProtobufFrameSerializer(FrameSerializer):
     lead_ms: ClassVar[int] = 40
     has_marks: ClassVar[bool] = False
     clears: ClassVar[bool] = False
+
+    # What becomes of each kind of message, by the name of the method that takes it.
+    hears: ClassVar[Mapping[str, str]] = {
+        "audio": "_on_audio",
+        "message": "_on_message",
+        "text": "_on_text",
+        "transcription": "_on_transcription",
+        "interruption": "_on_interruption",
+    }
+    says: ClassVar[Mapping[type[Frame], str]] = {
+        OutputAudioRawFrame: "_audio",
+        OutputTransportMessageFrame: "_message",
+        OutputTransportMessageUrgentFrame: "_message",
+        TranscriptionFrame: "_transcription",
+        TextFrame: "_text",
+        InterruptionFrame: "_interruption",
+    }
 
     @dataclass(kw_only=True)
     class InputParams(FrameSerializer.InputParams):
@@ -123,21 +143,6 @@ class ProtobufFrameSerializer(FrameSerializer):
     def __init__(self, params: InputParams | None = None) -> None:
         self._p = params or self.InputParams()
         super().__init__(self._p)
-        self._in: Mapping[str, Callable[[Any, Message], Sequence[Frame]]] = {
-            "audio": self._on_audio,
-            "message": self._on_message,
-            "text": lambda text, data: (TextFrame(text.text),),
-            "transcription": self._on_transcription,
-            "interruption": lambda interruption, data: (InterruptionFrame(),),
-        }
-        self._out: dict[type[Frame], Callable[[Any], Messages]] = {
-            OutputAudioRawFrame: self._audio,
-            OutputTransportMessageFrame: self._message,
-            OutputTransportMessageUrgentFrame: self._message,
-            TranscriptionFrame: self._transcription,
-            TextFrame: self._text,
-            InterruptionFrame: self._interruption,
-        }
 
     @property
     def send_rate(self) -> int:
@@ -157,8 +162,13 @@ class ProtobufFrameSerializer(FrameSerializer):
         except DecodeError:
             raise self._bad("not a frame", data) from None
         kind = message.WhichOneof("frame")
-        handle = self._in.get(kind)
-        return handle(getattr(message, kind), data) if handle else ()  # a kind that is newer than this
+        if kind == "audio":
+            return self._on_audio(message.audio, data)
+        name = self.hears.get(kind)
+        if name is None:
+            return ()  # a kind that is newer than this
+        frames: Sequence[Frame] = getattr(self, name)(getattr(message, kind), data)
+        return frames
 
     def _on_audio(self, audio: Any, data: Message) -> Sequence[Frame]:
         rate, channels = audio.sample_rate, audio.num_channels or 1
@@ -181,33 +191,19 @@ class ProtobufFrameSerializer(FrameSerializer):
     def _on_transcription(self, said: Any, data: Message) -> Sequence[Frame]:
         return (TranscriptionFrame(said.text, said.user_id, said.timestamp),)
 
+    def _on_text(self, text: Any, data: Message) -> Sequence[Frame]:
+        return (TextFrame(text.text),)
+
+    def _on_interruption(self, interruption: Any, data: Message) -> Sequence[Frame]:
+        return (InterruptionFrame(),)
+
     def _bad(self, problem: str, data: Message) -> RemoteProtocolError:
         return RemoteProtocolError("protobuf", problem, outline(data))
 
     # ------------------------------------------------------------ out
 
-    def encode(self, frame: Frame) -> Messages:
-        try:
-            handle = self._out[type(frame)]
-        except KeyError:
-            handle = self._learn(type(frame))
-        return handle(frame)
-
-    def _learn(self, kind: type[Frame]) -> Callable[[Any], Messages]:
-        """The handler of a class that is met for the first time: that of the class it derives from."""
-        known = next((base for base in kind.__mro__ if base in self._out), None)
-        handle = self._out[kind] = self._out[known] if known else _nothing
-        return handle
-
     def _audio(self, frame: OutputAudioRawFrame) -> Messages:
-        if not frame.audio:
-            return ()
-        message = _Frame()
-        audio = message.audio
-        audio.audio, audio.sample_rate, audio.num_channels = frame.audio, frame.sample_rate, frame.num_channels
-        if frame.pts is not None:
-            audio.pts = frame.pts
-        return (message.SerializeToString(),)
+        return audio_message(frame.audio, frame.sample_rate, frame.num_channels, frame.pts)
 
     def _message(self, frame: OutputTransportMessageFrame | OutputTransportMessageUrgentFrame) -> Messages:
         return [_Frame(message={"data": text}).SerializeToString() for text in self.application_message(frame)]
@@ -229,11 +225,19 @@ def _named(frame: Frame) -> dict[str, Any]:
     return {"id": frame.id, "name": frame.name}
 
 
-def _nothing(frame: Frame) -> Messages:
-    return ()
-
-
 # ---------------------------------------------------------------- for whoever has no frames
+
+
+def audio_message(pcm: bytes, sample_rate: int, channels: int = 1, pts: int | None = None) -> Messages:
+    """One message of audio, () without any. `pts` in nanoseconds."""
+    if not pcm:
+        return ()
+    message = _Frame()
+    audio = message.audio
+    audio.audio, audio.sample_rate, audio.num_channels = pcm, sample_rate, channels
+    if pts is not None:
+        audio.pts = pts
+    return (message.SerializeToString(),)
 
 
 def packed_message(text: str) -> bytes:

@@ -19,7 +19,7 @@ from media.frames import (
     OutputAudioRawFrame,
 )
 from serializers.base import Message, Messages, WireOptions
-from serializers.protobuf import ProtobufFrameSerializer
+from serializers.protobuf import ProtobufFrameSerializer, audio_message
 
 IN_RATE = 16_000  # Hz of the client's microphone, unless a message says otherwise
 _KEYS = frozenset(key.value for key in KeypadEntry)
@@ -78,13 +78,13 @@ class WebFrameSerializer(ProtobufFrameSerializer):
         return MediaFormat("L16", self._out_rate)
 
     def _audio(self, frame: OutputAudioRawFrame) -> Messages:
-        return self._piece(self.wire_pcm(frame.audio, frame.sample_rate))
+        return self.encode_audio(frame.audio, frame.sample_rate)
 
-    def _piece(self, pcm: bytes) -> Messages:
-        return super()._audio(OutputAudioRawFrame(pcm, self._out_rate, 1))
+    def encode_audio(self, pcm: bytes, rate: int) -> Messages:
+        return audio_message(self.wire_pcm(pcm, rate), self._out_rate)
 
     def flush(self) -> Messages:
-        return self._piece(self.flush_wire_pcm())
+        return audio_message(self.flush_wire_pcm(), self._out_rate)
 
     def _interruption(self, frame: InterruptionFrame) -> Messages:
         self.reset_wire_pcm()

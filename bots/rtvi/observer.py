@@ -21,6 +21,7 @@ from media.events import DONE, MaybeAwaitable
 from media.frames import (
     AggregatedTextFrame,
     AggregationType,
+    AudioRawFrame,
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
     Frame,
@@ -67,6 +68,7 @@ class RTVIFunctionCallReportLevel(StrEnum):
 
 
 Transform = Callable[[str, Any], Any]  # (text, aggregation type) -> text, or an awaitable of it
+Tells = Callable[[Any, Any, FramePushed], MaybeAwaitable]  # (observer, frame, data)
 
 
 @dataclass(kw_only=True)
@@ -108,35 +110,10 @@ class RTVIObserver(BaseObserver):
         self._segments = Segments()
         self._next_level = {"user": 0.0, "bot": 0.0}
         self._logs: _Logs | None = None
-        wanted: Sequence[tuple[bool, type[Frame], Callable[[Any, FramePushed], MaybeAwaitable]]] = (
-            (True, RTVIServerMessageFrame, self._on_server_message),
-            (True, RTVIServerResponseFrame, self._on_server_response),
-            (p.user_speaking_enabled, UserStartedSpeakingFrame, self._plain(RTVI.UserStartedSpeakingMessage)),
-            (p.user_speaking_enabled, UserStoppedSpeakingFrame, self._plain(RTVI.UserStoppedSpeakingMessage)),
-            (p.user_mute_enabled, UserMuteStartedFrame, self._plain(RTVI.UserMuteStartedMessage)),
-            (p.user_mute_enabled, UserMuteStoppedFrame, self._plain(RTVI.UserMuteStoppedMessage)),
-            (p.bot_speaking_enabled, BotStartedSpeakingFrame, self._plain(RTVI.BotStartedSpeakingMessage)),
-            (p.bot_speaking_enabled or p.bot_output_enabled, BotStoppedSpeakingFrame, self._on_silence),
-            (p.bot_output_enabled, InterruptionFrame, self._on_interruption),
-            (p.user_transcription_enabled, TranscriptionFrame, self._on_transcription),
-            (p.user_transcription_enabled, InterimTranscriptionFrame, self._on_transcription),
-            (p.user_llm_enabled, LLMContextFrame, self._on_context),
-            (p.bot_llm_enabled, LLMFullResponseStartFrame, self._plain(RTVI.BotLLMStartedMessage)),
-            (p.bot_llm_enabled, LLMFullResponseEndFrame, self._on_llm_end),
-            (p.bot_llm_enabled, LLMTextFrame, self._on_llm_text),
-            (p.bot_tts_enabled, TTSStartedFrame, self._plain(RTVI.BotTTSStartedMessage)),
-            (p.bot_tts_enabled, TTSStoppedFrame, self._plain(RTVI.BotTTSStoppedMessage)),
-            (p.bot_output_enabled or p.bot_tts_enabled, AggregatedTextFrame, self._on_text),
-            (True, FunctionCallsStartedFrame, self._on_calls_started),
-            (True, FunctionCallInProgressFrame, self._on_call_in_progress),
-            (True, FunctionCallResultFrame, self._on_call_result),
-            (True, FunctionCallCancelFrame, self._on_call_cancelled),
-            (p.metrics_enabled, MetricsFrame, self._on_metrics),
-            (p.user_audio_level_enabled, InputAudioRawFrame, self._level("user", RTVI.UserAudioLevelMessage)),
-            (p.bot_audio_level_enabled, OutputAudioRawFrame, self._level("bot", RTVI.BotAudioLevelMessage)),
-        )
-        self._handlers: dict[type, Callable[[Any, FramePushed], MaybeAwaitable] | None] = {
-            cls: handler for enabled, cls, handler in wanted if enabled
+        self._handlers: dict[type, Tells | None] = {
+            cls: getattr(type(self), tells) if isinstance(tells, str) else tells
+            for asked_by, cls, tells in _TOLD
+            if not asked_by or any(getattr(p, name) for name in asked_by)
         }
         self.frame_types = tuple(cast(type[Frame], cls) for cls in self._handlers)
         if p.system_logs_enabled:
@@ -160,13 +137,13 @@ class RTVIObserver(BaseObserver):
         told[frame.id] = None
         if len(told) > REMEMBERED:
             del told[next(iter(told))]
-        return handler(frame, data)
+        return handler(self, frame, data)
 
     def tells(self, cls: type) -> bool:
         """Whether a frame of this class may have to be told."""
         return self._handler_of(cls) is not None
 
-    def _handler_of(self, cls: type) -> Callable[[Any, FramePushed], MaybeAwaitable] | None:
+    def _handler_of(self, cls: type) -> Tells | None:
         """The handler of a class, or of the class it derives from."""
         try:
             return self._handlers[cls]
@@ -182,11 +159,6 @@ class RTVIObserver(BaseObserver):
         return DONE
 
     # ------------------------------------------------------------ who speaks
-
-    def _plain(self, cls: type[BaseModel]) -> Callable[[Any, FramePushed], MaybeAwaitable]:
-        """The same message each time, with no data."""
-        message = cls()
-        return lambda frame, data: self._tell(message)
 
     def _on_transcription(self, frame: Any, data: FramePushed) -> MaybeAwaitable:
         said = RTVI.UserTranscriptionMessageData(
@@ -360,21 +332,61 @@ class RTVIObserver(BaseObserver):
             metrics.setdefault(name, []).append(shown)
         return self._tell(RTVI.MetricsMessage(data=metrics)) if metrics else DONE
 
-    def _level(self, who: str, cls: type[BaseModel]) -> Callable[[Any, FramePushed], MaybeAwaitable]:
+    def _on_user_audio(self, frame: InputAudioRawFrame, data: FramePushed) -> MaybeAwaitable:
+        return self._tell_level("user", RTVI.UserAudioLevelMessage, frame, data)
+
+    def _on_bot_audio(self, frame: OutputAudioRawFrame, data: FramePushed) -> MaybeAwaitable:
+        return self._tell_level("bot", RTVI.BotAudioLevelMessage, frame, data)
+
+    def _tell_level(self, who: str, cls: type[BaseModel], frame: AudioRawFrame, data: FramePushed) -> MaybeAwaitable:
         """How loud somebody is: one frame of each period is measured."""
-        period_ns = self._params.audio_level_period_secs * 1e9
-
-        def level(frame: Any, data: FramePushed) -> MaybeAwaitable:
-            if data.timestamp < self._next_level[who]:
-                return DONE
-            self._next_level[who] = data.timestamp + period_ns
-            pcm = frame.audio if frame.num_channels == 1 else b""
-            value = volume_of(pcm, frame.sample_rate)
-            return self._tell(cls(data=RTVI.AudioLevelMessageData(value=round(value, 3))))
-
-        return level
+        if data.timestamp < self._next_level[who]:
+            return DONE
+        self._next_level[who] = data.timestamp + self._params.audio_level_period_secs * 1e9
+        pcm = frame.audio if frame.num_channels == 1 else b""
+        value = volume_of(pcm, frame.sample_rate)
+        return self._tell(cls(data=RTVI.AudioLevelMessageData(value=round(value, 3))))
 
 
+def _plain(cls: type[BaseModel]) -> Tells:
+    """The same message each time, with no data."""
+
+    def tell(observer: RTVIObserver, frame: Any, data: FramePushed) -> MaybeAwaitable:
+        return observer._tell(cls())
+
+    return tell
+
+
+# Of which frames a client is told: the parameters of which any one asks for it (none: always), the class, and what
+# tells, a function of the observer or the name of its method. An observer that held its own methods would refer to
+# itself.
+_TOLD: Sequence[tuple[Sequence[str], type[Frame], Tells | str]] = (
+    ((), RTVIServerMessageFrame, "_on_server_message"),
+    ((), RTVIServerResponseFrame, "_on_server_response"),
+    (("user_speaking_enabled",), UserStartedSpeakingFrame, _plain(RTVI.UserStartedSpeakingMessage)),
+    (("user_speaking_enabled",), UserStoppedSpeakingFrame, _plain(RTVI.UserStoppedSpeakingMessage)),
+    (("user_mute_enabled",), UserMuteStartedFrame, _plain(RTVI.UserMuteStartedMessage)),
+    (("user_mute_enabled",), UserMuteStoppedFrame, _plain(RTVI.UserMuteStoppedMessage)),
+    (("bot_speaking_enabled",), BotStartedSpeakingFrame, _plain(RTVI.BotStartedSpeakingMessage)),
+    (("bot_speaking_enabled", "bot_output_enabled"), BotStoppedSpeakingFrame, "_on_silence"),
+    (("bot_output_enabled",), InterruptionFrame, "_on_interruption"),
+    (("user_transcription_enabled",), TranscriptionFrame, "_on_transcription"),
+    (("user_transcription_enabled",), InterimTranscriptionFrame, "_on_transcription"),
+    (("user_llm_enabled",), LLMContextFrame, "_on_context"),
+    (("bot_llm_enabled",), LLMFullResponseStartFrame, _plain(RTVI.BotLLMStartedMessage)),
+    (("bot_llm_enabled",), LLMFullResponseEndFrame, "_on_llm_end"),
+    (("bot_llm_enabled",), LLMTextFrame, "_on_llm_text"),
+    (("bot_tts_enabled",), TTSStartedFrame, _plain(RTVI.BotTTSStartedMessage)),
+    (("bot_tts_enabled",), TTSStoppedFrame, _plain(RTVI.BotTTSStoppedMessage)),
+    (("bot_output_enabled", "bot_tts_enabled"), AggregatedTextFrame, "_on_text"),
+    ((), FunctionCallsStartedFrame, "_on_calls_started"),
+    ((), FunctionCallInProgressFrame, "_on_call_in_progress"),
+    ((), FunctionCallResultFrame, "_on_call_result"),
+    ((), FunctionCallCancelFrame, "_on_call_cancelled"),
+    (("metrics_enabled",), MetricsFrame, "_on_metrics"),
+    (("user_audio_level_enabled",), InputAudioRawFrame, "_on_user_audio"),
+    (("bot_audio_level_enabled",), OutputAudioRawFrame, "_on_bot_audio"),
+)
 _METRICS: Mapping[type, str] = {
     TTFBMetricsData: "ttfb",
     ProcessingMetricsData: "processing",

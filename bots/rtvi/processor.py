@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from bots.rtvi import models as RTVI
 from media.events import DONE
-from media.flow import Entry
+from media.flow import UNBOUND, Entry
 from media.frames import (
     EndTaskFrame,
     ErrorFrame,
@@ -129,8 +129,9 @@ class RTVIProcessor(FrameProcessor):
         return False
 
     def cleanup(self) -> Any:
-        if self._observer is not None and self.attach is None:
-            self._observer.cleanup()
+        observer, self._observer = self._observer, None  # which has this processor
+        if observer is not None and self.attach is None:
+            observer.cleanup()
         return super().cleanup()
 
     # ------------------------------------------------------------ ready
@@ -167,6 +168,8 @@ class RTVIProcessor(FrameProcessor):
         """From now on somebody wants to know what happens in the pipeline."""
         from bots.rtvi.observer import RTVIObserver
 
+        if self.attach is None and self._flow is UNBOUND:
+            return  # the pipeline is over
         self._observer = RTVIObserver(self, params=params)
         if self.attach is not None:
             self.attach(self._observer)
