@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+import structlog
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -18,10 +19,13 @@ from gateway.console.pages import console_routes
 from gateway.doctor.desk import Door
 from gateway.public_url import StripPrefix
 from gateway.start import start_route
+from gateway.store import StoreError
 from gateway.watching.sockets import PATH as WATCH_PATH
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
 
 
 class _On:
@@ -60,7 +64,12 @@ def create_app(gateway: Gateway) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        await gateway.start()
+        try:
+            await gateway.start()
+        except StoreError as exc:
+            remedy = "gateway.store says where it is; GATEWAY_STATE, in which folder by default"
+            log.error("gateway.cannot_start", problem=str(exc), remedy=remedy)
+            raise
         try:
             yield
         finally:

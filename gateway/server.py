@@ -106,8 +106,9 @@ class Server(uvicorn.Server):
             await super().startup(sockets)
         except SystemExit:  # uvicorn has logged why; in a task its exit would tear the loop down
             self.should_exit = True
-            remedy = "is another gateway running? give another port (--port), and an address of this machine"
-            log.error("gateway.cannot_listen", host=self.config.host, port=self.config.port, remedy=remedy)
+            if not self.lifespan.should_exit:  # what it serves is up
+                remedy = "is another gateway running? give another port (--port), and an address of this machine"
+                log.error("gateway.cannot_listen", host=self.config.host, port=self.config.port, remedy=remedy)
         self.up.set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -39,7 +39,7 @@ def warn(settings: Settings) -> None:
 
 def store_url(settings: Settings) -> str:
     """Where calls and records are kept."""
-    return settings.gateway.store_url or f"sqlite:///{settings.base_dir.resolve() / 'gateway.db'}"
+    return settings.gateway.store_url or f"sqlite:///{settings.state_dir / 'gateway.db'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

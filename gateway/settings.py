@@ -12,6 +12,7 @@ The tables: [gateway], [api], [events] (gateway/event_settings.py), [vad], [reco
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -204,6 +205,11 @@ class Settings:
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     base_dir: Path = Path(".")  # relative paths of the file start here
     warnings: tuple[str, ...] = ()
+
+    @property
+    def state_dir(self) -> Path:
+        """Where what is written goes, if its path is relative: beside the file, unless that is a place to read only."""
+        return Path(os.environ.get("GATEWAY_STATE") or self.base_dir).resolve()
 
     def variant(self, entry: NumberEntry, bot: str) -> str:
         """The bot as this number has it: with its own settings, else in its language, else as it is."""

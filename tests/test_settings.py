@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway import registry
+from gateway.serving import store_url
 from gateway.settings import GatewaySettings, Settings, VADSettings, load_settings, parse_settings
 from media.errors import ConfigError, ConfigErrors
 from media.secret import Secret
@@ -285,3 +286,13 @@ def test_every_bots_settings_are_frozen_and_leave_the_common_keys_free(name: str
     assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
     common = {"use", "name", "options", "sample_rate", "on_error"}
     assert not common & {field.name for field in dataclasses.fields(cls)}
+
+
+def test_what_is_written_goes_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "gateway.toml").write_text("")
+    settings = load_settings(tmp_path / "etc" / "gateway.toml")
+    assert settings.state_dir == (tmp_path / "etc").resolve()
+    monkeypatch.setenv("GATEWAY_STATE", str(tmp_path / "var"))
+    assert settings.state_dir == (tmp_path / "var").resolve()
+    assert store_url(settings) == f"sqlite:///{(tmp_path / 'var').resolve()}/gateway.db"

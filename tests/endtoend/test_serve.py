@@ -328,6 +328,18 @@ def test_a_port_that_is_taken_is_said_without_a_traceback(tmp_path: Path) -> Non
             served.close()
 
 
+def test_a_database_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_STATE", str(tmp_path / "nowhere"))
+    served = Process(tmp_path, speaks_s=0.1)
+    try:
+        assert served.process.wait(60) == 1
+        (line,) = served.lines("gateway.cannot_start")
+        assert line["problem"] == f"{tmp_path / 'nowhere' / 'gateway.db'}: No such file or directory"
+        assert not served.lines("gateway.cannot_listen")
+    finally:
+        served.close()
+
+
 # ---------------------------------------------------------------- what is made ahead
 
 
