@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
 import structlog
 from hypothesis import settings
 
@@ -21,3 +24,10 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` is: one more than there are cores, for most tests wait; each takes up to 800 MB."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores + 1, 6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
 import time
 from argparse import Namespace
@@ -20,6 +19,7 @@ from media.errors import ConfigError
 from tests.endtoend.actors import saying
 from tests.endtoend.served import run, until
 from tests.gateway.rig import Running, running
+from tests.ports import free_port
 from webhooks.base import InboundCall
 
 WAITS = Script().then(at(90.0), HangUp())
@@ -196,9 +196,7 @@ def test_pages_and_beginnings_of_ids(tmp_path: Path) -> None:
 
 def test_a_simulated_call_is_signed_over_the_public_url(tmp_path: Path) -> None:
     async def main() -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         own = f'port = {port}\npublic_url = "https://gw.example.com/voice"'
         async with running(tmp_path, carriers=("twilio", "plivo"), gateway=own, port=port):
             for carrier in ("twilio", "plivo"):

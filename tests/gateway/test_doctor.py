@@ -462,12 +462,12 @@ def test_nobody_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
     async def main() -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         async with running(tmp_path) as it:
             assert codes(await examine(it, "https://gw.test"), "failure") == {"dns"}
-            assert codes(await examine(it, f"http://127.0.0.1:{port}"), "failure") == {"connect"}
+            with socket.socket() as nobody:
+                nobody.bind(("127.0.0.1", 0))  # and does not listen
+                url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+                assert codes(await examine(it, url), "failure") == {"connect"}
             findings = await examine(it, f"https://127.0.0.1:{it.port}", timeout_s=2.0)
             assert codes(findings, "failure") == {"tls"}
             assert any("does not speak TLS" in finding.says for finding in findings)

@@ -28,6 +28,7 @@ from media.wav import write_wav
 from tests.endtoend import actors
 from tests.endtoend.served import run
 from tests.gateway.rig import QUICK
+from tests.ports import free_port
 
 CALLER, CALLEE = "+14159871236", "+14159871237"
 MARKS = {
@@ -81,9 +82,7 @@ def secrets_of(accounts: Mapping[str, Account]) -> Iterator[str]:
 
 @asynccontextmanager
 async def serving(config: Path, log: Path) -> AsyncIterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "gateway.cli", "serve", "--config", str(config), "--port", str(port)]
     with log.open("wb") as lines:
         process = await asyncio.create_subprocess_exec(*command, stdout=lines, stderr=lines)

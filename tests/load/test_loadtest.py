@@ -29,14 +29,9 @@ from gateway.load.report import lines, report_of, to_dict
 from gateway.load.tally import Tally
 from media.dtmf import tone
 from media.wav import write_wav
+from tests.ports import free_port
 
 BOTTLENECK = 3  # a busy machine may be that: it is no fault of what is tested here
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import signal
-import socket
 import sys
 import time
 from collections import Counter
@@ -31,6 +30,7 @@ from gateway.simulator.webcaller import CarrierServer, Way
 from gateway.store import CallFilter, CallKey, HangUp, Standing, StoredCall
 from gateway.store_sql import SqlStore
 from tests.matrix.process import BOTS, TARGET, WORD_S
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCALE = 1 / 50
@@ -362,9 +362,7 @@ class Site:
     def __init__(self, folder: Path, exchange: Exchange) -> None:
         self.folder, self.exchange = folder, exchange
         self.store_url = f"sqlite:///{folder / 'calls.db'}"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.url, self.media_url = f"http://127.0.0.1:{self.port}", f"ws://127.0.0.1:{self.port}"
         self.way = Way(gateway_url=self.url)
         self.is_up = asyncio.Event()
