@@ -41,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return USAGE
+    except OSError as exc:
+        if exc.filename is None:  # else it is about a file that the user has named, or where one would be
+            raise
+        print(f"error: {exc.filename}: {exc.strerror}", file=sys.stderr)
+        return USAGE
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
@@ -205,7 +210,12 @@ def _demo_options() -> list[tuple[Sequence[str], dict[str, Any]]]:
     return [
         (
             ("--out",),
-            {"type": Path, "default": Path("heard"), "metavar": "DIR", "help": "for the WAVs; default: heard/"},
+            {
+                "type": parsers.target_folder,
+                "default": "heard",
+                "metavar": "DIR",
+                "help": "for the WAVs; default: heard/",
+            },
         ),
         (("--carrier",), {"action": "append", "metavar": "NAME", "help": "only this one; may be repeated"}),
     ]
@@ -255,12 +265,20 @@ def _call_options() -> list[tuple[Sequence[str], dict[str, Any]]]:
                 "help": "a custom parameter; of Genesys a session variable of the flow",
             },
         ),
-        (("--codec",), {"default": "", "metavar": "NAME", "help": "PCMU, PCMA or L16, where the carrier has a choice"}),
+        (
+            ("--codec",),
+            {
+                "choices": ("PCMU", "PCMA", "L16"),
+                "default": "",
+                "metavar": "NAME",
+                "help": "PCMU, PCMA or L16, where the carrier has a choice",
+            },
+        ),
         (
             ("--rate",),
             {"type": parsers.whole(0), "default": 0, "metavar": "HZ", "help": "of the wire, where there is a choice"},
         ),
-        (("--out",), {"type": Path, "metavar": "FILE", "help": "write what the caller heard"}),
+        (("--out",), {"type": parsers.target_file, "metavar": "FILE", "help": "write what the caller heard"}),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,6 +50,32 @@ def digits(text: str) -> str:
     if not re.fullmatch(r"[0-9*#A-D]*", text):
         raise argparse.ArgumentTypeError("must be keys of a telephone: 0-9 * # A-D")
     return text
+
+
+def target_file(text: str) -> Path:
+    """Of an option: a file to be written. That it cannot be is known before a call or a test of minutes is lost."""
+    if os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text} is a folder, not a file")
+    _check_writable(text)
+    return Path(text)
+
+
+def target_folder(text: str) -> Path:
+    """Of an option: a folder for files to be written; it is made when it is needed."""
+    if os.path.exists(text) and not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text} is a file, not a folder")
+    _check_writable(text)
+    return Path(text)
+
+
+def _check_writable(text: str) -> None:
+    place = os.path.abspath(text)
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+        if os.path.exists(place) and not os.path.isdir(place):
+            raise argparse.ArgumentTypeError(f"{place} is a file, not a folder")
+    if not os.access(place, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{place} may not be written by this user")
 
 
 CALL: Option = (("call",), {"metavar": "CALL", "help": "carrier/id, or the beginning of a recent call's id"})
@@ -130,7 +157,10 @@ GENESYS: Sequence[Option] = (  # of `gateway call`
     (("--language",), {"metavar": "TAG", "help": "genesys: of the participant; default: en-US"}),
     (("--supported-languages",), {"action": "store_true", "help": "genesys: asks which languages the gateway has"}),
     (("--custom-config",), {"metavar": "JSON", "help": "genesys: the integration's Advanced configuration"}),
-    (("--agent-wav",), {"type": Path, "metavar": "FILE", "help": "genesys: what the agent says in a monitor"}),
+    (
+        ("--agent-wav",),
+        {"type": Path, "metavar": "FILE", "help": "genesys: what the agent says in a monitor, over and over"},
+    ),
     (
         ("--act",),
         {
@@ -221,7 +251,10 @@ LOADTEST: Sequence[Option] = (
         ("--server-pid",),
         {"type": whole(1), "metavar": "PID", "help": "default: who listens on the port, on this machine"},
     ),
-    (("--html",), {"type": Path, "metavar": "FILE", "help": "write a report with plots that needs nothing beside it"}),
+    (
+        ("--html",),
+        {"type": target_file, "metavar": "FILE", "help": "write a report with plots that needs nothing beside it"},
+    ),
     ASKING[3],
 )
 

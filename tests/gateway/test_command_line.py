@@ -20,6 +20,7 @@ CALL = ["call", "--carrier", "twilio", "--to", "+15550100"]
         (["serve", "--port", "http"], "--port: must be a whole number"),
         (["serve", "--workers", "0"], "--workers: must be a whole number, from 1"),
         ([*CALL, "--digits", "12x"], "--digits: must be keys of a telephone"),
+        ([*CALL, "--codec", "G729"], "--codec: invalid choice: 'G729'"),
         ([*CALL, "--max-s", "0"], "--max-s: must be seconds, more than 0"),
         ([*CALL, "--hang-up-at", "nan"], "--hang-up-at: must be seconds, from 0"),
         ([*CALL, "--say-at", "soon"], "--say-at: must be seconds"),
@@ -36,6 +37,35 @@ def test_what_is_out_of_range(typed: list[str], said: str, capsys: pytest.Captur
         main(typed)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ([*CALL, "--out", "{folder}"], "--out: {folder} is a folder, not a file"),
+        ([*CALL, "--out", "{file}/deeper/heard.wav"], "--out: {file} is a file, not a folder"),
+        (["demo", "--out", "{file}"], "--out: {file} is a file, not a folder"),
+        (["loadtest", "ws://127.0.0.1:1", "--html", "{folder}"], "--html: {folder} is a folder, not a file"),
+        (["capacity", "--html", "{file}/load.html"], "--html: {file} is a file, not a folder"),
+    ],
+)
+def test_where_nothing_can_be_written(
+    typed: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(SystemExit) as ended:
+        main([word.format(folder=tmp_path, file=file) for word in typed])
+    assert ended.value.code == 2
+    assert said.format(folder=tmp_path, file=file) in capsys.readouterr().err
+
+
+def test_a_sample_that_cannot_be_written_is_no_traceback(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert main(["run", "--config", str(tmp_path / "file" / "gateway.toml")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path / 'file'}")
+    assert len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize("url", ["localhost:8080", "foo", "ftp://127.0.0.1", "ws://"])
