@@ -23,13 +23,13 @@ def with_rtvi(build: Build, params: RTVIObserverParams | None = None) -> Build:
     """`build` for a caller whose client speaks RTVI."""
 
     def built(call: Call) -> Sequence[FrameProcessor]:
+        middle = list(build(call))  # which may fail
         rtvi = RTVIProcessor(
             name="RTVI",
             observer_params=params or RTVIObserverParams(),
             ready_by_itself=True,
             error_text="something in the bot has failed",  # what exactly is in the log
         )
-        middle = list(build(call))
         output = () if any(isinstance(each, Output) for each in middle) else (Output(),)
         return [rtvi, *middle, *output, Last(name="RTVILast")]
 

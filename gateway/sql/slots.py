@@ -94,6 +94,14 @@ _LEASE = select(workers.c.since, workers.c.until, workers.c.lease_s).where(worke
 _BURY = delete(workers).where(workers.c.id == bindparam("k"))
 _DEAD = select(workers.c.id).where(workers.c.until < bindparam("now"))
 _UNKNOWN = select(slots.c.worker).distinct().where(~_RESERVED, slots.c.worker.not_in(select(workers.c.id)))
+_EXTRA = select(calls.c.extra).where(calls.c.key == bindparam("k"))
+_NAMESAKES = select(calls).where(among(calls.c.key))
+_FORGET_ALL = delete(calls).where(among(calls.c.key))
+_RENAMES = [
+    update(table).where(table.c.call == bindparam("k")).values(call=bindparam("name"))
+    for table in (reports, transcripts, outgoing)
+]
+_RENAME_SLOT = update(slots).where(_THE_SLOT).values(key=bindparam("name"))
 _QUEUE_UP = (
     update(outgoing)
     .where(outgoing.c.call == bindparam("k"), outgoing.c.id > first_of(bindparam("k")))
@@ -234,15 +242,15 @@ def rename(db: Connection, key: CallKey, call_id: str, extra: Mapping[str, str])
 def _learn(db: Connection, key: str, extra: Mapping[str, str]) -> None:
     """What is to be known when the call is spoken of later."""
     if extra:
-        known = from_json(db.execute(select(calls.c.extra).where(calls.c.key == key)).scalar() or "")
-        db.execute(update(calls).where(calls.c.key == key).values(extra=to_json({**known, **extra})))
+        known = from_json(db.execute(_EXTRA, {"k": key}).scalar() or "")
+        change(db, calls, key, {"extra": to_json({**known, **extra})})
 
 
 def _rename(db: Connection, key: CallKey, call_id: str) -> bool:
     names = (str(key), str(CallKey(key.carrier, call_id)))
     if names[0] == names[1]:
         return exists(db, names[0])
-    found = {row["key"]: row for row in db.execute(select(calls).where(calls.c.key.in_(names))).mappings()}
+    found = {row["key"]: row for row in db.execute(_NAMESAKES, {"keys": names}).mappings()}
     old, new = (found.get(name) for name in names)
     if old is None:
         return False
@@ -254,16 +262,16 @@ def _rename(db: Connection, key: CallKey, call_id: str) -> bool:
         first, second = new, old
     row = {name: second.get(name) if value in _BLANK else value for name, value in first.items()}
     row["key"], row["created"] = names[1], min(call["created"] for call in found.values())
-    db.execute(delete(calls).where(calls.c.key.in_(names)))
+    db.execute(_FORGET_ALL, {"keys": names})
     db.execute(calls.insert(), row)
-    for table in (reports, transcripts, outgoing):
-        db.execute(update(table).where(table.c.call == names[0]).values(call=names[1]))
+    for renames in _RENAMES:
+        db.execute(renames, {"k": names[0], "name": names[1]})
     db.execute(_QUEUE_UP, {"k": names[1]})
     slot = db.execute(_SLOT, {"k": names[0]}).first()
     if slot is not None and (row["ended"] is not None or db.execute(_SLOT, {"k": names[1]}).first() is not None):
         db.execute(_FREE, {"keys": [names[0]]})
     elif slot is not None:
-        db.execute(update(slots).where(slots.c.key == names[0]).values(key=names[1]))
+        db.execute(_RENAME_SLOT, {"k": names[0], "name": names[1]})
     return True
 
 
