@@ -72,7 +72,7 @@ class LiveVirtualCall(VirtualCall):
     async def finish(self) -> None:
         """What the session does when the call is over."""
         if self.core.pipeline is not None:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await self.core.pipeline.close()
         assert not self.__dict__.get("tasks")
 

@@ -80,7 +80,7 @@ async def bridged(handler: Any, **settings: Any) -> AsyncIterator[LiveVirtualCal
 
 async def until(call: LiveVirtualCall, true: Callable[[], Any]) -> None:
     """Let the call's time pass, and the sockets have theirs, until `true()` is."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             await call.go(0.02)
             await asyncio.sleep(0.002)
@@ -90,7 +90,7 @@ async def until(call: LiveVirtualCall, true: Callable[[], Any]) -> None:
 
 def limited(main: Callable[[], Awaitable[None]]) -> None:
     async def within() -> None:
-        async with asyncio.timeout(50):
+        async with asyncio.timeout(100):
             await main()
 
     asyncio.run(within())
@@ -349,4 +349,4 @@ def test_the_example_of_the_guide_over_real_sockets() -> None:
             process.terminate()
             await process.communicate()
 
-    run(main(), limit_s=45)
+    run(main(), limit_s=120)

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 CARRIERS = carrier_names()
 TELEPHONY = tuple(name for name in CARRIERS if name != "web")  # whose streams tell by themselves whose they are
-QUICK = Limits(connect_s=3, ready_s=3, longest_s=15, closing_s=4)
+QUICK = Limits(connect_s=20, ready_s=20, longest_s=60, closing_s=10)
 
 
 def socket_only(name: str, **keys: Any) -> Any:
@@ -41,7 +41,7 @@ def socket_only(name: str, **keys: Any) -> Any:
     return carrier_settings_class(name)(**{"verify_signatures": False, **keys})
 
 
-def run(main: Coroutine[Any, Any, T], *, limit_s: float = 60.0) -> T:
+def run(main: Coroutine[Any, Any, T], *, limit_s: float = 120.0) -> T:
     """Run `main` on the loop that the product uses."""
     if sys.platform == "win32":
         factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
@@ -105,7 +105,7 @@ class Served:
         reports = await asyncio.gather(*(self.call(fake, script, bot=bot, limits=limits) for fake in fakes))
         return {report.carrier: report for report in reports}
 
-    async def empty(self, limit_s: float = 10.0) -> None:
+    async def empty(self, limit_s: float = 60.0) -> None:
         """Wait until no call and no connection is left."""
         await until(lambda: not len(self.gateway.calls) and not self.server.server_state.connections, limit_s)
 
@@ -186,7 +186,7 @@ class Left:
     def now(cls) -> Left:
         return cls(set(asyncio.all_tasks()), open_descriptors())
 
-    async def again(self, who: str, limit_s: float = 5.0) -> None:
+    async def again(self, who: str, limit_s: float = 30.0) -> None:
         """Wait until nothing is there that was not there when this was taken; AssertionError if it does not go."""
         end = time.monotonic() + limit_s
         while True:
@@ -213,7 +213,7 @@ def open_descriptors() -> dict[str, str]:
     return {number: what for number, what in found.items() if not what.startswith("/proc/") and what != os.devnull}
 
 
-async def until(true: Callable[[], Any] | Callable[[], Awaitable[Any]], limit_s: float = 5.0) -> None:
+async def until(true: Callable[[], Any] | Callable[[], Awaitable[Any]], limit_s: float = 60.0) -> None:
     """Wait until `true()` is."""
     end = time.monotonic() + limit_s
     while not true():

@@ -16,7 +16,7 @@ from gateway.simulator.caller import Limits
 from gateway.simulator.script import Press, Say, Script, Voice, after_bot, while_bot_speaks
 from tests.endtoend.served import CARRIERS, run, serve
 
-LONG = Limits(connect_s=3, ready_s=5, longest_s=40, closing_s=4)
+LONG = Limits(connect_s=20, ready_s=20, longest_s=90, closing_s=10)
 
 RULES = [
     {"hears": ["opening hours"], "say": "We are open from nine to five.", "set": {"intent": "hours"}},

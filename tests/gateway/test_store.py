@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import json
@@ -12,7 +13,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
@@ -1108,28 +1109,26 @@ def test_the_file_is_nobody_elses_business(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- several processes, one database
 
 
-def lateness(store_busy: Awaitable[Any]) -> Awaitable[float]:
-    """The longest that the loop was late while `store_busy` went on, in seconds."""
+@contextlib.asynccontextmanager
+async def held(path: str) -> AsyncIterator[None]:
+    """Meanwhile another program writes."""
+    ours, theirs = spawn.Pipe()
+    other = spawn.Process(target=hold, args=(path, theirs), daemon=True)
+    other.start()
+    await asyncio.to_thread(ours.recv)
+    try:
+        yield
+    finally:
+        ours.send("enough")
+        await asyncio.to_thread(other.join, 30)
 
-    async def watch() -> float:
-        worst, task = 0.0, asyncio.ensure_future(store_busy)
-        while not task.done():
-            due = time.monotonic() + 0.005
-            await asyncio.sleep(0.005)
-            worst = max(worst, time.monotonic() - due)
-        await task
-        return worst
 
-    return watch()
-
-
-def hold(path: str, ready: Pipe, seconds: float) -> None:
-    """Another program that writes for so long."""
+def hold(path: str, told: Pipe) -> None:
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("BEGIN IMMEDIATE")
     db.execute("INSERT INTO used (key, holder, at, until) VALUES ('other', '', 0, 0)")
-    ready.send("holding")
-    time.sleep(seconds)
+    told.send("holding")
+    told.recv()
     db.execute("COMMIT")
     db.close()
 
@@ -1139,36 +1138,27 @@ def test_who_holds_the_database_delays_answers_but_not_the_loop(tmp_path: Path) 
 
     async def scenario(store: SqlStore) -> None:
         assert await admitted(store, inbound(0))
-        ours, theirs = spawn.Pipe()
-        other = spawn.Process(target=hold, args=(path, theirs, 1.5))
-        other.start()
-        await asyncio.to_thread(ours.recv)
-        began = time.monotonic()
-
-        async def write() -> None:
-            await asyncio.gather(*(store.admit(inbound(n), NO_CAPS, NOW) for n in range(1, 50)))
-
-        late = await lateness(write())
-        assert time.monotonic() - began > 0.5
-        assert late < 0.75  # a loop that waits for the database is late by all of the 1.5 s
+        async with held(path):
+            asked = asyncio.gather(*(store.admit(inbound(n), NO_CAPS, NOW) for n in range(1, 50)))
+            # A loop that waits for the database does not turn while it is held, and it is held until the loop has.
+            turns = 0
+            while turns < 100 or not store.writer.counts["lock_waits"]:
+                await asyncio.sleep(0.002)
+                turns += 1
+                assert not asked.done()
+        await asked
         assert (await store.usage(NOW)).reserved == 50
-        assert store.writer.counts["lock_waits"] > 0
-        await asyncio.to_thread(other.join, 10)
 
-    run(f"sqlite:///{path}", scenario)
+    run(f"sqlite:///{path}", scenario, wait_s=60.0)
 
 
 def test_who_holds_the_database_too_long_is_not_waited_for(tmp_path: Path) -> None:
     path = f"{tmp_path}/store.db"
 
     async def scenario(store: SqlStore) -> None:
-        ours, theirs = spawn.Pipe()
-        other = spawn.Process(target=hold, args=(path, theirs, 1.5))
-        other.start()
-        await asyncio.to_thread(ours.recv)
-        with pytest.raises(StoreBusy):
-            await store.admit(inbound(1), NO_CAPS, NOW)
-        await asyncio.to_thread(other.join, 10)
+        async with held(path):
+            with pytest.raises(StoreBusy):
+                await store.admit(inbound(1), NO_CAPS, NOW)
         assert await store.call(key_of(inbound(1))) is None
         assert await admitted(store, inbound(1))
 

@@ -180,7 +180,7 @@ def test_garbage_ends_nothing(tmp_path: Path) -> None:
                 for message in fake.say(kind, data, kind):
                     await socket.send(message)
             while len(fake.messages) < 4:
-                fake.receive(await asyncio.wait_for(socket.recv(), 5), 1.0)
+                fake.receive(await asyncio.wait_for(socket.recv(), 60), 1.0)
         assert fake.bot_ready
         answers = {message["id"] for message in fake.messages if message["type"] == "error-response"}
         assert answers == {"nonsense", "client-message", "send-text"}

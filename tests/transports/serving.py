@@ -24,7 +24,7 @@ from gateway.simulator.report import CallReport
 from gateway.simulator.script import Script, Voice
 
 Program = Callable[[WebSocket], Awaitable[None]]
-LIMITS = Limits(connect_s=5, ready_s=5, longest_s=12, closing_s=6)
+LIMITS = Limits(connect_s=20, ready_s=20, longest_s=60, closing_s=10)
 
 
 @contextlib.asynccontextmanager
@@ -70,7 +70,7 @@ async def served(program: Program) -> AsyncIterator[str]:
 
 async def call(program: Program, carrier: FakeCarrier, script: Script, limits: Limits = LIMITS) -> CallReport:
     """One call to `program`; afterwards nothing of it may be left."""
-    async with asyncio.timeout(30), served(program) as url, nothing_left():
+    async with asyncio.timeout(100), served(program) as url, nothing_left():
         return await place_call(carrier, url, script, limits=limits)
 
 
@@ -79,7 +79,7 @@ async def nothing_left() -> AsyncIterator[None]:
     """Whatever tasks and sockets there are afterwards, there were before."""
     tasks, sockets = asyncio.all_tasks(), open_sockets()
     yield
-    for _ in range(200):
+    for _ in range(3000):
         left = [task for task in asyncio.all_tasks() - tasks if task is not asyncio.current_task()]
         if not left and open_sockets() <= sockets:
             break
@@ -196,7 +196,7 @@ class MemoryWebSocket:
         return b"".join(message for message in self.sent if isinstance(message, bytes))
 
 
-async def until(condition: Callable[[], bool], limit_s: float = 3.0) -> None:
+async def until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
     """Wait until `condition` holds, else fail."""
     async with asyncio.timeout(limit_s):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event

@@ -157,7 +157,7 @@ def test_the_caller_hangs_up() -> None:
     for name, report in reports.items():
         assert report.ok, (name, report.problems)
         assert report.ended_by == "caller"
-        assert report.duration_s < 3
+        assert report.duration_s < 5.5  # of 6 s of tone
         assert bots[name].names(InputAudioRawFrame)
 
 

@@ -134,7 +134,7 @@ class Running:
     async def say(self, pcm: bytes, rate: int = 8000) -> None:
         self.task.queue_frames([TTSStartedFrame(), TTSAudioRawFrame(pcm, rate, 1), TTSStoppedFrame()])
 
-    async def over(self, limit_s: float = 5.0) -> None:
+    async def over(self, limit_s: float = 60.0) -> None:
         async with asyncio.timeout(limit_s):
             await self.run
 
@@ -160,7 +160,7 @@ async def running(
             yield bot
         finally:
             await bot.task.cancel()
-            await asyncio.wait_for(bot.run, 10)
+            await asyncio.wait_for(bot.run, 60)
 
 
 def go(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -783,7 +783,7 @@ def run_row(row: Callable[[FastAPIWebsocketTransport], list[FrameProcessor]], *m
                 task = PipelineTask(Pipeline(row(transport)), params=PHONE)
                 run = asyncio.create_task(task.run())
                 await scene(task, websocket)
-                await asyncio.wait_for(run, 5)
+                await asyncio.wait_for(run, 60)
                 assert websocket.closed_with is not None
 
         go(main)
@@ -851,7 +851,7 @@ def test_a_stopped_pipeline_leaves_the_call_to_the_next_one() -> None:
             await until(lambda: InputDTMFFrame in second)
             assert [frame.button for frame in second.of(InputDTMFFrame)] == [KeypadEntry.THREE]
             task.queue_frames([TTSAudioRawFrame(tone(0.2), 8000, 1), EndFrame()])
-            await asyncio.wait_for(run, 5)
+            await asyncio.wait_for(run, 60)
             assert loud_s(heard(websocket), 8000) == pytest.approx(0.2, abs=0.02)
             assert websocket.closed_with == 1000
             assert connected == [1]

@@ -316,12 +316,12 @@ def test_basic_setup_of_each_serializer(page: str) -> None:
             ready.set()
 
         running = asyncio.create_task(run_bot(transport))
-        await asyncio.wait_for(ready.wait(), 5)
+        await asyncio.wait_for(ready.wait(), 60)
         script = Script().then(after(0.2), Press("#"))
         report = await place_call(carrier, f"ws://127.0.0.1:{transport.port}/", script, limits=LIMITS)
         assert report.ok, report.problems
         assert report.ended_by == "bot"
-        await asyncio.wait_for(running, 5)
+        await asyncio.wait_for(running, 60)
 
     go(main)
 

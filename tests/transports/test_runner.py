@@ -37,7 +37,7 @@ def create(arguments: RunnerArguments, **params: Any) -> FastAPIWebsocketTranspo
     async def run() -> FastAPIWebsocketTransport:
         return await create_transport(arguments, params)
 
-    return asyncio.run(asyncio.wait_for(run(), 5))
+    return asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def exotel() -> WebSocketRunnerArguments:

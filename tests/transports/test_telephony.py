@@ -29,7 +29,7 @@ def opening(name: str, **plan: Any) -> tuple[MemoryWebSocket, Any]:
 
 
 def parse(websocket: Any) -> tuple[str, dict[str, Any]]:
-    return asyncio.run(asyncio.wait_for(parse_telephony_websocket(websocket), 5))
+    return asyncio.run(asyncio.wait_for(parse_telephony_websocket(websocket), 60))
 
 
 def test_twilio() -> None:

@@ -69,7 +69,7 @@ async def pipeline(*services: FrameProcessor, rate: int = RATE, **params: Any) -
         yield Rig(task, before, after)
     finally:
         await task.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await running
     await settle()
     left = {task for task in asyncio.all_tasks() - others if task.get_name() != VENDOR}
