@@ -1,5 +1,7 @@
 """The compiled build: with GATEWAY_COMPILED=1 mypyc makes machine code of the modules that pyproject.toml lists.
 
+And the C compiler of media/convolution.c, which media/resample.py takes where it is there.
+
 What a package is stands in pyproject.toml; without the variable this file adds nothing. docs/performance.md has the
 command, and what it gains.
 """
@@ -15,7 +17,7 @@ import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
-from setuptools import Distribution, setup
+from setuptools import Distribution, Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import SetupError
 
@@ -52,6 +54,13 @@ class Compile(build_ext):
         self.distribution.ext_modules = mypycify(arguments, opt_level="3", group_name="gateway")
         for module in self.distribution.ext_modules:
             module.extra_compile_args.append("-Wno-error")  # warnings of compilers to come
+        self.distribution.ext_modules.append(
+            Extension(
+                "media.convolution",
+                ["media/convolution.c"],
+                extra_compile_args=[] if sys.platform == "win32" else ["-O3"],
+            )
+        )
         super().finalize_options()
 
     def run(self) -> None:

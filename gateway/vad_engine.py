@@ -12,18 +12,18 @@ import asyncio
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from media.energy_vad import EnergyVADAnalyzer
 from media.errors import ConfigError
 from media.silero import WINDOW, WINDOW_S, Row, SileroModel, SileroRows, default_model, load_model
-from media.vad import Deliver, VoiceSource, Windows
+from media.vad import Deliver, VoiceSource
+from media.voice import Windows
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.vad")
 
@@ -37,9 +37,8 @@ _DELAYS: Final = 512  # batches over which the delay is told
 class EngineSource:
     """One call's way to the engine."""
 
-    window_s = WINDOW_S
-
     def __init__(self, engine: VoiceEngine, sample_rate: int, deliver: Deliver) -> None:
+        self.window_s = WINDOW_S
         self.min_volume = 0.0
         self.sample_rate = sample_rate
         self.deliver: Deliver | None = deliver
@@ -48,7 +47,8 @@ class EngineSource:
         self._engine = engine
         self._windows = Windows(WINDOW[sample_rate] * 2)
 
-    def feed(self, pcm: bytes) -> None:
+    def feed(self, pcm: Any) -> None:
+        """Of any buffer."""
         windows = self._windows.cut(pcm)
         if windows and self.deliver is not None:
             self.waiting.extend(windows)
@@ -61,15 +61,27 @@ class EngineSource:
             self._engine.forget(self)
 
 
-@dataclass(frozen=True, slots=True)
+Work = list[tuple[EngineSource, Sequence[bytes], float]]  # of each call: windows, and the least volume
+Judged = tuple[list[EngineSource], list[float], list[float]]  # sources, their confidences, their volumes
+
+
 class _Job:
-    """Windows of one or more calls, and the least volume of each call."""
+    """Windows of one or more calls."""
 
-    work: Sequence[tuple[EngineSource, Sequence[bytes], float]]
-    since: float  # when the first of them was whole
+    __slots__ = ("since", "work")
+
+    def __init__(self, work: Work, since: float) -> None:
+        self.work = work
+        self.since = since  # when the first of them was whole
 
 
-Judged = Sequence[tuple[EngineSource, float, float]]  # source, confidence, volume
+class _Batch:
+    """One window of each of some calls, all at one sample rate."""
+
+    __slots__ = ("least", "rate", "sources", "windows")
+
+    def __init__(self, rate: int, sources: list[EngineSource], windows: list[bytes], least: list[float]) -> None:
+        self.rate, self.sources, self.windows, self.least = rate, sources, windows, least
 
 
 class VoiceEngine:
@@ -94,7 +106,7 @@ class VoiceEngine:
         self._gathering: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._jobs: SimpleQueue[_Job | EngineSource | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._judging: threading.Thread | None = None
 
     # ------------------------------------------------------------ calls come and go
 
@@ -105,10 +117,10 @@ class VoiceEngine:
         if self._by_energy:
             return EnergyVADAnalyzer().listen(sample_rate, deliver)
         self._model_path()
-        if self._thread is None:
+        if self._judging is None:
             self._loop = asyncio.get_running_loop()
-            self._thread = threading.Thread(target=self._work, name="vad", daemon=True)
-            self._thread.start()
+            self._judging = threading.Thread(target=self._work, name="vad", daemon=True)
+            self._judging.start()
         self.listening += 1
         return EngineSource(self, sample_rate, deliver)
 
@@ -126,7 +138,7 @@ class VoiceEngine:
 
     async def close(self) -> None:
         """End the thread; calls that still listen hear nothing more."""
-        thread, self._thread = self._thread, None
+        thread, self._judging = self._judging, None
         if self._gathering is not None:
             self._gathering.cancel()
             self._gathering = None
@@ -163,7 +175,7 @@ class VoiceEngine:
 
     def _gather(self) -> None:
         """Wait for company, if nobody waits already."""
-        if self._gathering is None and self._thread is not None and self._loop is not None:
+        if self._gathering is None and self._judging is not None and self._loop is not None:
             due = self._since + max(GATHER_S, DELAY_S - self._took)
             self._gathering = self._loop.call_later(max(0.0, due - time.monotonic()), self._send)
 
@@ -173,20 +185,22 @@ class VoiceEngine:
         if not self._ready:
             return  # who had work has left
         self._busy = True
-        work = []
+        work: Work = []
         for source in self._ready:
-            work.append((source, tuple(source.waiting), source.min_volume))
-            source.waiting.clear()
+            waiting = source.waiting
+            work.append((source, (waiting.popleft(),) if len(waiting) == 1 else tuple(waiting), source.min_volume))
+            waiting.clear()
         self._ready.clear()
         self._sent = time.monotonic()
         self._jobs.put(_Job(work, self._since))
 
     def _deliver(self, judged: Judged, since: float, last: bool) -> None:
-        for source, confidence, volume in judged:
+        sources, confidences, volumes = judged
+        for place, source in enumerate(sources):
             deliver = source.deliver
             if deliver is not None:
                 try:
-                    deliver(confidence, volume)
+                    deliver(confidences[place], volumes[place])
                 except Exception:
                     log.exception("vad.delivery_failed")
         now = time.monotonic()
@@ -212,10 +226,9 @@ class VoiceEngine:
                     rows[job.sample_rate].close(job.row)
                     job.row = None
                 continue
-            batches = list(_batches(job))
+            batches = _batches(job.work)
             for place, batch in enumerate(batches, 1):
-                judged = self._judge(model, rows, batch)
-                self._tell(judged, job.since, place == len(batches))
+                self._tell(self._judge(model, rows, batch), job.since, place == len(batches))
 
     def _tell(self, judged: Judged, since: float, last: bool) -> None:
         assert self._loop is not None
@@ -224,44 +237,51 @@ class VoiceEngine:
         except RuntimeError:
             log.debug("vad.loop_closed")
 
-    def _judge(
-        self,
-        model: SileroModel | None,
-        rows: dict[int, SileroRows],
-        batch: Sequence[tuple[EngineSource, bytes, float]],
-    ) -> Judged:
+    def _judge(self, model: SileroModel | None, rows: dict[int, SileroRows], batch: _Batch) -> Judged:
+        sources = batch.sources
         try:
             if model is None:
                 raise ConfigError("vad.model", "is not loaded")
-            rate = batch[0][0].sample_rate
-            if rate not in rows:
-                rows[rate] = SileroRows(model, rate, capacity=BATCH)
-            ours, mine = rows[rate], []
-            for source, _, _ in batch:
-                if source.row is None:
-                    source.row = ours.open()
-                mine.append(source.row)
+            ours = rows.get(batch.rate)
+            if ours is None:
+                ours = rows[batch.rate] = SileroRows(model, batch.rate, capacity=BATCH)
+            mine: list[Row] = []
+            for source in sources:
+                row = source.row
+                if row is None:
+                    row = source.row = ours.open()
+                mine.append(row)
             asleep = ours.asleep
-            found = ours.judge(mine, [window for _, window, _ in batch], [least for _, _, least in batch])
-            self.counters["windows"] += len(batch)
+            confidences, volumes = ours.judge(mine, batch.windows, batch.least)
+            self.counters["windows"] += len(sources)
             self.counters["asleep"] += ours.asleep - asleep
             self.counters["batches"] += 1
-            return [(source, *one) for (source, _, _), one in zip(batch, zip(*found, strict=True), strict=True)]
+            return sources, confidences, volumes
         except Exception:
-            self.counters["failed"] += len(batch)
-            if self.counters["failed"] == len(batch):
+            self.counters["failed"] += len(sources)
+            if self.counters["failed"] == len(sources):
                 log.exception("vad.batch_failed")
-            return [(source, 0.0, 0.0) for source, _, _ in batch]
+            nothing = [0.0] * len(sources)
+            return sources, nothing, nothing
 
 
-def _batches(job: _Job) -> Iterator[Sequence[tuple[EngineSource, bytes, float]]]:
+def _batches(work: Work) -> list[_Batch]:
     """At most one window of each call in a batch, and only one sample rate; a call's windows in their order."""
-    for turn in range(max((len(windows) for _, windows, _ in job.work), default=0)):
-        for rate in WINDOW:
-            batch = [
-                (source, windows[turn], least)
-                for source, windows, least in job.work
-                if turn < len(windows) and source.sample_rate == rate
-            ]
-            for start in range(0, len(batch), BATCH):
-                yield batch[start : start + BATCH]
+    batches: list[_Batch] = []
+    for rate in WINDOW:
+        left = [one for one in work if one[0].sample_rate == rate]
+        turn = 0
+        while left:
+            for start in range(0, len(left), BATCH):
+                some = left[start : start + BATCH]
+                batches.append(
+                    _Batch(
+                        rate,
+                        [source for source, _, _ in some],
+                        [windows[turn] for _, windows, _ in some],
+                        [least for _, _, least in some],
+                    )
+                )
+            turn += 1
+            left = [one for one in left if len(one[1]) > turn]
+    return batches

@@ -6,14 +6,16 @@ ratios and the whole utterances.
 
 The filter is one matrix product: the input cut into overlapping windows, times the taps laid out for one window's
 outputs. The taps are multiples of 2 ** -26 and the sums stay below 2 ** 53, so every sum is exact in double
-precision and the result has the same bits however the stream is cut, batched or computed.
+precision and the result has the same bits however the stream is cut, batched or computed: the compiled build has one
+function for it (media/convolution.c) instead of numpy's seven.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from math import gcd
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import soxr
@@ -21,6 +23,12 @@ from numpy.typing import NDArray
 
 from media.codecs import audioop
 from media.fir import lowpass
+
+_convolution: Callable[[bytes, bytes, int, int, int], bytes] | None
+try:
+    from media.convolution import convolve as _convolution
+except ImportError:  # not compiled
+    _convolution = None
 
 _FRAME_EXACT: Final = (8000, 16000, 24000, 48000)  # Hz
 _DELAY_SAMPLES: Final = 22  # of the lower rate; even, so that it is whole at 16 <-> 24 kHz too
@@ -32,6 +40,7 @@ _ROW_S: Final = 0.001  # of input per row of the product: measured best from 0.5
 _LARGEST_PRODUCT: Final = 1 << 18
 _TAP_STEP: Final = 2.0**-26
 
+Buffer = Any  # of samples: bots give others than bytes, which the compiled build would refuse
 _S16: Final = np.dtype("<i2")
 _F64: Final = np.dtype(np.float64)
 _LOWEST, _HIGHEST = np.array(-32768.0), np.array(32767.0)  # as arrays: numpy's scalars cost 0.1 us more a call
@@ -80,12 +89,12 @@ def make_resampler(in_rate: int, out_rate: int) -> Resampler:
     return SoxrResampler(in_rate, out_rate)
 
 
-def resample_all(pcm: bytes, in_rate: int, out_rate: int) -> bytes:
+def resample_all(pcm: Buffer, in_rate: int, out_rate: int) -> bytes:
     """A whole recording or utterance at another rate, without delay; ValueError for an odd number of bytes."""
     if len(pcm) & 1:
         raise _half_a_sample(pcm)
     if in_rate == out_rate or not pcm:
-        return pcm
+        return bytes(pcm)
     return _s16(soxr.resample(_floats(pcm), in_rate, out_rate, "VHQ"))
 
 
@@ -98,10 +107,10 @@ class SameRate:
     def __init__(self, rate: int) -> None:
         self.in_rate = self.out_rate = rate
 
-    def process(self, pcm: bytes) -> bytes:
+    def process(self, pcm: Buffer) -> bytes:
         if len(pcm) & 1:
             raise _half_a_sample(pcm)
-        return pcm
+        return bytes(pcm)
 
     def flush(self) -> bytes:
         return b""
@@ -136,6 +145,7 @@ class Taps:
         exact = np.round(taps / _TAP_STEP) * _TAP_STEP
         self.matrix = np.where((lag >= 0) & (lag <= 2 * half), exact[lag.clip(0, 2 * half)], 0.0)
         self.matrix.setflags(write=False)
+        self.packed = exact.tobytes()
         self.loudest = int(32767 / np.abs(self.matrix).sum(axis=0).max())  # samples up to this cannot overflow
 
 
@@ -149,6 +159,13 @@ def convolve(taps: Taps, data: bytes) -> bytes:
     A pure function: the windows of several streams of one ratio may as well be stacked into one product, with the
     same bits as the result.
     """
+    if _convolution is not None:
+        return _convolution(data, taps.packed, taps.up, taps.down, taps.history)
+    return multiply(taps, data)
+
+
+def multiply(taps: Taps, data: bytes) -> bytes:
+    """The same by numpy."""
     rows = (len(data) // 2 - taps.history) // taps.row_in
     windows: NDArray[np.int16] = _ndarray((rows, taps.window), _S16, data, 0, taps.strides)
     out: NDArray[np.float64] = windows.astype(_F64).dot(taps.matrix)
@@ -177,14 +194,14 @@ class PolyphaseResampler:
         self._carried = self._silence  # the history, then the waiting samples
         self._waiting = 0  # samples since the last one that began a group of `down`
 
-    def process(self, pcm: bytes) -> bytes:
+    def process(self, pcm: Buffer) -> bytes:
         if len(pcm) != self._frame or self._waiting:
             return self._process_any(pcm)
-        data = self._carried + pcm
+        data: bytes = self._carried + pcm
         self._carried = data[-self._kept :]
         return convolve(self._taps, data)
 
-    def _process_any(self, pcm: bytes) -> bytes:
+    def _process_any(self, pcm: Buffer) -> bytes:
         """Any block: one that is not whole rows, one after such a one, a very long one."""
         if len(pcm) & 1:
             raise _half_a_sample(pcm)
@@ -192,7 +209,7 @@ class PolyphaseResampler:
         most = 2 * taps.row_in * (taps.rows - 1)  # one more may begin with what is waiting
         if len(pcm) > most:
             return b"".join(self._process_any(pcm[start : start + most]) for start in range(0, len(pcm), most))
-        data = self._carried + pcm
+        data: bytes = self._carried + pcm
         fresh = self._waiting + len(pcm) // 2
         given = self._waiting * taps.up // taps.down
         due = fresh * taps.up // taps.down
@@ -222,7 +239,7 @@ class SoxrResampler:
         self.delay_s = _soxr_delay_s(in_rate, out_rate)
         self._stream = _soxr_stream(in_rate, out_rate)
 
-    def process(self, pcm: bytes) -> bytes:
+    def process(self, pcm: Buffer) -> bytes:
         if len(pcm) & 1:
             raise _half_a_sample(pcm)
         return _s16(self._stream.resample_chunk(_floats(pcm)))
@@ -241,7 +258,7 @@ def _soxr_stream(in_rate: int, out_rate: int) -> soxr.ResampleStream:
 
 
 # soxr's own 16-bit output is dithered at random: silence would hiss, and no two runs would agree.
-def _floats(pcm: bytes) -> NDArray[np.float32]:
+def _floats(pcm: Buffer) -> NDArray[np.float32]:
     return np.frombuffer(pcm, _S16).astype(np.float32)
 
 
@@ -256,5 +273,5 @@ def _soxr_delay_s(in_rate: int, out_rate: int) -> float:
     return (in_rate // 2) / in_rate - given / out_rate
 
 
-def _half_a_sample(pcm: bytes) -> ValueError:
+def _half_a_sample(pcm: Buffer) -> ValueError:
     return ValueError(f"{len(pcm)} bytes are not whole 16-bit samples")

@@ -6,11 +6,9 @@ listens through a `VoiceSource` of its own, so one analyzer may serve any number
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -18,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.events import DONE, BaseObject, MaybeAwaitable
+from media.voice import VADState as VADState
+from media.voice import VoiceStates as VoiceStates
+from media.voice import Windows as Windows
+from media.voice import loudness
 
-# Loudness in dB, of samples as they are (full scale is 90 dB), that counts as volume 0 and as volume 1.
-_LOWEST_DB, _HIGHEST_DB = -20.0, 80.0
 # How volume follows loudness: up at once, down by a fifth of the way per window. Pipecat smooths both ways, and then
 # the first word after a silence must wait until the average has climbed: 100 ms on a quiet line. A click is no
 # speech without that, for the model and `start_secs` have to agree.
@@ -32,13 +32,6 @@ _SHELF: Final = {
     8000: (1.8798, -0.4324, -0.0915, 0.0680),
     16000: (2.1706, -0.3008, -0.2074, -0.1109),
 }
-
-
-class VADState(Enum):
-    QUIET = 1
-    STARTING = 2  # speech, but not for `start_secs` yet
-    SPEAKING = 3
-    STOPPING = 4  # no speech, but not for `stop_secs` yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +99,7 @@ def powers(windows: NDArray[np.int16], sample_rate: int) -> NDArray[np.float64]:
 
 def volumes(power: NDArray[np.float64]) -> list[float]:
     """Loudness of each row, 0 to 1: -20 to 80 dB laid over 0 to 1."""
-    # Not numpy's logarithm, which may round the last rows of a batch in another way than the first ones.
-    return [
-        min(1.0, max(0.0, (10 * math.log10(one) - 0.691 - _LOWEST_DB) / (_HIGHEST_DB - _LOWEST_DB)))
-        if one > 1e-3
-        else 0.0
-        for one in power.tolist()
-    ]
+    return loudness(power.tolist())
 
 
 def volume_of(pcm: bytes, sample_rate: int) -> float:
@@ -124,75 +111,6 @@ def volume_of(pcm: bytes, sample_rate: int) -> float:
 def follow(volume: float, heard: float) -> float:
     """The next volume, when a window as loud as `heard` comes."""
     return volume + (VOLUME_RISE if heard > volume else VOLUME_FALL) * (heard - volume)
-
-
-# ---------------------------------------------------------------- states
-
-
-_DOUBTFUL: Final = 0.7  # of the confidence that speech needs: a window that may be part of it
-
-
-class VoiceStates:
-    """QUIET, STARTING, SPEAKING, STOPPING: one call's state, window by window.
-
-    Words have consonants, on which every detector doubts. So a start of which half is there does not begin anew at the
-    first window that is no speech: a doubtful one changes nothing, any other takes one back.
-    """
-
-    __slots__ = ("_count", "_half", "_params", "_start", "_stop", "_window_s", "state")
-
-    def __init__(self, params: VADParams, window_s: float = 0.032) -> None:
-        self._window_s = window_s
-        self.state = VADState.QUIET
-        self._count = 0  # windows in favour of leaving the state
-        self.params = params
-
-    @property
-    def window_s(self) -> float:
-        """Seconds of one window, as the source cuts them."""
-        return self._window_s
-
-    @window_s.setter
-    def window_s(self, window_s: float) -> None:
-        self._window_s = window_s
-        self.params = self._params
-
-    @property
-    def params(self) -> VADParams:
-        return self._params
-
-    @params.setter
-    def params(self, params: VADParams) -> None:
-        """New limits hold from the next window; who speaks goes on speaking."""
-        self._params = params
-        self._start = max(1, round(params.start_secs / self._window_s))
-        self._half = (self._start + 1) // 2
-        self._stop = max(1, round(params.stop_secs / self._window_s))
-
-    def step(self, confidence: float, volume: float) -> VADState:
-        params = self._params
-        speech = confidence >= params.confidence and volume >= params.min_volume
-        state = self.state
-        if state is VADState.QUIET or state is VADState.STARTING:
-            if not speech:
-                if self._count < self._half:
-                    state, self._count = VADState.QUIET, 0
-                elif confidence < params.confidence * _DOUBTFUL:
-                    self._count -= 1
-            else:
-                self._count += 1
-                state = VADState.STARTING
-                if self._count >= self._start:
-                    state, self._count = VADState.SPEAKING, 0
-        elif speech:
-            state, self._count = VADState.SPEAKING, 0
-        else:
-            self._count += 1
-            state = VADState.STOPPING
-            if self._count >= self._stop:
-                state, self._count = VADState.QUIET, 0
-        self.state = state
-        return state
 
 
 # ---------------------------------------------------------------- detectors
@@ -279,30 +197,6 @@ class VADAnalyzer(BaseObject):
     def cleanup(self) -> MaybeAwaitable:
         """Nothing is held."""
         return DONE
-
-
-class Windows:
-    """Cuts a stream into windows of `size` bytes."""
-
-    __slots__ = ("_rest", "size")
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._rest = b""
-
-    def cut(self, pcm: bytes) -> Sequence[bytes]:
-        size = self.size
-        pcm = self._rest + pcm
-        left = len(pcm) - size
-        if left < 0:
-            self._rest = pcm
-            return ()
-        if left < size:
-            self._rest = pcm[size:]
-            return (pcm[:size],)
-        whole = len(pcm) // size
-        self._rest = pcm[whole * size :]
-        return [pcm[start : start + size] for start in range(0, whole * size, size)]
 
 
 class InlineSource:

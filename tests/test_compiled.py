@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import json
 import os
 import tomllib
@@ -24,6 +24,11 @@ def test_each_module_is_what_it_should_be(name: str) -> None:
     module = importlib.import_module(name.removesuffix(".py").replace("/", "."))
     assert str(module.__file__).endswith(tuple(EXTENSION_SUFFIXES) if IS_COMPILED else ".py")
     assert (ROOT / name).is_file()  # tracebacks show its lines in either build
+
+
+def test_the_resamplers_product_is_in_the_compiled_build() -> None:
+    """And nowhere else: that it gives the bits of numpy's is held in tests/media/test_resample.py."""
+    assert (importlib.util.find_spec("media.convolution") is not None) == IS_COMPILED
 
 
 @pytest.mark.parametrize("name", MODULES)

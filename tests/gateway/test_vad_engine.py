@@ -200,7 +200,7 @@ def test_a_batch_that_fails_is_counted_and_heard_as_silence(monkeypatch: pytest.
 def test_no_model_is_loaded_before_somebody_listens() -> None:
     async def test() -> None:
         async with engine() as made:
-            assert made._thread is None
+            assert made._judging is None
 
     run(test())
 
@@ -242,7 +242,7 @@ def test_by_energy_there_is_neither_model_nor_thread() -> None:
     source.feed(spoken(0))
     wanted: list[tuple[float, float]] = []
     EnergyVADAnalyzer().listen(8000, lambda *window: wanted.append(window)).feed(spoken(0))
-    assert (found, source.window_s, made._thread) == (wanted, 0.02, None)
+    assert (found, source.window_s, made._judging) == (wanted, 0.02, None)
 
 
 def test_after_the_end_nothing_is_judged() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from itertools import cycle, islice
 
@@ -14,8 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from gateway import compiled
 from media.fir import lowpass
-from media.resample import PolyphaseResampler, SoxrResampler, Taps, convolve, make_resampler, resample_all, taps_for
+from media.resample import (
+    PolyphaseResampler,
+    SoxrResampler,
+    Taps,
+    convolve,
+    make_resampler,
+    multiply,
+    resample_all,
+    taps_for,
+)
 
 Floats = NDArray[np.float64]
 
@@ -255,6 +265,33 @@ def test_streams_stacked_into_one_product_give_the_same_bits(in_rate: int, out_r
 
 
 @every_ratio
+@settings(max_examples=25)
+@given(milliseconds=st.integers(0, 300), peak=st.integers(0, 32767), seed=st.integers(0, 2**32))
+def test_the_compiled_build_gives_the_same_bits(
+    in_rate: int, out_rate: int, milliseconds: int, peak: int, seed: int
+) -> None:
+    """`convolve` is one function of its own there; here it is the same product twice."""
+    taps = taps_for(in_rate, out_rate)
+    pcm = noise(taps.history + milliseconds * taps.row_in, peak, seed)
+    loud = np.where(floats(pcm) < 0, -32768, 32767).astype("<i2").tobytes()
+    for data in (pcm, loud):
+        assert convolve(taps, data) == multiply(taps, data)
+
+
+@every_ratio
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_any_buffer_will_do(in_rate: int, out_rate: int, kind: Callable[[bytes], bytes]) -> None:
+    pcm = noise(in_rate // 10)
+    for sizes in ((in_rate // 50,), (in_rate // 77,)):
+        resampler, out = make_resampler(in_rate, out_rate), []
+        for start in range(0, len(pcm), 2 * sizes[0]):
+            out.append(resampler.process(kind(pcm[start : start + 2 * sizes[0]])))
+        assert b"".join(out) == stream(pcm, in_rate, out_rate, cycle(sizes))
+    assert resample_all(kind(pcm), in_rate, out_rate) == resample_all(pcm, in_rate, out_rate)
+    assert make_resampler(in_rate, in_rate).process(kind(pcm)) == pcm
+
+
+@every_ratio
 def test_rounding_has_no_bias(in_rate: int, out_rate: int) -> None:
     pcm = noise(8 * in_rate, 3000)
     taps, up, down = exact_taps(in_rate, out_rate)
@@ -474,6 +511,7 @@ def test_sizes_of_blocks_really_vary() -> None:
     assert stream(pcm, 8000, 16000, islice(cycle([7, 1, 160]), 60)) == stream(pcm, 8000, 16000)
 
 
+@pytest.mark.skipif(compiled.build() == "compiled", reason="no product of matrices there, and nothing to patch")
 @every_ratio
 def test_a_long_block_is_done_in_products_that_stay_in_one_thread(
     in_rate: int, out_rate: int, monkeypatch: pytest.MonkeyPatch
