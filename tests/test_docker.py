@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 
-from gateway.app import Gateway
-from gateway.reload import Reloader
-from gateway.settings import GatewaySettings, load_settings
+from gateway.settings import Settings, load_settings
+from gateway.supervisor import STOP_S
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
+
+
+_SECRETS = {"gateway_store": "postgresql+psycopg://gateway:secret@postgres/gateway"}
+
+
+class Configured:
+    """The configurations of docker/, with secrets where they say."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def files(self, name: str) -> set[str]:
+        return set(re.findall(r'file = "([^"]+)"', (ROOT / "docker" / name).read_text()))
+
+    def __call__(self, name: str) -> Settings:
+        text = (ROOT / "docker" / name).read_text()
+        for path in self.files(name):
+            secret = self._folder / Path(path).name
+            secret.write_text(_SECRETS.get(secret.name, "a long random text, of a test"))
+            text = text.replace(f'"{path}"', json.dumps(str(secret)))
+        (self._folder / "gateway.toml").write_text(text)
+        return load_settings(self._folder / "gateway.toml", strict=True)
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Configured:
+    return Configured(tmp_path)
+
+
+def stage() -> ModuleType:
+    """docker/stage.py, which is in no package."""
+    spec = importlib.util.spec_from_file_location("stage", ROOT / "docker" / "stage.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_everything_that_is_copied_is_there() -> None:
@@ -41,42 +77,45 @@ def manifests(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((ROOT / "docker" / name).read_text()))
 
 
-def test_what_is_watched_is_measured(tmp_path: Path) -> None:
-    """Every metric that an alert, the dashboard or the autoscaling names is one that `/metrics` has."""
-    config = tmp_path / "gateway.toml"
-    config.write_text('[carriers.exotel]\n[bots.echo]\nuse = "echo"\n[numbers.default]\nbot = "echo"\n')
-    gateway = Gateway(load_settings(config), {})
-    Reloader(gateway, config)
-    known = set(re.findall(r"^# HELP (\w+)", gateway.metrics.render().decode(), re.M))
-    rules = [rule for group in manifests("alerts.yml")[0]["groups"] for rule in group["rules"]]
-    board = json.loads((ROOT / "docker" / "grafana" / "dashboards" / "gateway.json").read_text())
-    asked = [rule["expr"] for rule in rules]
-    asked += [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    asked.append(manifests("kubernetes/autoscaling.yaml")[0]["spec"]["metrics"][0]["pods"]["metric"]["name"])
-    named = {name for expression in asked for name in re.findall(r"\bgateway_\w+", expression)}
-    named = {re.sub("_bucket$", "", name) for name in named}
-    assert len(named) > 15
-    assert named <= known
-
-
-@pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed (Debian: apt-get install prometheus)"
-)
-@pytest.mark.parametrize(
-    "command",
-    ["check config docker/prometheus.yml", "check rules docker/alerts.yml", "test rules docker/alerts_test.yml"],
-)
-def test_prometheus_takes_it(command: str) -> None:
-    found = subprocess.run(["promtool", *command.split()], cwd=ROOT, capture_output=True, text=True)
-    assert not found.returncode, found.stdout + found.stderr
-
-
-def test_the_grace_is_longer_than_the_drain() -> None:
-    drain_s = GatewaySettings().drain_s
+def test_the_grace_is_longer_than_the_drain(configured: Configured) -> None:
+    """An engine that kills sooner than the gateway's own last limit would cut off hang-ups."""
     compose = manifests("compose.yaml")[0]["services"]["gateway"]
-    assert int(compose["stop_grace_period"].removesuffix("s")) > 2 * drain_s
+    grace_s = int(compose["stop_grace_period"].removesuffix("s"))
+    assert grace_s > configured("gateway.toml").gateway.drain_s + STOP_S
     pod = manifests("kubernetes/deployment.yaml")[0]["spec"]["template"]["spec"]
-    assert pod["terminationGracePeriodSeconds"] > 2 * drain_s
+    (_, pause_s) = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    left_s = pod["terminationGracePeriodSeconds"] - int(pause_s)
+    assert left_s > configured("kubernetes/gateway.toml").gateway.drain_s + STOP_S
+
+
+def test_the_autoscaler_can_reach_what_it_aims_at(configured: Configured) -> None:
+    """`max_calls` is of all pods together: each of them must be able to have more calls than it is scaled at."""
+    scaler = manifests("kubernetes/autoscaling.yaml")[0]["spec"]
+    at_once = configured("kubernetes/gateway.toml").gateway.max_calls
+    each = int(scaler["metrics"][0]["pods"]["target"]["averageValue"])
+    assert scaler["maxReplicas"] * each < at_once
+    assert each == 0.7 * at_once / scaler["maxReplicas"]
+    assert "replicas" not in manifests("kubernetes/deployment.yaml")[0]["spec"]  # each apply would take it back
+    disruption = manifests("kubernetes/disruption.yaml")[0]["spec"]
+    assert disruption["maxUnavailable"] < scaler["minReplicas"]
+
+
+def test_the_secrets_that_are_named_are_mounted(configured: Configured) -> None:
+    compose = manifests("compose.yaml")[0]
+    mounted = {f"/run/secrets/{name}" for name in compose["services"]["gateway"]["secrets"]}
+    assert mounted == configured.files("gateway.toml")
+    used = {name for service in compose["services"].values() for name in service.get("secrets", ())}
+    assert used == compose["secrets"].keys()
+    guide = (ROOT / "docs" / "containers.md").read_text()
+    for name, secret in compose["secrets"].items():
+        assert secret["file"] == f"./secrets/{name}"
+        assert f"docker/secrets/{name}" in guide
+    pod = manifests("kubernetes/deployment.yaml")[0]["spec"]["template"]["spec"]
+    (volume,) = (volume for volume in pod["volumes"] if "secret" in volume)
+    (mount,) = (mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == volume["name"])
+    assert mount["mountPath"] == "/run/secrets"
+    for path in configured.files("kubernetes/gateway.toml"):
+        assert f"--from-literal={Path(path).name}=" in guide
 
 
 def test_nothing_is_written_where_nothing_may_be_written() -> None:
@@ -88,13 +127,15 @@ def test_nothing_is_written_where_nothing_may_be_written() -> None:
     assert f"calls:{volume}" in compose["volumes"]
     (container,) = manifests("kubernetes/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
-    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp", volume, "/etc/gateway"}
+    writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+    assert writable == {"/tmp", volume}
+    assert f"GATEWAY_STATE={volume}" in DOCKERFILE
 
 
 def test_what_is_mounted_and_named_is_there() -> None:
     services = manifests("compose.yaml")[0]["services"]
     for service in services.values():
-        for volume in service["volumes"]:
+        for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
             assert not source.startswith("./") or (ROOT / "docker" / source).exists(), source
     kustomization = manifests("kubernetes/kustomization.yaml")[0]
@@ -103,9 +144,17 @@ def test_what_is_mounted_and_named_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", ["gateway.toml", "kubernetes/gateway.toml"])
-def test_the_configurations_are_good(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("GATEWAY_SECRET", "TWILIO_AUTH_TOKEN", "GATEWAY_STORE"):
-        monkeypatch.setenv(variable, "a long random text")
-    settings = load_settings(ROOT / "docker" / name, strict=True)
+def test_the_configurations_are_good(name: str, configured: Configured) -> None:
+    settings = configured(name)
     assert settings.gateway.host == "0.0.0.0"
     assert settings.carriers.keys() == {"twilio"}
+    assert not settings.has_console
+
+
+def test_the_builder_gets_what_is_copied_and_no_secrets() -> None:
+    ignored = stage().ignores((ROOT / "docker" / "Dockerfile.dockerignore").read_text())
+    for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.M):
+        for name in line.split()[:-1]:
+            assert not ignored(name)
+    for name in ("docker/secrets/gateway_secret", ".git", ".venv", "gateway/__pycache__", "media/pacing.so", "tests"):
+        assert ignored(name)
