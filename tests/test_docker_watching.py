@@ -183,3 +183,18 @@ def test_every_alert_is_tried() -> None:
     alerts = {rule["alert"] for group in read("alerts.yml")["groups"] for rule in group["rules"]}
     tried = (DOCKER / "alerts_test.yml").read_text()
     assert {alert for alert in alerts if alert not in tried} == set()
+
+
+def test_the_dashboard_is_one() -> None:
+    """Its panels ask the data source that is provisioned, each is itself, and none lies upon another."""
+    board = json.loads((DOCKER / "grafana" / "dashboards" / "gateway.json").read_text())
+    (source,) = read("grafana/provisioning/datasources/prometheus.yaml")["datasources"]
+    assert {panel["datasource"]["uid"] for panel in board["panels"]} == {source["uid"]}
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    cells = [
+        (place["x"] + x, place["y"] + y)
+        for place in (panel["gridPos"] for panel in board["panels"])
+        for x in range(place["w"])
+        for y in range(place["h"])
+    ]
+    assert len(cells) == len(set(cells)) == 24 * (1 + max(y for _, y in cells))
