@@ -15,6 +15,7 @@ from gateway import garbage
 from gateway import log as logging
 from gateway.app import Gateway, prepare
 from gateway.compiled import build
+from gateway.descriptors import allow_enough
 from gateway.reload import Reloader
 from gateway.server import Server, server
 from gateway.settings import Settings, load_settings
@@ -69,6 +70,7 @@ async def serve(
         load: how the file is read again.
         up: called as soon as calls are taken.
     """
+    allow_enough()
     builds = await prepare(settings)
     endpoint, key = (share.endpoint, share.token_key) if share is not None else ("", "")
     gateway = Gateway(settings, builds, store=SqlStore(store_url(settings)), endpoint=endpoint, token_key=key)
