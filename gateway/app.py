@@ -94,6 +94,7 @@ class Gateway:
         self.snapshot = snapshot_of(settings, builds)  # what new calls get; a live one keeps its own
         self.expected = Expected()
         self.reloader: Reloader | None = None  # set by whoever knows the configuration's file
+        self._open = False
         self.store: Store = store or SqlStore(settings.gateway.store_url or "sqlite://")
         self.worker = Worker(f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}", endpoint)
         self.colleagues = Colleagues(self, endpoint)
@@ -198,8 +199,14 @@ class Gateway:
 
     # ------------------------------------------------------------ life
 
+    async def open(self) -> None:
+        """The store, without which nothing else begins. StoreError: it cannot be opened."""
+        if not self._open:
+            await self.store.open()
+            self._open = True
+
     async def start(self) -> None:
-        await self.store.open()
+        await self.open()
         await self.colleagues.open()
         await self.api.open()
         await self.hang_ups.open()

@@ -38,6 +38,11 @@ class _On:
         return carrier in self._gateway.settings.carriers
 
 
+def tell_cannot_start(exc: StoreError) -> None:
+    remedy = "gateway.store says where it is; GATEWAY_STATE, in which folder by default"
+    log.error("gateway.cannot_start", problem=str(exc), remedy=remedy)
+
+
 def create_app(gateway: Gateway) -> Starlette:
     """The application of `gateway`. Sockets live until the lifespan ends: drain first (see gateway/server.py)."""
 
@@ -67,8 +72,7 @@ def create_app(gateway: Gateway) -> Starlette:
         try:
             await gateway.start()
         except StoreError as exc:
-            remedy = "gateway.store says where it is; GATEWAY_STATE, in which folder by default"
-            log.error("gateway.cannot_start", problem=str(exc), remedy=remedy)
+            tell_cannot_start(exc)
             raise
         try:
             yield

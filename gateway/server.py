@@ -17,7 +17,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from gateway.app import Gateway
 from gateway.lean import socket as lean
-from gateway.routes import create_app
+from gateway.routes import create_app, tell_cannot_start
+from gateway.store import StoreError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.serve")
 
@@ -102,6 +103,13 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        try:
+            await self._gateway.open()  # here, because uvicorn has a traceback for what fails in its lifespan
+        except StoreError as exc:
+            tell_cannot_start(exc)
+            self.should_exit = True
+            self.up.set()
+            return
         try:
             await super().startup(sockets)
         except SystemExit:  # uvicorn has logged why; in a task its exit would tear the loop down

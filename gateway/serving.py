@@ -19,7 +19,9 @@ from gateway.descriptors import allow_enough
 from gateway.reload import Reloader
 from gateway.server import Server, server
 from gateway.settings import Settings, load_settings
+from gateway.store import StoreError
 from gateway.store_sql import SqlStore
+from media.errors import ConfigError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
 
@@ -41,6 +43,15 @@ def warn(settings: Settings) -> None:
 def store_url(settings: Settings) -> str:
     """Where calls and records are kept."""
     return settings.gateway.store_url or f"sqlite:///{settings.state_dir / 'gateway.db'}"
+
+
+def store_of(settings: Settings) -> SqlStore:
+    """It is not opened yet. ConfigError: no engine or driver here can."""
+    try:
+        return SqlStore(store_url(settings))
+    except StoreError as exc:
+        remedy = "PostgreSQL's driver comes with pip install 'telephony-gateway[postgresql]'"
+        raise ConfigError("gateway.store", str(exc), remedy) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +84,7 @@ async def serve(
     allow_enough()
     builds = await prepare(settings)
     endpoint, key = (share.endpoint, share.token_key) if share is not None else ("", "")
-    gateway = Gateway(settings, builds, store=SqlStore(store_url(settings)), endpoint=endpoint, token_key=key)
+    gateway = Gateway(settings, builds, store=store_of(settings), endpoint=endpoint, token_key=key)
     gateway.reloader = Reloader(gateway, config, watch=watch, load=load)
     loop = asyncio.get_running_loop()
     if hasattr(signal, "SIGHUP"):

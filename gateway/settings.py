@@ -246,9 +246,14 @@ def load_settings(path: str | Path, *, strict: bool = False) -> Settings:
         ConfigErrors: all that is wrong.
     """
     path = Path(path)
+    return parse_settings(read_toml(path), path.parent, strict=strict)
+
+
+def read_toml(path: Path) -> Table:
+    """The file as it is. ConfigErrors: it cannot be read."""
     try:
         # utf-8-sig: editors on Windows put a byte order mark before the first line.
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as exc:
         remedy = "give the path of a gateway.toml"
         raise ConfigErrors([ConfigError(str(path), f"cannot be read: {exc.strerror}", remedy)]) from None
@@ -256,11 +261,18 @@ def load_settings(path: str | Path, *, strict: bool = False) -> Settings:
         raise ConfigErrors([ConfigError(str(path), "is not UTF-8", "save it as UTF-8")]) from None
     except tomllib.TOMLDecodeError as exc:
         raise ConfigErrors([ConfigError(str(path), f"is not TOML: {exc}", "see https://toml.io")]) from None
-    return parse_settings(data, path.parent, strict=strict)
 
 
 def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = False) -> Settings:
     """`load_settings` for a file that was already read."""
+    settings, found = understood(data, base_dir, strict=strict)
+    if found:
+        raise ConfigErrors(found)
+    return settings
+
+
+def understood(data: Table, base_dir: str | Path = ".", *, strict: bool = False) -> tuple[Settings, list[ConfigError]]:
+    """What of the file makes sense, and what is wrong with the rest."""
     base_dir = Path(base_dir)
     found: list[ConfigError] = []
     sections = ("gateway", "api", "events", "vad", "recording", "carriers", "bots", "numbers", "schedules")
@@ -282,6 +294,7 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
     recording = build(RecordingSettings, _table(data, "recording", found), "recording", base_dir, found)
     if vad is not None and vad.model and not (base_dir / vad.model).is_file():
         found.append(ConfigError("vad.model", f"there is no file {vad.model}", "an ONNX file of Silero's, version 5"))
+        vad = None
     carriers, off, lacking = _carriers(_tables(data, "carriers", found), base_dir, strict, found)
     schedules = {
         name: build(Schedule, table, toml_path("schedules", name), base_dir, found)
@@ -296,20 +309,19 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
                 found.append(ConfigError(f"{toml_path('carriers', name)}.{where}", f"there is no [bots.{bot}]", remedy))
     numbers = _numbers(_tables(data, "numbers", found), _table(data, "bots", found), schedules, base_dir, found)
     found += _accountless(numbers.values(), _tables(data, "carriers", []))
-    for name in ("secret", "store") if gateway is not None else ():
-        value = getattr(gateway, name)
-        if isinstance(value, Secret) and (problem := value.problem()):
-            found.append(ConfigError(f"gateway.{name}", problem, f"set it, or leave gateway.{name} out"))
-    if found:
-        raise ConfigErrors(found)
-    assert gateway is not None
-    assert recording is not None
-    return Settings(
-        gateway=gateway,
-        api=api,
-        events=events,
-        vad=vad,
-        recording=recording,
+    if gateway is not None:
+        if gateway.secret is not None and (problem := gateway.secret.problem()):
+            found.append(ConfigError("gateway.secret", problem, "set it, or leave gateway.secret out"))
+        wrong = _no_store(gateway.store)
+        if wrong is not None:
+            found.append(wrong)
+            gateway = dataclasses.replace(gateway, store="")
+    settings = Settings(
+        gateway=gateway or GatewaySettings(),
+        api=api or ApiSettings(),
+        events=events or EventSettings(),
+        vad=vad or VADSettings(),
+        recording=recording or RecordingSettings(),
         carriers=MappingProxyType(carriers),
         carriers_off=MappingProxyType(off),
         carriers_lacking=MappingProxyType(lacking),
@@ -317,8 +329,24 @@ def parse_settings(data: Table, base_dir: str | Path = ".", *, strict: bool = Fa
         numbers=MappingProxyType(numbers),
         schedules=MappingProxyType(schedules),
         base_dir=base_dir,
-        warnings=tuple(_warnings(gateway, carriers, numbers)),
+        warnings=() if gateway is None or found else tuple(_warnings(gateway, carriers, numbers)),
     )
+    return settings, found
+
+
+_STORE = re.compile(r"(sqlite|postgresql)(\+\w+)?://")
+_STORE_REMEDY = 'write "sqlite:////var/lib/gateway/gateway.db" or "postgresql://user@host/name", or leave it out'
+
+
+def _no_store(store: str | Secret) -> ConfigError | None:
+    """What is wrong with it. The URL is not repeated: a password may be in it."""
+    if isinstance(store, Secret):
+        if problem := store.problem():
+            return ConfigError("gateway.store", problem, "set it, or leave gateway.store out")
+        store = store.reveal()
+    if store and not _STORE.match(store):
+        return ConfigError("gateway.store", "is not the URL of a database of ours", _STORE_REMEDY)
+    return None
 
 
 def _warnings(

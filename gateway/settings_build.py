@@ -58,12 +58,26 @@ def build(
     try:
         (value,) = adapter(cls).validate_json(json.dumps([data]))
     except ValidationError as exc:
-        found += _explain(exc.errors(include_url=False), cls, data, path, known)
+        errors = exc.errors(include_url=False)
+        found += _explain(errors, cls, data, path, known)
+        wrong = {error["loc"][1] for error in errors if len(error["loc"]) > 1}
+        found += _checked_by_itself(cls, {key: value for key, value in data.items() if key not in wrong}, path)
         return None
     except ConfigError as exc:  # of a settings class that checks itself
         found.append(exc.within(path))
         return None
     return _map_secrets(value, lambda secret: _anchored(secret, base_dir)) if len(found) == before else None
+
+
+def _checked_by_itself(cls: type[Any], table: Table, path: str) -> Iterator[ConfigError]:
+    """What the class has against `table`, from which all was taken that is wrong in kind: else that would hide it."""
+    try:
+        adapter(cls).validate_json(json.dumps([table]))
+    except ValidationError as exc:
+        own = [error for error in exc.errors(include_url=False) if error["type"] == "value_error"]
+        yield from _explain(own, cls, table, path, ())
+    except ConfigError as exc:
+        yield exc.within(path)
 
 
 def _anchored(secret: Secret, base_dir: Path) -> Secret:
@@ -152,6 +166,9 @@ def _explain(
 ) -> Iterator[ConfigError]:
     """pydantic's errors in the words of the file. Text is not repeated: it may be a secret."""
     located = [_locate(error, table) for error in errors]
+    # An array of which no item is right counts as empty, too.
+    items = {one.at[:-1] for one in located if one.at}
+    located = [one for one in located if one.error["type"] != "too_short" or one.at not in items]
     # Where a member of a union takes values of this kind, its complaint is the useful one; where none does, they
     # are said together.
     hopeful = {one.union for one in located if one.union is not None and not one.wrong_kind}

@@ -89,6 +89,8 @@ class SqlStore:
             writing, reading = (_ENGINES[dialect](url, writes, wait_s, power_loss) for writes in (True, False))
         except ImportError as exc:
             raise StoreError(f"the driver of {dialect} is not installed: {exc.name}") from None
+        except ArgumentError:
+            raise StoreError(f"there is no driver {parsed.drivername}") from None
         self.writer = Writer("store-writer", writing, _is_busy, max_queued=max_queued, wait_s=wait_s)
         # A database in memory has one connection.
         self.reader = (

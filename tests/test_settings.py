@@ -141,6 +141,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         "gateway.port": "must be a whole number, got a string",
         "gateway.max_calls": "must be at least 1, got 0",
         "gateway.log_format": "must be 'auto', 'text' or 'json'",
+        "gateway": "public_url must be like",
         "carriers.twilo": "did you mean twilio?",
         "carriers.twilio.leadms": "did you mean lead_ms?",
         "carriers.twilio.lead_ms": "must be at least 0, got -1",
@@ -159,6 +160,35 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert found.keys() == expected.keys()
     for path, words in expected.items():
         assert words in found[path], path
+
+
+def test_what_a_table_says_against_itself_is_not_hidden_by_what_is_wrong_in_kind() -> None:
+    found = problems(
+        {
+            "gateway": {"port": "8080", "public_url": "gw.example.com"},
+            "events": {"url": "http://hooks.example.com", "timeout_s": "ten"},
+            "api": {"tokens": {"x": {"secret": {"env": "X"}, "scopes": ["raed"]}}},
+        }
+    )
+    assert found.keys() == {"gateway.port", "gateway", "events.timeout_s", "events", "api.tokens.x.scopes[0]"}
+    assert "public_url must be like" in found["gateway"]
+    assert "url must be https" in found["events"]
+
+
+@pytest.mark.parametrize(
+    "url", ["gateway.db", "mysql://u:hidden@host/calls", "postgres://u:hidden@host/calls", "sqlite:/gateway.db"]
+)
+def test_a_store_that_is_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_STORE", url)
+    for store in (url, {"env": "TEST_STORE"}):
+        said = problems({"gateway": {"store": store}})["gateway.store"]
+        assert "postgresql://" in said
+        assert "hidden" not in said
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:////tmp/x.db", "postgresql+psycopg://u:p@h/d"])
+def test_a_store_that_is_one(url: str) -> None:
+    assert parse_settings({"gateway": {"store": url}}).gateway.store_url == url
 
 
 def test_a_rule_between_fields_is_told_with_its_table() -> None:

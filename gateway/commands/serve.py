@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from gateway.app import prepare
-from gateway.settings import MAX_WORKERS, Settings, load_settings
+from gateway.settings import MAX_WORKERS, Settings, load_settings, read_toml, understood
 from media.errors import ConfigError, ConfigErrors
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def serve(config: Path, *, host: str | None = None, port: int | None = None, wor
     if not 1 <= count <= MAX_WORKERS:
         raise ConfigError("--workers", f"must be 1 to {MAX_WORKERS}", "one for each core is enough")
     if count > 1:
+        serving.store_of(settings)  # what is wrong with it is said once, and not by each worker
         return asyncio.run(_supervise(config, settings, count, host=host, port=port))
     return run_loop(serving.serve(config, settings, host=host, port=port, up=lambda running: _tell(settings, running)))
 
@@ -213,16 +214,22 @@ def _asking_nobody(settings: Settings, lacking: Iterable[str]) -> Settings:
 
 def check(config: Path, *, as_json: bool = False) -> int:
     """`gateway check`: all mistakes at once. Gives 0 or 1."""
-    errors: tuple[ConfigError, ...] = ()
+    from gateway import serving
+
+    found: list[ConfigError] = []
     warnings: tuple[str, ...] = ()
     try:
-        settings = load_settings(config, strict=True)
+        settings, found = understood(read_toml(config), config.parent, strict=True)
         warnings = settings.warnings
-        asyncio.run(prepare(settings))
-    except ConfigErrors as exc:
-        errors = exc.errors
-    except ConfigError as exc:
-        errors = (exc,)
+        # What can be said of the rest is said, too: bots are prepared where their tables make sense.
+        for step in (lambda: serving.store_of(settings), lambda: asyncio.run(prepare(settings))):
+            try:
+                step()
+            except ConfigError as exc:
+                found.append(exc)
+    except ConfigErrors as exc:  # it cannot even be read
+        found = [exc]
+    errors = ConfigErrors(found).errors if found else ()
     if as_json:
         listed = [{"path": error.path, "problem": error.problem, "remedy": error.remedy} for error in errors]
         print(json.dumps({"config": str(config), "errors": listed, "warnings": list(warnings)}))
