@@ -156,10 +156,9 @@ class Caller:
         self._running = running
         folder = running.stage.root / "tmp" / "caller"  # where the container has a /tmp of its own
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "secret").write_text(SECRETS["gateway_secret"])
-        (folder / "gateway.toml").write_text(
-            '[gateway]\nsecret = { file = "secret" }\n[carriers.twilio]\nverify_signatures = false\n'
-        )
+        for name, secret in SECRETS.items():
+            (folder / name).write_text(secret)
+        (folder / "gateway.toml").write_text(CONFIGURATION.replace("/run/secrets/", ""))
         shutil.chown(folder, int(running.stage.user))
         self._heard = folder / "heard.wav"
 
