@@ -33,6 +33,7 @@ from media.call import CallInfo
 from media.errors import GatewayError, RemoteProtocolError, UnusableStreamError
 from media.events import DONE, BaseObject, Handle
 from media.exchange import Exchange
+from media.flow import push_audio
 from media.frames import (
     AnsweredByFrame,
     AnswerLaterFrame,
@@ -149,6 +150,7 @@ class CallCore:
         self.close_at: float | None = None  # when the socket should be closed by us, if the carrier has not
         # Of a pipeline that another task drives, and that may outlive this call, the ends are given.
         self.input, self.output = ends or (CallInput(name="CallInput"), OutputStage(self, name="CallOutput"))
+        self._outlet = self.output.outlet
         self.pipeline: Pipeline | None = None
         self._claims = claims
         self._route = route  # None: a task of the user's drives the pipeline that holds input and output
@@ -242,12 +244,9 @@ class CallCore:
 
     def tick(self, now: float) -> None:
         """Send what is due by `now`; look at the deadlines."""
-        if now < self._quiet_until and not self.outbox.waiting and now < self._timers.next_at:
-            output = self.output
-            paced = output.paced
-            if paced is not None and not paced.queue and not output.is_audible and not self._recording.is_on:
-                paced.take(now)  # that is how it notices a stalled loop
-                return
+        idle = now < self._quiet_until and not self.outbox.waiting and now < self._timers.next_at
+        if idle and not self._recording.is_on and self._outlet.rests(now):
+            return
         self._quiet_until = 0.0
         if now >= self._timers.next_at:
             self._timers.run(now, self._timer_failed)
@@ -255,7 +254,10 @@ class CallCore:
             self._use_allowance(now)
         state = self.state
         if state is _LIVE or state is _DRAINING or state is _PAUSED:
-            self.output.tick(now)
+            if self._outlet.is_plain:
+                self._outlet.tick(self.output, now)
+            else:
+                self.output.tick(now)
             if self._recording.is_on:
                 self._recording.tick(now)
             if self._left is not None:  # the carrier has ended the call, and waits for our word
@@ -271,7 +273,7 @@ class CallCore:
                 self._move(CallEvent.SILENT, "carrier-silent", now)
             elif now - self._started > self.limits.longest_s:
                 self._end(CallEvent.TOO_LONG, "longest-call", now)
-            elif state is _LIVE and not self.outbox.is_rationed and self.output.is_plain:
+            elif state is _LIVE and not self.outbox.is_rationed and self._outlet.is_plain:
                 self._quiet_until = min(self._last_heard + self._silence_s, self._started + self.limits.longest_s)
         elif state is CallState.OPENING and now >= self._deadline:
             self._move(CallEvent.START_TIMEOUT, "no-start", now)
@@ -542,7 +544,7 @@ class CallCore:
             self.counters["audio_to_monitor"] += 1
             return 0
         outbox = self.outbox
-        outbox.audio(pcm, self.output.rate)
+        outbox.audio(pcm, self._outlet.rate)
         if self._recording.is_on:
             self._recording.sent(pcm)
         return outbox.samples if outbox.is_rationed else self.serializer.held_samples
@@ -659,7 +661,7 @@ class CallCore:
             if self._mutes:
                 frame.audio = bytes(len(frame.audio))
             if self._held is None:
-                self.input.push_frame(frame)
+                push_audio(self.input, frame)
             else:
                 self._push(frame)
 

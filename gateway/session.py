@@ -44,14 +44,6 @@ class CallSession(LoopRuntime):
         if not task.cancelled() and (exc := task.exception()) is not None:
             self.core.fail(f"task {task.get_name()} failed: {exc!r}", exc)
 
-    # ------------------------------------------------------------ the clock
-
-    def tick(self, now: float) -> None:
-        core = self.core
-        self._wire.tick(core, now)
-        if core.close_at is not None and now >= core.close_at:
-            self._close_soon()
-
     def _close_soon(self) -> None:
         """The socket is closed, or is going to be: the end is waited for no longer than this."""
         if self._closing is not None and self._closing.when() is None:
@@ -62,14 +54,12 @@ class CallSession(LoopRuntime):
     async def run(self) -> CallRecord:
         """Carry the call until it is over and the socket is closed."""
         core, clock = self.core, self._clock
-        clock.add(self)
         try:
             async with asyncio.timeout(None) as self._closing:
                 await self._wire.carry(core, self._close_soon)
         except TimeoutError:
             log.info("call.close_unanswered", call=core.info.call_id)
         finally:
-            clock.discard(self)
             core.disconnected(1006, clock.now())
             self._wire.cut()
         await self._wire.ended()

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import structlog
 
 from gateway.clock import Clock
 from gateway.core import CallCore
-from gateway.lean import EXTENSION, DirectSocket, Taker
+from gateway.direct_wire import CloseSoon, DirectWire, nothing_to_close
+from gateway.lean import EXTENSION
 from serializers.base import Message
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.session")
@@ -23,10 +24,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.session")
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
-TakeOver = Callable[[Taker], DirectSocket]
-CloseSoon = Callable[[], None]
-
-AT_ONCE: Final = 16  # messages in one write: more would be out of reach of an interruption, if the peer reads slowly
 
 
 class Wire(Protocol):
@@ -35,14 +32,14 @@ class Wire(Protocol):
     def wake(self) -> None:
         """There is something to send, or the call has changed its state."""
 
-    def tick(self, core: CallCore, now: float) -> None:
-        """Tick the core, and send what it has to say."""
+    def tick(self, now: float) -> None:
+        """The clock's, while the call is carried: tick the core, and send what it has to say."""
 
     async def carry(self, core: CallCore, close_soon: CloseSoon) -> None:
         """Until the socket is closed, of which the core has been told.
 
         Args:
-            close_soon: nothing more can be sent, so that the end may not come by itself.
+            close_soon: the socket is closed, or nothing more can be sent: the end may not come by itself.
         """
 
     def cut(self) -> None:
@@ -65,18 +62,29 @@ class AsgiWire:
         self._receive, self._send, self._clock = receive, send, clock
         self._awake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
+        self._core: CallCore | None = None  # that is carried
+        self._close_soon: CloseSoon = nothing_to_close
 
     def wake(self) -> None:
         self._awake.set()
 
-    def tick(self, core: CallCore, now: float) -> None:
+    def tick(self, now: float) -> None:
+        core = self._core
+        if core is None:
+            return
         core.tick(now)
         if core.close_at is not None and now >= core.close_at:
             self._awake.set()
+            self._close_soon()
 
     async def carry(self, core: CallCore, close_soon: CloseSoon) -> None:
+        self._core, self._close_soon = core, close_soon
         self._writer = asyncio.get_running_loop().create_task(self._write(core, close_soon), name="call-writer")
-        await self._read(core)
+        self._clock.add(self)
+        try:
+            await self._read(core)
+        finally:
+            self._clock.discard(self)
 
     async def _read(self, core: CallCore) -> None:
         receive = self._receive
@@ -97,6 +105,7 @@ class AsgiWire:
         return None
 
     def cut(self) -> None:
+        self._core, self._close_soon = None, nothing_to_close
         if self._writer is not None:
             self._writer.cancel()
 
@@ -127,114 +136,3 @@ class AsgiWire:
 
     async def _put(self, message: Message) -> None:
         await self._send({"type": "websocket.send", "text" if isinstance(message, str) else "bytes": message})
-
-
-class DirectWire:
-    """A socket that was taken over."""
-
-    def __init__(self, take_over: TakeOver, clock: Clock) -> None:
-        self._take_over, self._clock = take_over, clock
-        self._close_soon: CloseSoon = _nothing
-        self._loop = asyncio.get_running_loop()
-        self._core: CallCore | None = None
-        self._socket: DirectSocket | None = None
-        self._over: asyncio.Future[None] = self._loop.create_future()
-        self._is_due = False  # `_say` is going to be called in any case
-
-    def wake(self) -> None:
-        """From outside a message or a tick: at the end of this turn."""
-        if not self._is_due:
-            self._is_due = True
-            self._loop.call_soon(self._say)
-
-    def tick(self, core: CallCore, now: float) -> None:
-        self._is_due = True
-        try:
-            core.tick(now)
-        finally:
-            if core.outbox.waiting or core.close_at is not None:
-                self._say()
-            else:
-                self._is_due = False
-
-    async def carry(self, core: CallCore, close_soon: CloseSoon) -> None:
-        self._core, self._close_soon = core, close_soon
-        self._socket = self._take_over(self)
-        self._say()
-        await self._over
-
-    def cut(self) -> None:
-        self._core, self._socket, self._close_soon = None, None, _nothing
-        self._over.cancel()
-
-    async def ended(self) -> None:
-        pass
-
-    # ------------------------------------------------------------ what the socket tells
-
-    def on_message(self, data: Message) -> None:
-        core = self._core
-        if core is None:
-            return
-        self._is_due = True
-        try:
-            core.receive(data, self._clock.now())
-        except Exception as exc:
-            self._end(exc)
-        self._say()
-
-    def on_writable(self) -> None:
-        if self._core is not None:
-            self._core.blocked_since = None
-        self._say()
-
-    def on_close(self, code: int) -> None:
-        self._over_with(code)
-
-    def _over_with(self, code: int) -> None:
-        self._socket = None
-        try:
-            if self._core is not None:
-                self._core.disconnected(code, self._clock.now())
-        finally:
-            self._end()
-
-    def _end(self, exc: Exception | None = None) -> None:
-        if self._over.done():
-            return
-        if exc is None:
-            self._over.set_result(None)
-        else:
-            self._over.set_exception(exc)
-
-    # ------------------------------------------------------------ what the call says
-
-    def _say(self) -> None:
-        """Everything that may leave now, as far as the peer reads."""
-        self._is_due = False
-        core, socket = self._core, self._socket
-        if core is None or socket is None:
-            return
-        try:
-            while socket.is_writable:
-                messages = core.take_some(AT_ONCE)
-                if messages:
-                    socket.send(*messages)
-                if len(messages) < AT_ONCE:
-                    break
-        except Exception as exc:  # a text that is none
-            core.counters["send_failed"] += 1
-            log.debug("call.send_failed", problem=repr(exc))
-            self._socket = None
-            self._close_soon()
-            return
-        if not socket.is_writable:
-            if core.blocked_since is None and core.outbox:
-                core.blocked_since = self._clock.now()
-        elif core.close_at is not None and self._clock.now() >= core.close_at:
-            socket.close(core.close_code)
-            self._over_with(core.close_code)
-
-
-def _nothing() -> None:
-    pass

@@ -7,7 +7,7 @@ ledger of what was sent and heard, and is where an interruption takes effect.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, Protocol
 
 from media.codecs import peak
@@ -40,63 +40,17 @@ from media.frames import (
     TTSTextFrame,
 )
 from media.ledger import PlayoutLedger
+from media.outlet import NOBODY_SPEAKS, Boundary, Outlet, Tap, Wire
 from media.pacing import FLUSH, PacedBuffer
 from media.processor import DONE, FrameDirection, FrameProcessor, TimerHandle
 from media.resample import Resampler, make_resampler
 from media.spoken import Spoken
 
-SPEAKING_PERIOD_S = 0.2  # BotSpeakingFrame is repeated at least this often
-SPEECH_END_S = 3.0  # without TTSStoppedFrame the bot counts as silent after this long with nothing to send
 PROOF_S = 2.0  # how long after its time the carrier's word that all was played is waited for
 STREAM_SILENCE_S = 0.35  # so much silence ends the speech in an unbroken stream
 STREAM_SILENCE_PEAK = 20  # samples no louder than this are silence
 BACK_S = 0.04  # after a hold, where no word's beginning is known: so much is heard again
-LIVE_S = 0.06  # what comes in longer pieces was not made as it came
-ANEW_S = 0.2  # no audio for so long: what comes then is another stream
 LONGEST_BACK_S = 1.0  # a word that is longer goes on where it was
-
-
-class Wire(Protocol):
-    """What the output stage needs of the call it speaks into."""
-
-    @property
-    def send_rate(self) -> int: ...
-    @property
-    def packet_ms(self) -> int: ...
-    @property
-    def lead_ms(self) -> float: ...
-    @property
-    def cushion_ms(self) -> int: ...
-    @property
-    def has_marks(self) -> bool: ...
-    @property
-    def reports_playback(self) -> bool: ...
-    @property
-    def echoes_marks_on_clear(self) -> bool: ...
-    @property
-    def sends_digits(self) -> bool: ...
-    @property
-    def clears(self) -> bool: ...
-    @property
-    def clear_grain_ms(self) -> int: ...
-    def now(self) -> float: ...
-    def send_audio(self, pcm: bytes) -> int:
-        """One packet, mono, at `send_rate`. How many samples of all packets so far wait to leave."""
-        ...
-
-    def send(self, frame: Frame) -> None:
-        """Whatever messages `frame` means to this carrier."""
-
-    def flush(self) -> int:
-        """The end of speech: samples of silence with which the carrier's last packet was filled."""
-        ...
-
-    def clear(self, frame: InterruptionFrame) -> int:
-        """Queued media leaves the outbox, and the carrier drops what it holds. How many samples had not left yet."""
-        ...
-
-    def released(self, frame: Frame) -> None:
-        """`frame` (End, Stop, Cancel) has come to its turn behind all audio."""
 
 
 class NoWire:
@@ -106,7 +60,9 @@ class NoWire:
     packet_ms = 20
     lead_ms = 0.0
     cushion_ms = 0
-    has_marks = echoes_marks_on_clear = clears = False
+    has_marks = False
+    echoes_marks_on_clear = False
+    clears = False
     sends_digits = True  # no tones have to be made
     clear_grain_ms = 0
     reports_playback = False
@@ -131,23 +87,7 @@ class NoWire:
 NOBODY: Final = NoWire()
 
 
-class Tap(Protocol):
-    """Who hears the bot as the caller does: packets as they leave, and the ledger that knows what became of them."""
-
-    def tuned(self, ledger: PlayoutLedger) -> None:
-        """Of all that is sent from now on. Comes again when the stage speaks into another wire."""
-
-    def sent(self, pcm: bytes) -> None:
-        """A packet has left, mono s16le at the ledger's rate; the ledger has it already."""
-
-
-class _Boundary:
-    """Where something begins or ends among the packets; audio before it leaves as it is."""
-
-    __slots__ = ()
-
-
-_SPEECH_STARTS, _SPEECH_ENDS, _LIVE_STARTS = _Boundary(), _Boundary(), _Boundary()
+_SPEECH_STARTS, _SPEECH_ENDS = Boundary(), Boundary()
 
 
 def _goes_again(item: object) -> bool:
@@ -239,37 +179,49 @@ class OutputStage(FrameProcessor):
     def __init__(self, wire: Wire, *, name: str | None = None) -> None:
         super().__init__(name=name)
         self._wire = wire
-        self.paced: PacedBuffer | None = None  # made at StartFrame: the wire's rate is known then
-        self.ledger: PlayoutLedger | None = None
+        self.outlet = Outlet(wire)
+        self.outlet.is_plain = self.is_plain
         self.spoken: Spoken | None = None
-        self.epoch = 0  # one more for each interruption
         self.interruptions = 0
         self._resampler: Resampler | None = None
-        self.rate = 0  # the wire's, in Hz
-        self._in_speech = False  # between the boundaries, as audio arrives
         # The bot speaks: what it says is not heard to its end. Sound that is no speech does not count.
         self.is_audible = False
         self._stream_silence_s = 0.0
-        self._next_speaking = 0.0
-        self._last_push = 0.0
-        self._cushion = b""  # silence, s16le
         self._speech_at = 0.0  # when the first audio of this speech came
         self._stop_timer: TimerHandle | None = None
-        self._ended = False  # EndFrame is queued or gone: what comes behind it is not heard
         self._last_mark = ""
-        self._unproven = False  # sent, and the carrier has not said since that it was played
-        self._releasing = False
-        self._unflushed = False  # audio was pushed since the last flush
         self.spoke: Callable[[bool], None] | None = None  # told when the bot begins (True) and has ceased to speak
         self._watcher: Watcher | None = None
-        self.mix: Callable[[bytes], bytes] | None = None  # what is added to each packet as it leaves
-        self._taps: tuple[Tap, ...] = ()
         self.is_held = False  # the carrier takes no audio now
-        self.is_waiting = False  # the floor is not the bot's now, but may be again
         self._keep_ms = 0.0  # how much of what has left can be brought back
         self._origin_generated = self._origin_heard = 0  # where positions of `spoken` begin, in the ledger's counts
         self._reply_from = 0  # position at which the bot began to speak
         self._handlers: Mapping[type, Handle] = handlers_of(type(self))
+
+    @property
+    def paced(self) -> PacedBuffer | None:
+        """What waits to leave; None before StartFrame."""
+        return self.outlet.paced
+
+    @property
+    def ledger(self) -> PlayoutLedger | None:
+        """What became of what has left; None before StartFrame."""
+        return self.outlet.ledger
+
+    @property
+    def rate(self) -> int:
+        """The wire's, in Hz; 0 before StartFrame."""
+        return self.outlet.rate
+
+    @property
+    def epoch(self) -> int:
+        """One more for each interruption."""
+        return self.outlet.epoch
+
+    @property
+    def is_waiting(self) -> bool:
+        """The floor is not the bot's now, but may be again."""
+        return self.outlet.is_waiting
 
     # ------------------------------------------------------------ frames in
 
@@ -296,7 +248,10 @@ class OutputStage(FrameProcessor):
     def leave(self, wire: Wire) -> None:
         """`wire` is gone for good; the ledger goes on telling what was heard."""
         if self._wire is wire:
-            self._wire = NOBODY
+            self._speak_into(NOBODY)
+
+    def _speak_into(self, wire: Wire) -> None:
+        self._wire = self.outlet.wire = wire
 
     def _use(self, handlers: Handlers) -> None:
         self._handlers = handlers if self._watcher is None else handlers.watched(self._watcher.sees)
@@ -308,76 +263,38 @@ class OutputStage(FrameProcessor):
 
     def _tune(self) -> None:
         """Begin anew, at the wire's rate as it is known now."""
-        wire = self._wire
-        self.rate = wire.send_rate
-        self.paced = PacedBuffer(wire.send_rate, wire.packet_ms, wire.lead_ms, keep_ms=self._keep_ms)
-        self.ledger = PlayoutLedger(
-            wire.send_rate,
-            echoes_marks_on_clear=wire.echoes_marks_on_clear,
-            clear_grain_ms=wire.clear_grain_ms,
-        )
-        self.spoken = Spoken(wire.send_rate)
+        self.outlet.tune(self._keep_ms)
+        self.spoken = Spoken(self.rate)
         self._origin_generated = self._origin_heard = self._reply_from = 0
-        self.is_waiting = False
-        self._flush_after_s = max(0.1, wire.packet_ms * 0.0015)
-        self._cushion = bytes(2 * (wire.cushion_ms * wire.send_rate // 1000)) if wire.cushion_ms < wire.lead_ms else b""
         self._resampler = None
-        self._in_speech = self._unflushed = self._ended = False
-        for tap in self._taps:
-            tap.tuned(self.ledger)
 
     def listen(self, tap: Tap) -> None:
         """`tap` hears the bot from now on, or from StartFrame on."""
-        self._taps = (*self._taps, tap)
+        self.outlet.taps = (*self.outlet.taps, tap)
         if self.ledger is not None:
             tap.tuned(self.ledger)
 
     def ignore(self, tap: Tap) -> None:
         """`tap` has heard enough."""
-        self._taps = tuple(each for each in self._taps if each is not tap)
+        self.outlet.taps = tuple(each for each in self.outlet.taps if each is not tap)
 
     def _on_audio(self, frame: OutputAudioRawFrame) -> None:
-        pcm = frame.audio
-        if frame.sample_rate != self.rate or frame.num_channels != 1:
-            pcm = self._to_wire(frame)
-        self._push_pcm(pcm)
+        self.outlet.take(self, frame)
 
     def _push_pcm(self, pcm: bytes) -> None:
-        paced, ledger = self.paced, self.ledger
-        if paced is None or ledger is None:
-            raise LocalProtocolError("audio before StartFrame")
-        if self._ended:
-            return  # the last word has been said
-        now = self._wire.now()
-        if now - self._last_push > ANEW_S and self._cushion and not self._in_speech:
-            self._lay_cushion(paced, ledger, len(pcm), now)
-        ledger.generated += len(pcm) >> 1
-        self._unflushed = True
-        self._last_push = now
-        if self.is_plain and not self._releasing and paced.passes(pcm, now):
-            self._send_packet(ledger, pcm, now)
-        else:
-            paced.push(pcm)
-            self.release(now)
-
-    def _lay_cushion(self, paced: PacedBuffer, ledger: PlayoutLedger, size: int, now: float) -> None:
-        """Audio that comes as it is made has no lead: silence ahead of it, or its first late packet is a gap."""
-        if 0 < size <= 2 * LIVE_S * self.rate and paced.is_dry(now) and not self.is_waiting:
-            ledger.generated += len(self._cushion) >> 1
-            paced.push(self._cushion)
-            paced.put(_LIVE_STARTS)
+        self.outlet.push(self, pcm)
 
     def _on_speech(self, frame: TTSAudioRawFrame) -> None:
-        if not self._in_speech:
+        if not self.outlet.in_speech:
             self._begin_speech()
         self._on_audio(frame)
 
     def _on_stream(self, frame: SpeechOutputAudioRawFrame) -> None:
         if peak(frame.audio) > STREAM_SILENCE_PEAK:
             self._stream_silence_s = 0.0
-            if not self._in_speech:
+            if not self.outlet.in_speech:
                 self._begin_speech()
-        elif self._in_speech:
+        elif self.outlet.in_speech:
             self._stream_silence_s += len(frame.audio) / (2 * frame.num_channels * frame.sample_rate)
             if self._stream_silence_s >= STREAM_SILENCE_S:
                 self._end_speech()
@@ -386,7 +303,7 @@ class OutputStage(FrameProcessor):
     def _begin_speech(self) -> None:
         assert self.paced is not None
         assert self.spoken is not None
-        self._in_speech, self._stream_silence_s = True, 0.0
+        self.outlet.in_speech, self._stream_silence_s = True, 0.0
         self.spoken.begin(self._pushed)
         self._speech_at = self._wire.now()
         self.paced.put(_SPEECH_STARTS)
@@ -394,9 +311,9 @@ class OutputStage(FrameProcessor):
     def _end_speech(self) -> None:
         assert self.paced is not None
         assert self.spoken is not None
-        self._flush()
-        if self._in_speech:
-            self._in_speech = False
+        self.flush()
+        if self.outlet.in_speech:
+            self.outlet.in_speech = False
             self.spoken.end(self._pushed)
             self.paced.put(_SPEECH_ENDS)
 
@@ -406,8 +323,8 @@ class OutputStage(FrameProcessor):
 
     def _on_words(self, frame: TTSTextFrame) -> None:
         """Which words the audio is. Their `pts` is of the pipeline's clock, on which this speech began."""
-        if self.spoken is not None and not self._ended:
-            at_s = None if frame.pts is None or not self._in_speech else frame.pts / 1e9 - self._speech_at
+        if self.spoken is not None and not self.outlet.ended:
+            at_s = None if frame.pts is None or not self.outlet.in_speech else frame.pts / 1e9 - self._speech_at
             self.spoken.say(frame.text, self._pushed, at_s, spaced=frame.includes_inter_frame_spaces)
         self._in_order(frame)
 
@@ -415,7 +332,7 @@ class OutputStage(FrameProcessor):
         if self.paced is not None:
             self._end_speech()
         self._in_order(frame)
-        self._ended = isinstance(frame, EndFrame)
+        self.outlet.ended = isinstance(frame, EndFrame)
 
     def _on_digit(self, frame: OutputDTMFFrame) -> None:
         if self._wire.sends_digits:
@@ -443,7 +360,7 @@ class OutputStage(FrameProcessor):
         if paced is None:
             raise LocalProtocolError(f"{type(frame).__name__} before StartFrame")
         if not paced.queue:
-            self._act(frame, self._wire.now())
+            self.act(frame, self._wire.now())
             return
         paced.put(frame)
         self.release(self._wire.now())
@@ -451,7 +368,7 @@ class OutputStage(FrameProcessor):
     def _on_cancel(self, frame: CancelFrame) -> None:
         if self.paced is not None:
             self.paced.clear()
-        self.is_waiting = False
+        self.outlet.is_waiting = False
         self._silence()
         self._wire.released(frame)
         self.push_frame(frame)
@@ -468,7 +385,7 @@ class OutputStage(FrameProcessor):
         paced, ledger = self.paced, self.ledger
         if paced is None or ledger is None:
             return
-        self.epoch += 1
+        self.outlet.epoch += 1
         self.interruptions += 1
         now = self._wire.now()
         generated = self._pushed
@@ -478,8 +395,8 @@ class OutputStage(FrameProcessor):
         waiting = paced.clear(None if clears else unsent)
         if self._resampler is not None:
             self._resampler.reset()
-        self._in_speech = self._unflushed = self._unproven = False
-        self.is_waiting = False
+        self.outlet.in_speech = self.outlet.unflushed = self.outlet.unproven = False
+        self.outlet.is_waiting = False
         # Who cannot be cleared plays what has left.
         heard = ledger.cleared(now if clears else max(now, ledger.heard_by()), unsent)
         frame.heard = self._what_was_heard(heard - self._origin_heard, generated)
@@ -526,20 +443,20 @@ class OutputStage(FrameProcessor):
         Where the carrier cannot be cleared it plays what it has. The last words before the end of a call are said.
         """
         paced, ledger = self.paced, self.ledger
-        if paced is None or ledger is None or self._ended or self.is_waiting or not self.is_audible:
+        if paced is None or ledger is None or self.outlet.ended or self.is_waiting or not self.is_audible:
             return False
         now = self._wire.now()
-        self.is_waiting = True
-        self.epoch += 1
+        self.outlet.is_waiting = True
+        self.outlet.epoch += 1
         paced.hold()
         self._cancel_stop()
         if self._wire.clears:
             before = ledger.dropped
             ledger.cleared(now, self._wire.clear(InterruptionFrame()))
             lost = ledger.dropped - before
-            self._unproven = False
+            self.outlet.unproven = False
             if not lost and not paced:  # the last sample is just being heard
-                self.is_waiting = False
+                self.outlet.is_waiting = False
                 paced.resume(now)
                 self._stop_when_heard(now)
                 return False
@@ -552,7 +469,7 @@ class OutputStage(FrameProcessor):
         if not self.is_waiting or paced is None or ledger is None or spoken is None:
             return 0
         now = self._wire.now()
-        self.is_waiting = False
+        self.outlet.is_waiting = False
         again = 0
         if self._wire.clears:
             position = ledger.sent - ledger.dropped - self._origin_heard
@@ -597,45 +514,12 @@ class OutputStage(FrameProcessor):
 
     def release(self, now: float) -> None:
         """Send what is due by `now`."""
-        paced = self.paced
-        if paced is None or self._releasing:  # a frame pushed below may come back here; the outer loop goes on
-            return
-        self._releasing = True
-        try:
-            while items := paced.take(now):
-                self._send(items, now)
-                if not paced.queue:
-                    break
-        finally:
-            self._releasing = False
+        self.outlet.release(self, now)
 
-    def _send(self, items: Sequence[Any], now: float) -> None:
-        ledger, epoch = self.ledger, self.epoch
-        assert ledger is not None
-        for position, item in enumerate(items):
-            if type(item) is bytes:
-                self._send_packet(ledger, item, now)
-            else:
-                self._act(item, now)
-            if self.epoch != epoch:  # interrupted from below: what was taken with it is dropped too
-                for late in items[position + 1 :]:
-                    if isinstance(late, Frame) and late.is_uninterruptible:
-                        self._act(late, now)
-                return
+    def still_speaks(self) -> None:
+        self.broadcast_frame(BotSpeakingFrame)
 
-    def _send_packet(self, ledger: PlayoutLedger, pcm: bytes, now: float) -> None:
-        self._unproven = True
-        size = len(pcm) >> 1
-        if self.mix is not None:
-            pcm = self.mix(pcm)
-        ledger.send(size, now, self._wire.send_audio(pcm))
-        for tap in self._taps:
-            tap.sent(pcm)
-        if self.is_audible and now >= self._next_speaking:
-            self._next_speaking = now + SPEAKING_PERIOD_S
-            self.broadcast_frame(BotSpeakingFrame)
-
-    def _act(self, item: Any, now: float) -> None:
+    def act(self, item: Any, now: float) -> None:
         """Something whose turn has come among the packets."""
         if item is FLUSH:
             padding = self._wire.flush()
@@ -646,7 +530,7 @@ class OutputStage(FrameProcessor):
         elif item is _SPEECH_STARTS:
             self._cancel_stop()
             if not self.is_audible:
-                self.is_audible, self._next_speaking = True, now
+                self.is_audible, self.outlet.next_speaking = True, now
                 self._begin_reply()
                 if self.spoke is not None:
                     self.spoke(True)
@@ -674,17 +558,11 @@ class OutputStage(FrameProcessor):
 
     def tick(self, now: float) -> None:
         """Called every 20 ms or so."""
-        paced = self.paced
-        if paced is None:
-            return
-        waiting = bool(paced.queue)
-        if waiting and self._unflushed and now - self._last_push > self._flush_after_s and not self._in_speech:
-            self._flush()  # a sound without TTSStoppedFrame has ended: its last packet must leave
-        self.release(now)  # also where nothing waits: that is how pacing notices a stalled loop
-        if waiting:
-            return
-        if self.is_audible and self._stop_timer is None and now - self._last_push > SPEECH_END_S:
-            self._in_speech = False
+        self.outlet.tick(self, now)
+
+    def nothing_more(self) -> None:
+        if self._stop_timer is None:
+            self.outlet.in_speech = False
             self._silence()
 
     def _mark(self) -> None:
@@ -706,12 +584,12 @@ class OutputStage(FrameProcessor):
             return
         if isinstance(frame, PlayedFrame):
             if frame.name == self._last_mark:
-                self._unproven = False
+                self.outlet.unproven = False
             ledger.played(frame.name, now)
         elif isinstance(frame, PlaybackStartedFrame):
             ledger.playback_started(now)
         elif isinstance(frame, PlaybackCompletedFrame):
-            self._unproven = False
+            self.outlet.unproven = False
             ledger.playback_completed(now)
 
     def all_heard(self, now: float) -> bool:
@@ -725,7 +603,7 @@ class OutputStage(FrameProcessor):
         if self.paced or not ledger.all_heard(now):
             return False
         tells = self._wire.has_marks or self._wire.reports_playback
-        return not (tells and self._unproven) or now > ledger.heard_by() + PROOF_S
+        return not (tells and self.outlet.unproven) or now > ledger.heard_by() + PROOF_S
 
     # ------------------------------------------------------------ who speaks
 
@@ -751,14 +629,14 @@ class OutputStage(FrameProcessor):
     def _silence(self) -> None:
         self._cancel_stop()
         if self.is_audible:
-            self.is_audible = False
+            self.is_audible, self.outlet.next_speaking = False, NOBODY_SPEAKS
             if self.spoke is not None:
                 self.spoke(False)
             self.broadcast_frame(BotStoppedSpeakingFrame)
 
     # ------------------------------------------------------------ rates
 
-    def _to_wire(self, frame: AudioRawFrame) -> bytes:
+    def to_wire(self, frame: AudioRawFrame) -> bytes:
         """`frame` in mono at the wire's rate."""
         pcm = frame.audio
         if frame.num_channels != 1:
@@ -771,11 +649,11 @@ class OutputStage(FrameProcessor):
             resampler = self._resampler = make_resampler(frame.sample_rate, self.rate)
         return resampler.process(pcm)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """The end of a sound: what the resampler and a begun packet hold may leave."""
-        if self.paced is None or self.ledger is None or not self._unflushed:
+        if self.paced is None or self.ledger is None or not self.outlet.unflushed:
             return
-        self._unflushed = False
+        self.outlet.unflushed = False
         self._flush_resampler()
         self.paced.flush()
 

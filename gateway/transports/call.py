@@ -10,6 +10,7 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.core import CallCore
+from gateway.direct_wire import CloseSoon
 from gateway.finisher import Finisher
 from gateway.ports import CallLimits
 from gateway.records import LogSink
@@ -18,7 +19,7 @@ from gateway.states import OVER, CallEvent, CallState
 from gateway.transports.ends import TransportInput, TransportOutput
 from gateway.transports.faces import Faces
 from gateway.transports.params import WebsocketParams
-from gateway.wires import AsgiWire, CloseSoon, Receive, Send
+from gateway.wires import AsgiWire, Receive, Send
 from media.call import Variables
 from media.frames import (
     AudioRawFrame,

@@ -29,7 +29,8 @@ from media.frames import (
     StopFrame,
     TTSAudioRawFrame,
 )
-from media.output import NOBODY, Handlers, OutputStage, Wire, handlers_of
+from media.outlet import Wire
+from media.output import NOBODY, Handlers, OutputStage, handlers_of
 from media.processor import FrameDirection, FrameProcessorSetup, MaybeAwaitable, Runtime
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.transports")
@@ -164,7 +165,7 @@ class TransportOutput(OutputStage):
     def __init__(self, owner: Owner, *, name: str | None = None) -> None:
         super().__init__(NOBODY, name=name)
         self._owner = owner
-        self._hears = False  # there is a wire that takes audio
+        self.outlet.hears = False
         self._up = False  # between StartFrame and clean-up
         self._ready = False  # this wire's readiness was told
         self._announced: InterruptionFrame | None = None
@@ -176,9 +177,10 @@ class TransportOutput(OutputStage):
 
     def attach(self, wire: TransportWire) -> None:
         """Speak into `wire` from now on. What the last one did not get, nobody gets."""
-        self._wire, self._ready = wire, False
-        self._hears = self._owner.params.audio_out_enabled
-        self._use(handlers_of(TransportOutput) if self._hears else _deaf())
+        self._speak_into(wire)
+        self._ready = False
+        self.outlet.hears = self._owner.params.audio_out_enabled
+        self._use(handlers_of(TransportOutput) if self.outlet.hears else _deaf())
         if self._up:
             self._silence()
             self._begin_anew()
@@ -201,20 +203,20 @@ class TransportOutput(OutputStage):
     def abandon(self) -> None:
         """Nobody is there any more."""
         self._use(_deaf())
-        self._hears = False
+        self.outlet.hears = False
         if not self._up or self.paced is None:
             return
         self._silence()
         for item in self.paced.clear():
             if isinstance(item, Frame):
-                self._act(item, self._wire.now())
+                self.act(item, self._wire.now())
 
     def _begin_anew(self) -> None:
         """As at StartFrame; frames that wait among the audio go on waiting."""
         waiting = self.paced.clear() if self.paced is not None else ()
-        ended = self._ended
+        ended = self.outlet.ended
         self._tune()
-        self._ended = ended
+        self.outlet.ended = ended
         self._start_mixer()
         for item in waiting:
             if isinstance(item, Frame) and self.paced is not None:
@@ -256,10 +258,6 @@ class TransportOutput(OutputStage):
         else:
             take(OutputAudioRawFrame(_mono(frame), frame.sample_rate, 1))
 
-    def _push_pcm(self, pcm: bytes) -> None:
-        if self._hears:
-            super()._push_pcm(pcm)
-
     def _on_last_word(self, frame: EndFrame) -> None:
         params, wire = self._owner.params, self._wire
         silence_s = params.audio_out_end_silence_secs
@@ -286,10 +284,10 @@ class TransportOutput(OutputStage):
 
     def _start_mixer(self) -> None:
         mixer = self._owner.params.mixer()
-        if mixer is not None and self._hears:
+        if mixer is not None and self.outlet.hears:
             self._mixing = Mixing(mixer, self.runtime.drive, self.push_error)
             self._mixing.start(self.rate)
-            self.mix = self._mixing.mix
+            self.outlet.mix = self._mixing.mix
 
     def _on_mixer_control(self, frame: MixerControlFrame) -> None:
         if self._mixing is not None:
@@ -298,7 +296,7 @@ class TransportOutput(OutputStage):
 
     def tick(self, now: float) -> None:
         super().tick(now)
-        if self._mixing is not None and self._hears and not self._ended:
+        if self._mixing is not None and self.outlet.hears and not self.outlet.ended:
             self._fill(now)
 
     def _fill(self, now: float) -> None:

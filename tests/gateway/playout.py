@@ -93,7 +93,7 @@ def judge(carrier: str, seed: int, *, longest_way_s: float = 0.06, seconds: floa
     truth = _Truth(call)
     rate = core.send_rate
     # The silence before a live stream counts as what was sent, and only sound is seen to be played.
-    core.output._cushion = _sound(len(core.output._cushion) / (2 * rate), rate)
+    core.output.outlet.cushion = _sound(len(core.output.outlet.cushion) / (2 * rate), rate)
     acts: list[tuple[float, Callable[[], None]]] = [
         (5, lambda: _speak(call, rng.uniform(0.05, 2.5), rate)),
         (2, lambda: _live(call, rng.uniform(0.2, 1.5), rate, rng)),

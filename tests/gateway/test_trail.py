@@ -102,13 +102,16 @@ def test_a_muted_bot_hears_silence() -> None:
     heard: list[bytes] = []
     call = VirtualCall("twilio")
     call.run(0.1)
-    push = call.core.input.push_frame
 
-    def seen(frame: Any, *more: Any) -> Any:
-        heard.append(getattr(frame, "audio", b""))
-        return push(frame, *more)
+    def seen(source: Any, peer: Any, direction: Any, entry: Any) -> Any:
+        def enter(frame: Any, direction: Any) -> Any:
+            if source is call.core.input:
+                heard.append(getattr(frame, "audio", b""))
+            return entry(frame, direction)
 
-    call.core.input.push_frame = seen  # type: ignore[assignment,method-assign]
+        return enter
+
+    call.core.input._flow.add_tap(seen)
     call.say(b"\x10\x20" * 8000)
     call.run(0.3)
     assert any(map(any, heard))

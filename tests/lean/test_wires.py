@@ -12,13 +12,14 @@ import pytest
 from bots.base import Build
 from gateway.clock import Clock
 from gateway.core import CallCore
+from gateway.direct_wire import AT_ONCE, DirectWire
 from gateway.lean.socket import LeanSocket
 from gateway.ports import BotRoute, CallLimits
 from gateway.records import CallRecord
 from gateway.registry import serializer_class
 from gateway.session import CallSession
 from gateway.simulator.base import FakeCarrier, fake_carrier
-from gateway.wires import AT_ONCE, DirectWire, wire
+from gateway.wires import wire
 from media.frames import OutputTransportMessageUrgentFrame
 from serializers.base import WireOptions
 from tests.endtoend import actors
@@ -53,6 +54,7 @@ class OneCall:
         await send({"type": "websocket.accept"})
         way = wire(scope, receive, send, self.clock)
         assert isinstance(way, DirectWire)
+        self.way = way
         self.session = CallSession(way, self.clock)
         self.session.core = CallCore(
             serializer_class("twilio").for_call(WireOptions()),
@@ -84,7 +86,7 @@ class OneCall:
         """Time passes; nothing is awaited."""
         for _ in range(round(seconds / 0.02)):
             Stopped.t += 0.02
-            self.session.tick(Stopped.t)
+            self.way.tick(Stopped.t)
 
     def heard(self, event: str) -> int:
         return sum(opcode == TEXT and json.loads(data)["event"] == event for opcode, data in self.line.said)
@@ -124,7 +126,7 @@ def test_what_a_tick_brings_about_leaves_within_it() -> None:
         call.line.read()
         assert call.heard("media") == before + 1
         Stopped.t += 0.1  # a late tick: what is owed goes together
-        call.session.tick(Stopped.t)
+        call.way.tick(Stopped.t)
         assert len(writes) == 2
         call.line.read()
         assert call.heard("media") >= before + 5

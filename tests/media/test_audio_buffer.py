@@ -278,13 +278,13 @@ def test_without_a_recording_nothing_listens() -> None:
     call.run(0.5)
     call.say_to_caller(actors.tone(0.5))
     call.run(1.0)
-    assert call.core.output._taps == ()
+    assert call.core.output.outlet.taps == ()
     call.buffer.stop_recording()
     assert not call.kept
     call.buffer.start_recording()
-    assert len(call.core.output._taps) == 1
+    assert len(call.core.output.outlet.taps) == 1
     call.buffer.stop_recording()
-    assert call.core.output._taps == ()
+    assert call.core.output.outlet.taps == ()
 
 
 # ---------------------------------------------------------------- pipelines without an output stage
