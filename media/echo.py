@@ -77,6 +77,11 @@ class Likeness:
         return self.rest_db <= _SILENCE_DB
 
     @property
+    def tells_delay(self) -> bool:
+        """Of what is echo: it may be so because nothing is left, wherever."""
+        return self.explained >= _SOME
+
+    @property
     def is_doubtful(self) -> bool:
         """Of what is not echo: no other voice is so much like the bot's, but for one in ten."""
         return self.explained >= _DOUBTFUL and not self.refuted

@@ -31,7 +31,7 @@ _IS_VOICE: Final = 0.6  # periodicity
 _MISSING: Final = 0.1  # of the echo that should have been there, at most: it was not
 _TELLING: Final = 0.25  # of the line's power that it should have had
 _BESIDE_NOISE: Final = 6.3  # 8 dB above the quieter parts of what was left before
-_BESIDE_ECHO: Final = 0.05  # 13 dB below the loudest of the echo, of which no path explains all
+_BESIDE_ECHO: Final = 0.07  # 11.5 dB below the loudest of the echo, of which no path explains all
 
 
 def is_new(heard: bytes, played: bytes, heard_rate: int, played_rate: int, delay_ms: int) -> bool:
@@ -53,17 +53,34 @@ def is_new(heard: bytes, played: bytes, heard_rate: int, played_rate: int, delay
 
 
 def somebody_beside(heard: bytes, played: bytes, heard_rate: int, played_rate: int, delay_ms: int) -> bool:
-    """The line's echo leaves more than it did before. Arguments as those of `is_new`."""
-    line, r = _aligned(heard, played, heard_rate, played_rate, delay_ms)
-    if len(line) < 2 * _WINDOW:
+    """The line's echo leaves more than it did before, and that is a voice. Arguments as those of `is_new`."""
+    left, echo = _parts(heard, played, heard_rate, played_rate, delay_ms)
+    if len(left) < 2 * _WINDOW:
         return False
-    echo = np.correlate(r, _path(line, r))
-    left = line - echo
     powers = _powers(left)
     noise = max(float(np.quantile(powers, 0.2)), _QUIETEST)
     now = float(powers[-_NOW:].mean())
     if now <= _BESIDE_NOISE * noise or now <= _BESIDE_ECHO * float(np.max(_powers(echo))):
         return False
+    return _is_voice(left)
+
+
+def leaves_voice(heard: bytes, played: bytes, heard_rate: int, played_rate: int, delay_ms: int) -> bool:
+    """What the line's echo leaves is a voice, or too short to say. Arguments as those of `is_new`."""
+    left, _ = _parts(heard, played, heard_rate, played_rate, delay_ms)
+    return len(left) < 2 * _WINDOW or _is_voice(left)
+
+
+def _parts(heard: bytes, played: bytes, heard_rate: int, played_rate: int, delay_ms: int) -> tuple[Samples, Samples]:
+    """What the line's echo leaves, and the echo; nothing of a line that is too short."""
+    line, r = _aligned(heard, played, heard_rate, played_rate, delay_ms)
+    if len(line) < 2 * _WINDOW:
+        return line, line
+    echo = np.correlate(r, _path(line, r))
+    return line - echo, echo
+
+
+def _is_voice(left: Samples) -> bool:
     return float(np.sort(_repeats(left))[-_VOICED]) >= _IS_VOICE
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from media.echo import NOISE_S, WINDOW_S, Likeness, likeness
-from media.echo_before import PLAYED_S, is_new, somebody_beside
+from media.echo_before import PLAYED_S, is_new, leaves_voice, somebody_beside
 from media.events import DONE, Handle, MaybeAwaitable
 from media.frames import (
     BotStartedSpeakingFrame,
@@ -35,6 +35,7 @@ from media.frames import (
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
+from media.hum import hums
 from media.output import OutputStage
 from media.processor import FrameDirection, FrameProcessor
 
@@ -43,9 +44,11 @@ log = logging.getLogger(__name__)
 KEEP_S = 2.5  # of what has left: what may come back after a hold, and what an echo is compared with
 LOOK_S = 0.08  # while the line echoes: how often it is asked whether that is all
 LOOK_AGAIN_S = 0.04  # before one look that finds no echo is believed; and before a hold that was put off is due again
+HUM_S = 0.02  # while the caller hums: how often it is asked whether he still does
 CERTAIN = 0.65  # explained: echo, whatever the line brought before; a canceller may let it through now and then
 PLAIN = 0.9  # explained, on a line that echoes: nobody speaks beside it
 DOUBTS = 2  # such looks, one after the other, end an echo
+BARELY_DB = 9.0  # what the echo leaves, above the line's noise: somebody, if it is a voice
 _PIECE_S = 0.06
 _FADE_OVER_S = 0.72
 _FADED = 0.1  # of the power
@@ -104,6 +107,7 @@ class Floor(FrameProcessor):
         self._rate = 8000
         self._began = 0.0  # when the caller began to speak, in this dispute
         self._before_s = 0.0  # of speech in this dispute, before the present stretch
+        self._hummed = False  # the hold was put off for that
         self._muted = False
         self._echo_ms: int | None = None  # delay of the line's echo, once there was any
         self._withheld: VADUserStartedSpeakingFrame | None = None
@@ -162,7 +166,9 @@ class Floor(FrameProcessor):
         if self._state is not _State.ECHO:
             self._state = _State.ECHO
             self._decide("echo", "the caller's line brings what the bot says", _values(like))
-        self._echo_ms, self._doubts = like.delay_ms, 0
+        self._doubts = 0
+        if self._echo_ms is None or like.tells_delay:
+            self._echo_ms = like.delay_ms
         self._set_timer(LOOK_S, self._look_again)
 
     def _look_again(self) -> None:
@@ -172,6 +178,8 @@ class Floor(FrameProcessor):
             self._set_timer(LOOK_S, self._look_again)
         elif like.is_echo(self._echo_ms):
             self._found_echo(like)
+        elif self._state is _State.ECHO and like.rest_db <= BARELY_DB and not self._leaves_voice(like):
+            self._set_timer(LOOK_AGAIN_S, self._look_again)  # a car that passes
         else:
             self._doubts += 1
             if self._doubts < DOUBTS:
@@ -189,7 +197,7 @@ class Floor(FrameProcessor):
 
     def _begin(self, start_s: float, like: Likeness | None) -> None:
         """The caller speaks, and it is not the bot's voice."""
-        self._before_s = 0.0
+        self._before_s, self._hummed = 0.0, False
         speech = self._speech
         if speech is None or not speech.is_audible:
             self._state, self._began = _State.FIRST, self.runtime.now() - start_s
@@ -214,9 +222,9 @@ class Floor(FrameProcessor):
         if self.params.hold:
             left_s = self.params.hold_after_s - self._before_s - start_s
             if left_s > 0:
-                self._hold_timer = self.call_later(left_s, lambda: self._hold_unless_it_fades(like))
+                self._hold_timer = self.call_later(left_s, lambda: self._hold_if_due(like))
             else:
-                self._hold(like)
+                self._hold_unless_he_hums(like)
         if self.params.turn_s is not None:
             self._set_timer(self.params.turn_s - self._before_s - start_s, self._is_a_turn)
         else:
@@ -227,10 +235,18 @@ class Floor(FrameProcessor):
         if self._speech is not None and self._speech.wait():
             self._decide("held", "the caller made a sound", _values(like))
 
-    def _hold_unless_it_fades(self, like: Likeness | None) -> None:
+    def _hold_if_due(self, like: Likeness | None) -> None:
         """A word of back-channel is over before the detector can know it."""
         if fades(b"".join(self._caller), self._rate):
-            self._hold_timer = self.call_later(LOOK_AGAIN_S, lambda: self._hold_unless_it_fades(like))
+            self._hold_timer = self.call_later(LOOK_AGAIN_S, lambda: self._hold_if_due(like))
+        else:
+            self._hold_unless_he_hums(like)
+
+    def _hold_unless_he_hums(self, like: Likeness | None) -> None:
+        """Who hums listens; what comes out of that is heard as soon as the mouth opens."""
+        if hums(b"".join(self._caller), self._rate):
+            self._hummed = True
+            self._hold_timer = self.call_later(HUM_S, lambda: self._hold_if_due(like))
         else:
             self._hold(like)
 
@@ -278,7 +294,7 @@ class Floor(FrameProcessor):
             values["again_ms"] = speech.speak_on()
             self._decide("went on", "no turn followed", values)
         else:
-            self._decide("ignored", "no turn followed", values)
+            self._decide("ignored", "the caller hummed" if self._hummed else "no turn followed", values)
 
     def _on_still_speaking(self, frame: UserSpeakingFrame) -> bool:
         return self._withheld is None
@@ -313,11 +329,10 @@ class Floor(FrameProcessor):
 
     def _likeness(self) -> Likeness | None:
         """At the delay of earlier echo, which is soon done; else at any."""
-        speech = self._speech
-        if speech is None or speech.paced is None:
+        compared = self._compared()
+        if compared is None:
             return None
         known_ms = self._echo_ms
-        compared = b"".join(self._caller), speech.playing(PLAYED_S), self._rate, speech.paced.sample_rate
         if known_ms is not None:
             like = likeness(*compared, known_ms)
             if like is None:
@@ -330,6 +345,17 @@ class Floor(FrameProcessor):
         if like is None or like.explained >= CERTAIN or not (like.is_echo(known_ms) or like.is_doubtful):
             return like
         return replace(like, refuted=True) if is_new(*compared, like.delay_ms) else like
+
+    def _leaves_voice(self, like: Likeness) -> bool:
+        compared, known_ms = self._compared(), self._echo_ms
+        return compared is None or leaves_voice(*compared, like.delay_ms if known_ms is None else known_ms)
+
+    def _compared(self) -> tuple[bytes, bytes, int, int] | None:
+        """What the caller's line brought and what he was played, with the rate of each."""
+        speech = self._speech
+        if speech is None or speech.paced is None:
+            return None
+        return b"".join(self._caller), speech.playing(PLAYED_S), self._rate, speech.paced.sample_rate
 
     def _decide(self, decision: str, reason: str, values: Mapping[str, float]) -> None:
         if self._counters is not None:

@@ -12,7 +12,7 @@ import pytest
 from gateway.registry import carrier_names, serializer_class
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
 from media.echo import NOT_ECHO, Likeness
-from media.floor import DOUBTS, LOOK_AGAIN_S, LOOK_S, Floor, FloorParams, fades
+from media.floor import BARELY_DB, DOUBTS, LOOK_AGAIN_S, LOOK_S, Floor, FloorParams, fades
 from media.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
@@ -37,6 +37,7 @@ from media.processor import FrameDirection, FrameProcessor
 from tests.gateway.virtual import VirtualCall
 from tests.media.rig import started
 from tests.media.test_echo import voice
+from tests.media.test_hum import hum
 
 START_S, STOP_S = 0.2, 0.2  # what the detector needs
 
@@ -458,6 +459,65 @@ def test_a_voice_fades_when_its_last_is_a_tenth_of_its_loudest() -> None:
     assert fades(sound(0.6, 16000) + bytes(1920), 16000)
 
 
+def say(talk: Talk, *parts: Any) -> None:
+    """What the caller says from now on, one after the other."""
+    talk.call.say(np.concatenate(parts).astype("<i2").tobytes())
+
+
+@pytest.mark.parametrize("hold_after_s", [0.0, 0.3])
+def test_who_hums_does_not_silence_the_bot(hold_after_s: float) -> None:
+    talk = Talk(params=FloorParams(hold_after_s=hold_after_s))
+    talk.speak()
+    talk.call.run(1.0)
+    say(talk, hum(150, 0.5), np.zeros(4000))
+    talk.caller_speaks(0.5)
+    talk.call.run(3.0)
+    (told,) = talk.probe.of(FloorFrame)
+    assert isinstance(told, FloorFrame)
+    assert (told.decision, told.reason) == ("ignored", "the caller hummed")
+    assert talk.heard() == [(0, 3 * talk.rate)]
+
+
+def test_a_hum_that_becomes_a_word_silences_it_then() -> None:
+    talk = Talk()
+    talk.speak()
+    talk.call.run(1.0)
+    began = talk.call.t
+    say(talk, hum(150, 0.4), voice(5, 1.0))
+    talk.call.run(START_S)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.run(1.0, until=lambda: bool(talk.probe.decisions))
+    assert talk.probe.decisions == ["held"]
+    assert talk.call.t - began == pytest.approx(0.4, abs=0.07)
+
+
+def test_a_hum_that_goes_on_is_somebody_after_a_second() -> None:
+    """Whose audio is mostly that hum cannot tell it from the line's noise any more."""
+    talk = Talk()
+    talk.speak()
+    talk.call.run(1.0)
+    say(talk, hum(150, 1.6))
+    talk.call.run(START_S)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.run(0.7)
+    assert talk.probe.decisions == []
+    talk.call.run(0.6)
+    assert talk.probe.decisions == ["held", "interrupted"]
+
+
+def test_a_sound_after_a_hum_is_not_told_as_one() -> None:
+    talk = Talk(params=FloorParams(hold_after_s=0.5), seconds=6.0)
+    talk.speak()
+    talk.call.run(1.0)
+    say(talk, hum(150, 0.6), np.zeros(12000), voice(5, 0.3), np.zeros(4000))
+    talk.caller_speaks(0.6)
+    talk.call.run(1.3)
+    talk.caller_speaks(0.3)
+    talk.call.run(0.5)
+    reasons = [frame.reason for frame in talk.probe.seen if isinstance(frame, FloorFrame)]
+    assert reasons == ["the caller hummed", "no turn followed"]
+
+
 @pytest.mark.parametrize("name", ["turn_s", "settle_s", "hold_after_s", "longest_s"])
 def test_times_are_0_to_10_seconds(name: str) -> None:
     for value in (0.0, 10.0):
@@ -764,6 +824,50 @@ def test_a_line_that_falls_silent_is_waited_for(monkeypatch: pytest.MonkeyPatch)
     talk.call.run(1.0)
     assert len(looks) > 6
     assert talk.probe.decisions == ["echo"]
+
+
+@pytest.mark.parametrize(
+    ("rest_db", "is_voice", "decisions"),
+    [
+        (BARELY_DB, False, ["echo"]),
+        (BARELY_DB, True, ["echo", "held"]),
+        (BARELY_DB + 0.1, False, ["echo", "held"]),  # so loud it is somebody, whatever it sounds like
+    ],
+)
+def test_a_noise_beside_the_echo_is_nobody(
+    monkeypatch: pytest.MonkeyPatch, rest_db: float, is_voice: bool, decisions: list[str]
+) -> None:
+    talk = Talk()
+    asked: list[tuple[Any, ...]] = []
+
+    def leaves_voice(*compared: Any) -> bool:
+        asked.append(compared)
+        return is_voice
+
+    monkeypatch.setattr("media.floor.leaves_voice", leaves_voice)
+    looking(talk, monkeypatch, ECHO, Likeness(explained=0.05, rest_db=rest_db, delay_ms=700))
+    talk.call.run(1.0)
+    assert talk.probe.decisions == decisions
+    assert {compared[2:] for compared in asked} <= {(8000, talk.rate, ECHO.delay_ms)}
+
+
+def test_what_is_only_doubtful_is_not_looked_at_for_a_voice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a line that has not echoed there is no path that could leave anything."""
+    talk = Talk()
+    monkeypatch.setattr("media.floor.leaves_voice", lambda *compared: False)
+    looking(talk, monkeypatch, DOUBTFUL, Likeness(explained=0.05, rest_db=5.0, delay_ms=700))
+    talk.call.run(0.2)
+    assert talk.probe.decisions == ["held"]
+
+
+@pytest.mark.parametrize(("explained", "known_ms"), [(0.25, 206), (0.24, 200)])
+def test_what_is_echo_because_nothing_is_left_tells_no_delay(
+    monkeypatch: pytest.MonkeyPatch, explained: float, known_ms: int
+) -> None:
+    talk = Talk()
+    looking(talk, monkeypatch, ECHO, Likeness(explained=explained, rest_db=1.0, delay_ms=206))
+    talk.call.run(0.2)
+    assert talk.floor._echo_ms == known_ms
 
 
 @pytest.mark.parametrize(("then", "decisions"), [(ECHO, ["echo"]), (DOUBTFUL, ["held"]), (NOT_ECHO, ["held"])])

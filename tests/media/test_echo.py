@@ -176,6 +176,11 @@ def test_what_doubt_is() -> None:
     assert not Likeness(0.279, 20.0, 200).is_doubtful
 
 
+def test_what_explains_little_tells_no_delay() -> None:
+    assert Likeness(0.25, 0.0, 200).tells_delay
+    assert not Likeness(0.249, 0.0, 200).tells_delay
+
+
 def test_what_is_refuted_is_neither_echo_nor_doubtful() -> None:
     assert not Likeness(0.6, 0.0, 200, refuted=True).is_echo()
     assert not Likeness(0.6, 0.0, 200, refuted=True).is_echo(200)

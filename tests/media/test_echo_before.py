@@ -7,7 +7,7 @@ import pytest
 
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
 from media.echo import LONGEST_DELAY_S, RATE, WINDOW_S, Samples
-from media.echo_before import PLAYED_S, is_new, somebody_beside
+from media.echo_before import PLAYED_S, is_new, leaves_voice, somebody_beside
 from media.resample import resample_all
 from tests.media.test_echo import voice
 
@@ -103,6 +103,22 @@ def test_noise_that_begins_beside_the_echo_is_nobody() -> None:
     car = np.random.default_rng(8).normal(0, 600, int(SPOKE_S * RATE))
     heard = telephone(returned(SAID, 0.2, -20) + at_the_end(car, len(SAID)))
     assert not somebody_beside(heard, pcm(SAID), RATE, RATE, 200)
+
+
+@DELAYS
+def test_what_an_echo_leaves_is_a_voice_or_not(delay_s: float) -> None:
+    delay_ms, echo = round(delay_s * 1000), returned(SAID, delay_s, -20)
+    caller = at_the_end(voice(5, SPOKE_S) * 0.1, len(SAID))
+    car = at_the_end(np.random.default_rng(8).normal(0, 600, int(SPOKE_S * RATE)), len(SAID))
+    assert leaves_voice(telephone(echo + caller), pcm(SAID), RATE, RATE, delay_ms)
+    assert not leaves_voice(telephone(echo + car), pcm(SAID), RATE, RATE, delay_ms)
+    assert not leaves_voice(telephone(echo), pcm(SAID), RATE, RATE, delay_ms)
+
+
+def test_of_a_line_that_is_too_short_nothing_is_said_against_a_voice() -> None:
+    heard = telephone(np.zeros(4000))
+    assert leaves_voice(heard[: 4 * int(WINDOW_S * RATE) - 2], pcm(SAID), RATE, RATE, 200)
+    assert not leaves_voice(heard, pcm(SAID), RATE, RATE, 200)
 
 
 def test_noise_as_loud_as_before_is_nobody() -> None:
