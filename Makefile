@@ -40,14 +40,16 @@ run: $(STAMP)
 	$(BIN)/gateway run
 
 # Most tests wait for calls to take place: pytest runs several at a time, auto being one more than there are cores (at most
-# six: tests/conftest.py). `make test PROCESSES=0` runs one after the other.
+# six: tests/conftest.py), and then those that need the machine for themselves. `make test PROCESSES=0` runs one after the
+# other.
 PROCESSES ?= auto
 
 test: $(STAMP) $(if $(CHROMIUM),$(VENV)/.browser $(if $(NPM),$(PACKAGES)))
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal -m "not alone"; \
+	several=$$?; [ $$several -le 1 ] || exit $$several; $(BIN)/python -m pytest -m alone && exit $$several
 
 # Apart from the sources: what was compiled would be run in their place for ever after. pip's cache never has it.
 COMPILED := $(VENV)/compiled

@@ -65,8 +65,8 @@ def test_sockets_that_stay_out() -> None:
             found["fine"] = await status_of(f"{url}/twilio/media/{token}")
             found["used"] = await status_of(f"{url}/twilio/media/{token}")
             await served.empty()
-            live = asyncio.create_task(served.call("twilio", Script().then(at(0.8), HangUp())))
-            await until(lambda: len(served.gateway.calls) == 1)
+            live = asyncio.create_task(served.call("twilio", Script()))  # until it is ended
+            await until(lambda: any(session.core.state.value == "live" for session in served.gateway.calls))
             found["full"] = await status_of(f"{url}/plivo/media/{served.token(fake_carrier('plivo')())}")
             async with httpx.AsyncClient(trust_env=False) as http:
                 base = url.replace("ws", "http", 1)
@@ -74,6 +74,8 @@ def test_sockets_that_stay_out() -> None:
                 found["ready"] = (await http.get(f"{base}/ready")).status_code
                 found["health"] = (await http.get(f"{base}/health")).status_code
                 metrics = (await http.get(f"{base}/metrics")).text
+            (session,) = served.gateway.calls
+            session.core.end("test")
             assert (await live).ok
             assert 'reason="full"} 1.0' in metrics
             assert "gateway_calls_live 1.0" in metrics

@@ -96,10 +96,12 @@ def test_a_call_that_is_handed_over(tmp_path: Path) -> None:
 def test_calls_that_are_turned_away(tmp_path: Path) -> None:
     async def main() -> None:
         async with told(tmp_path, gateway="max_calls = 1") as (it, receiver):
-            caller = asyncio.create_task(it.call("twilio", Script().then(at(2.0), HangUp())))
+            caller = asyncio.create_task(it.call("twilio", WAITS))
             await until(lambda: "call.answered" in kinds(receiver))
             second = await it.call("twilio", WAITS)
             assert second.turned_away
+            (session,) = it.gateway.calls
+            session.core.end("test")
             await caller
             await until(lambda: kinds(receiver).count("call.ended") == 1)
             await until(lambda: "call.refused" in kinds(receiver))

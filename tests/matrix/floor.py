@@ -29,19 +29,19 @@ from gateway.simulator.web import FakeWeb, Fault, Reply, RestRequest, RestResult
 from gateway.simulator.webcaller import CarrierServer, Way
 from gateway.store import CallFilter, CallKey, HangUp, Standing, StoredCall
 from gateway.store_sql import SqlStore
-from tests.matrix.process import BOTS, TARGET, WORD_S
+from tests.matrix.process import BOTS, TARGET, WORD_S, told_of_lateness
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SCALE = 1 / 50
 REST = ("twilio", "telnyx", "telnyx-control", "plivo", "vonage")  # Telnyx in both its planes
 SOCKETS = ("exotel", "genesys")  # whose calls end with their sockets
 ENDS = ("bot", "caller", "lost", "carrier", "api", "transfer", "longest", "error", "shutdown")
 FAULTS = ("none", "timeout", "reset", "reset-done", "429", "500", "over", "slow", "credentials")
-PATIENCE_S = 75.0  # for one call to be over at its carrier, on a machine that has much else to do
+PATIENCE_S = 150.0  # for one call to be over at its carrier, on a machine that has much else to do
 NUMBERS = {"talks": "+15550201", "ends": "+15550202", "moves": "+15550203", "fails": "+15550204"}
 _BOT = {"bot": "ends", "transfer": "moves", "error": "fails"}
 _NOW_S = 0.12  # of the bot's word that was heard when something else happens
+_REPLY_S = 5.0  # that the gateway gives a carrier's REST interface, in service
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +77,7 @@ class Cell:
         return self.call.call_id if self.call is not None else self.fake.call_id if self.fake is not None else ""
 
 
-def fault_of(word: str) -> list[Fault]:
+def fault_of(word: str, scale: float) -> list[Fault]:
     """What happens to the first requests about a call."""
     match word:
         case "timeout":
@@ -91,7 +91,7 @@ def fault_of(word: str) -> list[Fault]:
         case "500":
             return [Fault(what="status", status=500)]
         case "slow":
-            return [Fault(what="slow", delay_s=0.16)]  # done, but the reply comes after 8 s of 5
+            return [Fault(what="slow", delay_s=1.6 * _REPLY_S * scale)]  # done, but the reply comes too late
         case "credentials":
             return [Fault(what="credentials", times=2)]
         case _:
@@ -174,7 +174,7 @@ class Line:
         plan = CallPlan(to_number=NUMBERS[_BOT.get(cell.end, "talks")])
         call = cell.call = web.place(plan, time.time())
         self.site.exchange.cells[call.call_id] = cell
-        cell.faults = fault_of(cell.fault)
+        cell.faults = fault_of(cell.fault, self.site.scale)
         call.changed = self._notify
         poster = asyncio.create_task(self._post(web, call))
         try:
@@ -183,7 +183,7 @@ class Line:
                     await self._stream(web, call)
                 elif call.stage is Stage.BETWEEN and call.handed_to and not call.webhooks and not self._busy:
                     # The caller talks to somebody else, for as long as a second wish to end it would need to come.
-                    await asyncio.sleep(60 * SCALE)
+                    await asyncio.sleep(60 * self.site.scale)
                     web.caller_gone(call, time.time())
                 else:
                     self._changed.clear()
@@ -222,7 +222,7 @@ class Line:
             await self.site.is_up.wait()
             try:
                 response = await self.site.http.request(
-                    webhook.method, webhook.url, headers=dict(webhook.headers), content=webhook.body or None, timeout=5
+                    webhook.method, webhook.url, headers=dict(webhook.headers), content=webhook.body or None, timeout=60
                 )
                 names = {name.lower(): value for name, value in response.headers.items()}
                 return Reply(status=response.status_code, headers=names, body=response.content)
@@ -357,10 +357,13 @@ class Line:
 
 
 class Site:
-    """One gateway process after the other, with the same accounts, port and store."""
+    """One gateway process after the other, with the same accounts, port and store; all its waits are `scale` of those
+    in service.
+    """
 
-    def __init__(self, folder: Path, exchange: Exchange) -> None:
-        self.folder, self.exchange = folder, exchange
+    def __init__(self, folder: Path, exchange: Exchange, scale: float) -> None:
+        self.folder, self.exchange, self.scale = folder, exchange, scale
+        self.held_up = False  # a process got no processor for so long that the carriers' replies may have come too late
         self.store_url = f"sqlite:///{folder / 'calls.db'}"
         self.port = free_port()
         self.url, self.media_url = f"http://127.0.0.1:{self.port}", f"ws://127.0.0.1:{self.port}"
@@ -377,6 +380,13 @@ class Site:
                 account.web.answer_url = f"{self.url}/{name}/answer"
                 account.web.status_url = f"{self.url}/{name}/status"
 
+    @property
+    def _late_s(self) -> float:
+        return _REPLY_S * self.scale / 4
+
+    async def watch(self) -> None:
+        await told_of_lateness(self._late_s, lambda: setattr(self, "held_up", True))
+
     def later(self, work: Any) -> None:
         task = asyncio.create_task(work)
         self._beside.add(task)
@@ -387,7 +397,7 @@ class Site:
 
     async def start(self, hold: str = "") -> None:
         self.starts += 1
-        plan = {"port": self.port, "store": self.store_url, "scale": SCALE, "hold": hold}
+        plan = {"port": self.port, "store": self.store_url, "scale": self.scale, "hold": hold, "late_s": self._late_s}
         with (self.folder / f"log.{self.starts}").open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tests.matrix.process", str(self.folder / "gateway.toml"), json.dumps(plan)),
@@ -411,6 +421,8 @@ class Site:
                 self.is_up.set()
             elif word == "held":
                 self.held[what] += 1
+            elif word == "late":
+                self.held_up = True
 
     async def kill(self) -> None:
         assert self._process is not None
@@ -457,7 +469,7 @@ class Site:
 
 
 @asynccontextmanager
-async def site(folder: Path, carriers: Sequence[str], *, longest_s: float = 60.0) -> AsyncIterator[Site]:
+async def site(folder: Path, carriers: Sequence[str], *, longest_s: float, scale: float) -> AsyncIterator[Site]:
     """Accounts at `carriers`, their REST servers, and a place for a gateway (not started)."""
     accounts: dict[str, Account] = {}
     for carrier in carriers:
@@ -480,10 +492,12 @@ async def site(folder: Path, carriers: Sequence[str], *, longest_s: float = 60.0
         ]
         (folder / "token.secret").write_text("a secret that is the same for the next process")
         (folder / "gateway.toml").write_text("\n".join(tables))
-        found = Site(folder, Exchange(accounts))
+        found = Site(folder, Exchange(accounts), scale)
+        watch = asyncio.create_task(found.watch())
         try:
             yield found
         finally:
+            watch.cancel()
             await found.close()
 
 
@@ -556,7 +570,7 @@ def at_its_point(site: Site, cell: Cell) -> bool:
     return site.held[str(CallKey(cell.name, cell.call_id))] > 0
 
 
-async def until(true: Any, limit_s: float = 60.0) -> None:
+async def until(true: Any, limit_s: float = 150.0) -> None:
     end = time.monotonic() + limit_s
     while not true():
         assert time.monotonic() < end, "it did not happen"

@@ -1,7 +1,7 @@
-"""A gateway in a process of its own, fifty times as impatient as one in service, that can be stopped at a point.
+"""A gateway in a process of its own, much more impatient than one in service, that can be stopped at a point.
 
 `python -m tests.matrix.process <settings.toml> <plan as JSON>`. It says on its standard output, a line each: "up",
-"held <call>" when a call has reached the point, "ended <call>" when a call's record is written.
+"held <call>" when a call has reached the point, "late" when the machine has not let it run for so long.
 """
 
 from __future__ import annotations
@@ -72,6 +72,16 @@ def say(*words: object) -> None:
     print(*words, flush=True)
 
 
+async def told_of_lateness(late_s: float, tell: Callable[[], object]) -> None:
+    """`tell()` whenever the loop has been late by that much."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + late_s / 2
+        await asyncio.sleep(late_s / 2)
+        if loop.time() - due > late_s:
+            tell()
+
+
 async def stand_still(key: CallKey) -> None:
     """From here on nothing happens for this call, whoever loses patience with it: the process is about to die."""
     say("held", key)
@@ -131,7 +141,9 @@ async def main(config: Path, plan: dict[str, Any]) -> None:
     await running.up.wait()
     assert running.started
     say("up")
+    watch = asyncio.create_task(told_of_lateness(plan["late_s"], lambda: say("late")))
     await task
+    watch.cancel()
 
 
 if __name__ == "__main__":

@@ -296,8 +296,10 @@ def test_our_packets_keep_to_the_clock() -> None:
                     time.sleep(0.15)  # noqa: ASYNC251 - the point: caller and gateway share this loop
 
     report = call(watch, Script().then(at(2.5), HangUp()))
-    assert len(times) == pytest.approx(124, abs=3)
-    assert times[-1] - times[0] == pytest.approx(0.02 * (len(times) - 1), abs=0.03)
+    assert len(times) >= 121
+    # Whatever the machine does to single packets: the most punctual before and after are of one schedule.
+    late = [at - 0.02 * n for n, at in enumerate(times)]
+    assert min(late[60:]) == pytest.approx(min(late[:50]), abs=0.03)
     assert report.packets_late >= 5
     assert report.worst_lateness_ms >= 100
     assert max(stall.late_s for stall in report.stalls) > 0.1
