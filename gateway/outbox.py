@@ -34,6 +34,7 @@ class Outbox:
 
     def __init__(self, serializer: FrameSerializer, counters: Counter[str], limit: int) -> None:
         self._serializer, self._counters, self._limit = serializer, counters, limit
+        self._audio = serializer.short_way
         self.waiting: deque[Waiting] = deque()  # others only look if there is anything
         self._unsaid: deque[Frame] = deque()  # the application's messages for which there was no allowance yet
         self._allowance = Allowance(serializer.rate) if serializer.rate is not None else None
@@ -52,7 +53,12 @@ class Outbox:
     def audio(self, pcm: bytes, sample_rate: int) -> None:
         """One packet, mono."""
         waiting, samples = self.waiting, len(pcm) >> 1
-        messages: Iterable[Any] = self._serializer.encode_audio(pcm, sample_rate)
+        audio = self._audio
+        messages: Iterable[Any]
+        if audio is not None and audio.rate == sample_rate:
+            messages = audio.write(pcm)
+        else:
+            messages = self._serializer.encode_audio(pcm, sample_rate)
         for message in messages:
             waiting.append((message, samples))
             samples = 0

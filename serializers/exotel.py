@@ -29,7 +29,8 @@ from media.frames import (
 )
 from serializers.base import Ending, FrameSerializer, Message, Messages, WireOptions
 from serializers.fields import Json, number, text
-from serializers.json_base import UNREADABLE, Handlers, JsonSerializer, Writers
+from serializers.json_base import Handlers, JsonSerializer, Writers
+from serializers.media_message import UNREADABLE
 
 log = logging.getLogger(__name__)
 

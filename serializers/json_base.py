@@ -16,27 +16,11 @@ from media.errors import RemoteProtocolError, UnusableStreamError
 from media.frames import Frame, InputDTMFFrame, PlayedFrame
 from serializers.base import FrameSerializer, HangUp, Message, Messages
 from serializers.fields import Json, keypad_entry, number, outline, text
+from serializers.media_message import UNREADABLE, read_media
 
 Handlers = Mapping[str, Callable[[Any, Json], Sequence[Frame]]]
 Writers = Mapping[type[Frame], Callable[[Any, Any], Messages]]
 
-
-class Media(msgspec.Struct, gc=False):
-    """The fields of caller audio that the carriers agree on."""
-
-    payload: bytes  # base64 on the wire; what is not canonical goes the slow way, and is refused there
-    track: str = "inbound"
-    chunk: int | None = None
-    timestamp: int | None = None
-
-
-class MediaMessage(msgspec.Struct, tag_field="event", tag="media", gc=False):
-    media: Media
-
-
-# Not strict: the numbers are strings with one carrier, numbers with the next, and both in some pages.
-read_media = msgspec.json.Decoder(MediaMessage, strict=False).decode
-UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 _read_any = msgspec.json.Decoder().decode
 

@@ -34,7 +34,8 @@ from media.frames import (
 )
 from serializers.base import Ending, FrameSerializer, HangUp, Messages, WireOptions
 from serializers.fields import Json, number, text
-from serializers.json_base import UNREADABLE, Handlers, JsonSerializer, Writers, lacking
+from serializers.json_base import Handlers, JsonSerializer, Writers, lacking
+from serializers.media_message import UNREADABLE
 
 log = logging.getLogger(__name__)
 

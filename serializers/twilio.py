@@ -11,16 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import msgspec
-from pybase64 import b64encode_as_string
-
 from media.call import CallInfo, MediaFormat
-from media.codecs import pcm_to_ulaw, ulaw_to_pcm
+from media.codecs import ulaw_to_pcm
 from media.frames import (
     CallEndedFrame,
     CallStartedFrame,
     Frame,
-    InputAudioRawFrame,
     InterruptionFrame,
     MarkFrame,
     OutputAudioRawFrame,
@@ -29,7 +25,8 @@ from media.frames import (
 )
 from serializers.base import Ending, FrameSerializer, HangUp, Message, Messages, WireOptions
 from serializers.fields import Json, number
-from serializers.json_base import UNREADABLE, Handlers, JsonSerializer, MediaMessage, Writers, lacking
+from serializers.json_audio import JsonAudio
+from serializers.json_base import Handlers, JsonSerializer, Writers, lacking
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +36,6 @@ RATES = (8000, 16000, 24000)
 
 # What of `start` has a place of its own in CallInfo.
 _START_KEYS = frozenset(("streamSid", "callSid", "accountSid", "customParameters", "mediaFormat"))
-
-
-class _MediaMessage(MediaMessage, tag="media", gc=False):
-    sequenceNumber: int | None = None
-
-
-_read_media = msgspec.json.Decoder(_MediaMessage, strict=False).decode
 
 
 class TwilioFrameSerializer(JsonSerializer):
@@ -88,7 +78,8 @@ class TwilioFrameSerializer(JsonSerializer):
         if self._p.auto_hang_up:
             self._hang_up = _hang_up(call_sid, account_sid, auth_token, region, edge)
         self._call_sid = call_sid or ""
-        self._rate = self._p.twilio_sample_rate
+        self.audio: JsonAudio = JsonAudio(self._p.twilio_sample_rate)
+        self.audio.wanted = self._in_sample_rate or 0
         self._set_stream(stream_sid)
 
     @classmethod
@@ -99,37 +90,30 @@ class TwilioFrameSerializer(JsonSerializer):
 
     @property
     def send_rate(self) -> int:
-        return self._rate
+        return self.audio.rate
+
+    def begin(self, in_sample_rate: int | None) -> None:
+        super().begin(in_sample_rate)
+        self.audio.wanted = self._in_sample_rate or 0
 
     def _set_stream(self, stream_sid: str) -> None:
-        self._open = bool(stream_sid)
+        self._open = self.audio.is_open = bool(stream_sid)
         quoted = json.dumps(stream_sid)
-        self._head = f'{{"event":"media","streamSid":{quoted},"media":{{"payload":"'
+        self.audio.head = f'{{"event":"media","streamSid":{quoted},"media":{{"payload":"'
+        self.audio.tail = '"}}'
         self._clear_message = (f'{{"event":"clear","streamSid":{quoted}}}',)
         self._mark_head = f'{{"event":"mark","streamSid":{quoted},"mark":{{"name":'
 
     # ------------------------------------------------------------ in
 
     def decode(self, data: Message) -> Sequence[Frame]:
-        try:
-            message = _read_media(data)
-        except UNREADABLE:
-            return self._decode_any(data)
-        media = message.media
-        if media.track != "inbound":
-            return ()
-        pcm = ulaw_to_pcm(media.payload)
-        seq = media.chunk if media.chunk is not None else message.sequenceNumber
-        rate = self._rate
-        wanted = self._in_sample_rate
-        if wanted is None or wanted == rate:
-            return (InputAudioRawFrame(pcm, rate, 1, seq, media.timestamp),) if pcm else ()
-        return self.pipeline_audio(pcm, rate, seq=seq, timestamp_ms=media.timestamp)
+        frames = self.audio.read(data)
+        return self._decode_any(data) if frames is None else frames
 
     def _caller_audio(self, payload: bytes, track: str, chunk: int | None, timestamp: int | None) -> Sequence[Frame]:
         if track != "inbound":
             return ()
-        return self.pipeline_audio(ulaw_to_pcm(payload), self._rate, seq=chunk, timestamp_ms=timestamp)
+        return self.audio.frames(ulaw_to_pcm(payload), chunk, timestamp)
 
     def _on_media(self, message: Json) -> Sequence[Frame]:
         media = message.get("media")
@@ -153,7 +137,7 @@ class TwilioFrameSerializer(JsonSerializer):
             log.warning("twilio: a second start was ignored")
             return ()
         self._started = True
-        self._rate = media_format.sample_rate
+        self.audio.rate = media_format.sample_rate
         self._out_resamplers.clear()
         self._set_stream(stream_sid)
         tracks = start.get("tracks")
@@ -174,11 +158,11 @@ class TwilioFrameSerializer(JsonSerializer):
     def _media_format(self, fields: Any, message: Json) -> MediaFormat:
         """What `start.mediaFormat` says; RemoteProtocolError for a format that we cannot decode."""
         if fields is None:
-            return MediaFormat("PCMU", self._rate)
+            return MediaFormat("PCMU", self.audio.rate)
         if not isinstance(fields, dict):
             raise self._bad("start.mediaFormat is not an object", message)
         encoding = fields.get("encoding", ENCODINGS[0])
-        rate = number(fields.get("sampleRate", self._rate))
+        rate = number(fields.get("sampleRate", self.audio.rate))
         channels = number(fields.get("channels", 1))
         if not isinstance(encoding, str) or encoding.lower() not in ENCODINGS or rate not in RATES or channels != 1:
             shown = encoding[:32] if isinstance(encoding, str) and encoding.startswith("audio/") else "no audio type"
@@ -206,11 +190,7 @@ class TwilioFrameSerializer(JsonSerializer):
         return self.encode_audio(frame.audio, frame.sample_rate)
 
     def encode_audio(self, pcm: bytes, rate: int) -> Messages:
-        if rate != self._rate:
-            pcm = self.wire_pcm(pcm, rate)
-        if not pcm or not self._open:
-            return ()
-        return (f'{self._head}{b64encode_as_string(pcm_to_ulaw(pcm))}"}}}}',)
+        return self.audio.write(pcm if rate == self.audio.rate else self.wire_pcm(pcm, rate))
 
     def _clear(self, frame: InterruptionFrame) -> Messages:
         self.reset_wire_pcm()
@@ -220,10 +200,7 @@ class TwilioFrameSerializer(JsonSerializer):
         return (f"{self._mark_head}{json.dumps(frame.name)}}}}}",)
 
     def flush(self) -> Messages:
-        tail = self.flush_wire_pcm()
-        if not tail or not self._open:
-            return ()
-        return (f'{self._head}{b64encode_as_string(pcm_to_ulaw(tail))}"}}}}',)
+        return self.audio.write(self.flush_wire_pcm())
 
     _SAY: ClassVar[Writers] = {
         OutputAudioRawFrame: _audio,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.outbox import Outbox
 from gateway.registry import serializer_class
 from gateway.simulator.base import CallPlan, fake_carrier
 from media.errors import RemoteProtocolError
 from media.frames import Frame, InputAudioRawFrame
 from serializers.base import WireOptions
 from serializers.json_base import JsonSerializer
+from serializers.twilio import TwilioFrameSerializer
 
 CARRIERS = ("twilio", "telnyx", "plivo", "exotel")
 
@@ -111,3 +114,22 @@ def test_the_short_way_and_the_strict_one_agree(carrier: str, data: st.DataObjec
         except RemoteProtocolError as error:
             found = error.problem
         assert found == expected, wire
+
+
+def test_a_class_of_others_is_asked_itself_for_what_it_writes() -> None:
+    class Louder(TwilioFrameSerializer):
+        def encode(self, frame: Frame) -> Sequence[str | bytes]:
+            return ("mine",)
+
+    ours, theirs = TwilioFrameSerializer.for_call(WireOptions()), Louder.for_call(WireOptions())
+    assert ours.short_way is ours.audio
+    assert theirs.short_way is None
+    ours._set_stream("MZ1")
+    said = []
+    for serializer in (ours, theirs):
+        outbox = Outbox(serializer, Counter(), 10)
+        outbox.audio(bytes(320), 8000)
+        outbox.audio(bytes(640), 16000)  # of another rate than the wire's
+        said.append([outbox.take(0.0) for _ in range(2)])
+    assert all(json.loads(message)["event"] == "media" for message in said[0])
+    assert said[1] == ["mine", "mine"]
