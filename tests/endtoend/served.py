@@ -136,6 +136,7 @@ async def serve(
     numbers: Mapping[str, str] | None = None,
     kept: Kept | None = None,
     token_key: str = "",
+    apology: str | None = None,
     **limits: Any,
 ) -> AsyncIterator[Served]:
     """A gateway that answers with `bots` (by name; a token names its bot), and that leaves nothing behind.
@@ -145,14 +146,16 @@ async def serve(
         carriers: [carriers.<name>] keys, by name.
         numbers: the bot of each number.
         kept: takes the records.
+        apology: what is said where a bot has failed; None: the usual words, which take four seconds.
         limits: keys of [gateway].
     """
     kept = kept if kept is not None else Kept()
+    words = {} if apology is None else {"apology": apology}
     rates = sample_rates if isinstance(sample_rates, Mapping) else dict.fromkeys(bots, sample_rates)
     settings = Settings(
         gateway=GatewaySettings(**{"max_lateness_ms": 0.0, **limits}),  # a busy machine is no fault of the gateway's
         carriers={name: socket_only(name, **(carriers or {}).get(name, {})) for name in CARRIERS},
-        bots={name: BotEntry(name=name, use="echo", sample_rate=rates.get(name)) for name in bots},  # type: ignore[arg-type]
+        bots={name: BotEntry(name=name, use="echo", sample_rate=rates.get(name), **words) for name in bots},  # type: ignore[arg-type]
         numbers={key: NumberEntry(key=key, bot=bot) for key, bot in (numbers or {}).items()},
     )
     design_filters(settings)

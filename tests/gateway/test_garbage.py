@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import wave
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bots.base import Build
 from gateway import garbage
-from gateway.simulator.script import HangUp, Script, Step, at
+from gateway.simulator.base import CallPlan, fake_carrier
+from gateway.simulator.script import HangUp, Press, Script, Step, Vanish, after_bot, while_bot_speaks
+from media.frames import EndFrame, Frame, InputDTMFFrame, StartFrame
+from media.processor import FrameDirection, FrameProcessor
 from tests.endtoend import actors
-from tests.endtoend.served import TELEPHONY, run, serve, until
+from tests.endtoend.served import CARRIERS, Kept, Served, run, serve, until
 
 
 class Knot:
@@ -117,27 +124,152 @@ def test_it_is_done_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("carrier", TELEPHONY)
+# ---------------------------------------------------------------- what an ended call leaves: nothing
+
+
+class Attentive(FrameProcessor):
+    """Speaks until a key is pressed; then it says a short goodbye."""
+
+    def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        self.push_frame(frame, direction)
+        if isinstance(frame, StartFrame):
+            self._say(20.0)
+        elif isinstance(frame, InputDTMFFrame):
+            self.broadcast_interruption()
+            self._say(0.1)
+            self.push_frame(EndFrame())
+
+    def _say(self, seconds: float) -> None:
+        for frame in actors.utterance(actors.tone(seconds), 8000):
+            self.push_frame(frame)
+
+
+def greets_and_goes_on(processor: actors.Act) -> None:
+    for frame in actors.utterance(actors.tone(0.1), 8000):
+        processor.push_frame(frame)
+    actors.endless_task(processor)
+
+
+# How calls end: the bot, and what the caller does when it has been heard.
+EXITS: Mapping[str, tuple[Build, Sequence[Step]]] = {
+    "the caller hangs up": (actors.saying(0.1), (Step(after_bot(0.1), HangUp()),)),
+    "the bot hangs up": (actors.saying(0.1, then=actors.ending()), ()),
+    "the socket breaks": (actors.saying(0.1), (Step(after_bot(0.1), Vanish()),)),
+    "after an interruption": (lambda call: (Attentive(),), (Step(while_bot_speaks(0.1), Press("1")),)),
+    "the bot cannot be built": (actors.broken_build, ()),
+    "a timer of the bot fails": (actors.broken_timer, ()),
+    "a task of the bot fails": (actors.acting(actors.broken_task), ()),
+    "a task of the bot goes on": (actors.acting(greets_and_goes_on), (Step(after_bot(0.1), HangUp()),)),
+    "the bot cancels": (actors.acting(actors.cancels), ()),
+    "the process goes down": (actors.saying(0.5), ()),
+}
+WAIT_S = 300.0  # a busy machine is no fault of anybody's
+ROUNDS = 6  # of which one leaves nothing: what a library does for the first time may leave something
+
+
+@pytest.fixture
+def silent() -> Iterator[None]:
+    """A log that keeps its lines, as pytest does, keeps what they are about."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("silent")
+@pytest.mark.parametrize("how", EXITS)
+def test_nothing_is_left_of_calls_that_have_ended(how: str, tmp_path: Path) -> None:
+    """Of no carrier, however they end: not one object that only the collector can free."""
+    build, steps = EXITS[how]
+    sorry = tmp_path / "sorry.wav"
+    with wave.open(str(sorry), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(actors.tone(0.1))
+    left: list[Any] = []
+    callers: list[Any] = []  # they live on: what they leave is none of the gateway's business
+
+    async def one_round(served: Served) -> None:
+        fakes = [fake_carrier(name)(CallPlan()) for name in CARRIERS]
+        calls = asyncio.gather(*(served.call(fake, Script(steps)) for fake in fakes))
+        if how == "the process goes down":
+            await until(
+                lambda: [call.core.pipeline is None for call in served.gateway.calls] == [False] * len(fakes), WAIT_S
+            )
+            for session in served.gateway.calls:
+                session.core.shutdown()
+            del session
+        callers.extend((fakes, await calls))
+        await served.empty(WAIT_S)
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+        left[:] = ours(unreachable())
+
+    async def main() -> None:
+        async with serve({"bot": build}, kept=Kept(counts_only=True), apology=str(sorry)) as served:
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(ROUNDS):
+                    await one_round(served)
+                    if not left:
+                        break
+            finally:
+                gc.enable()
+
+    run(main(), limit_s=WAIT_S)
+    assert not left, sorted(shown(each) for each in left)
+
+
+def unreachable() -> list[Any]:
+    """What only the collector frees."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        gc.collect()
+        return list(gc.garbage)
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+
+
+def ours(garbage: Sequence[Any]) -> list[Any]:
+    """Without what the callers' WebSocket library leaves as a connection breaks."""
+    others = {id(each): each for each in garbage if type(each).__module__.startswith("websockets.")}
+    known = {id(each): each for each in garbage}
+    waiting = list(others.values())
+    while waiting:
+        for each in gc.get_referents(waiting.pop()):
+            if id(each) in known and id(each) not in others:
+                others[id(each)] = each
+                waiting.append(each)
+    return [each for each in garbage if id(each) not in others]
+
+
+def shown(each: Any) -> str:
+    """A class, and of a function or a method whose it is."""
+    whose = getattr(each, "__qualname__", "") if callable(each) else ""
+    return f"{type(each).__module__}.{type(each).__qualname__} {whose}".strip()
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
 def test_a_call_that_has_ended_needs_no_collector(carrier: str) -> None:
     """Its core and whatever else is large is freed as soon as nobody has it any more."""
     found: list[weakref.ref[Any]] = []
 
     async def main() -> None:
-        async with serve({"bot": actors.echo}) as served:
+        async with serve({"bot": actors.saying(0.1)}) as served:
             gc.collect()
             gc.disable()
             try:
-                call = asyncio.create_task(served.call(carrier, Script((Step(at(0.3), HangUp()),))))
-                await until(lambda: any(session.core.pipeline is not None for session in served.gateway.calls))
+                call = asyncio.create_task(served.call(carrier, Script((Step(after_bot(0.2), HangUp()),))))
+                await until(lambda: any(session.core.pipeline is not None for session in served.gateway.calls), WAIT_S)
                 (session,) = served.gateway.calls
                 core = session.core
                 found.extend(map(weakref.ref, (core.input, core.output, core.pipeline)))  # it has them, they have it
                 del session, core
                 await call
-                await served.empty()
-                await until(lambda: all(one() is None for one in found))
+                await served.empty(WAIT_S)
+                await until(lambda: all(one() is None for one in found), WAIT_S)
             finally:
                 gc.enable()
 
-    run(main())
+    run(main(), limit_s=WAIT_S)
     assert len(found) == 3
