@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from media.clock import Clock
 from media.events import Handle
-from media.flow import Clock, Entry, Flow, FrameDirection, Runtime
+from media.flow import Entry, Flow, FrameDirection, Runtime
 from media.frames import Frame
 from media.observers import BaseObserver, FrameProcessed, FramePushed
 from media.processor import FrameProcessor

@@ -22,8 +22,9 @@ from bots.rtvi.processor import RTVIProcessor
 from bots.runner import PipelineRunner
 from bots.ticking import TaskRuntime
 from bots.watching import Heartbeats, IdleWatch
+from media.clock import Clock
 from media.events import DONE, BaseObject, Handle, Handler
-from media.flow import UNBOUND, Clock
+from media.flow import UNBOUND
 from media.frames import (
     BotSpeakingFrame,
     CancelFrame,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
+from media.clock import Clock
 from media.events import Handle
-from media.flow import Clock, Runtime
+from media.flow import Runtime
 from media.frames import Frame, HeartbeatFrame
 
 log = logging.getLogger(__name__)

@@ -96,19 +96,6 @@ class TaskRuntime(Runtime, Protocol):
         ...
 
 
-class Clock:
-    """A pipeline's time in nanoseconds: `get_time()`."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    def get_time(self) -> int:
-        return int(self._runtime.now() * 1e9)
-
-    def start(self) -> None:
-        """Nothing to start: the runtime's clock runs."""
-
-
 @dataclass(eq=False)
 class FrameProcessorSetup:
     """What `setup` is given. Without a runtime, `task_manager.runtime(clock)` gives one."""

@@ -13,13 +13,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 from copy import copy
 from typing import Any, Self, TypeVar
 
+from media.clock import Clock
 from media.events import DONE, BaseObject, Each, Event, Finished, Handle, Handler, MaybeAwaitable, is_async
 from media.flow import (
     ANNOUNCED,
     DOWNSTREAM,
     UNBOUND,
     UPSTREAM,
-    Clock,
     Entry,
     Flow,
     FrameDirection,

@@ -9,7 +9,7 @@ import pytest
 
 from bots.runtime import PipelineParams, PipelineTask
 from bots.watching import Heartbeats
-from media.flow import Clock
+from media.clock import Clock
 from media.frames import Frame, HeartbeatFrame
 from media.pipeline import Pipeline
 from media.processor import FrameDirection, FrameProcessor
