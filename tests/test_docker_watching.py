@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.reload import Reloader
 from gateway.simulator.base import fake_carrier
+from gateway.simulator.caller import Limits
 from gateway.simulator.script import HangUp, Script, at
 from media.exchange import Answer
 from tests.endtoend import actors
@@ -28,6 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCKER = ROOT / "docker"
 OF_THE_TARGET = {"job", "instance", "worker", "namespace", "pod"}  # labels that scraping, or joining workers, gives
 WORDS = {"by", "on", "or", "and", "unless", "without", "offset", "bool"}
+
+PATIENCE = Limits(connect_s=50, ready_s=50, longest_s=200, closing_s=50)  # on a machine that has other work
 
 Series = tuple[str, Mapping[str, str]]
 
@@ -68,7 +71,7 @@ def test_the_reader_of_promql_reads() -> None:
 
 async def ask(served: Served, path: str) -> httpx.Response:
     """On a connection of its own, as probes do."""
-    async with httpx.AsyncClient(base_url=f"http{served.url[2:]}", trust_env=False, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=f"http{served.url[2:]}", trust_env=False, timeout=PATIENCE.connect_s) as http:
         return await http.get(path)
 
 
@@ -79,13 +82,13 @@ def test_what_is_watched_is_measured(tmp_path: Path) -> None:
         async with serve({"bot": actors.echo}, numbers={"default": "bot"}) as served:
             gateway = served.gateway
             reloader = Reloader(gateway, tmp_path / "gateway.toml")
-            await served.call("twilio", Script().then(at(0.2), HangUp()))
-            await served.empty()
-            await until(lambda: served.records)
+            await served.call("twilio", Script().then(at(0.2), HangUp()), limits=PATIENCE)
+            await served.empty(PATIENCE.closing_s)
+            await until(lambda: served.records, PATIENCE.closing_s)
             assert (await ask(served, "/twilio/media/forged")).status_code == 426
             fake = fake_carrier("plivo")()
             gateway.calls.draining = True
-            refused = await served.call(fake, Script())
+            refused = await served.call(fake, Script(), limits=PATIENCE)
             gateway.calls.draining = False
             assert refused.refused == 503
             assert (await ask(served, "/twilio/answer?CallSid=CA1&From=%2B1&To=%2B2")).status_code == 200
@@ -101,7 +104,7 @@ def test_what_is_watched_is_measured(tmp_path: Path) -> None:
         families = text_string_to_metric_families(text)
         return [(sample.name, sample.labels) for family in families for sample in family.samples]
 
-    series = run(main())
+    series = run(main(), limit_s=PATIENCE.longest_s)
     sources = "".join(path.read_text() for folder in ("gateway", "webhooks") for path in (ROOT / folder).rglob("*.py"))
     found, named = expressions(), set()
     for where, expression in found.items():
@@ -139,16 +142,17 @@ def test_probes_hear_what_they_must() -> None:
     async def main() -> None:
         async with serve({"bot": actors.echo}, max_calls=1, drain_s=60) as served:
             assert all((await answers(served)).values())
-            call = asyncio.create_task(served.call("twilio", Script().then(at(60.0), HangUp())))
-            await until(lambda: served.gateway.calls.full)
+            stays = Script().then(at(PATIENCE.longest_s), HangUp())
+            call = asyncio.create_task(served.call("twilio", stays, limits=PATIENCE))
+            await until(lambda: served.gateway.calls.full, PATIENCE.connect_s)
             assert await answers(served) == {"startup": True, "liveness": True, "readiness": False}
             call.cancel()
-            await served.empty()
+            await served.empty(PATIENCE.closing_s)
             assert all((await answers(served)).values())
             await served.gateway.drain()
             assert await answers(served) == {"startup": True, "liveness": True, "readiness": False}
 
-    run(main())
+    run(main(), limit_s=PATIENCE.longest_s)
 
 
 # ---------------------------------------------------------------- what Prometheus' own tool says of it
