@@ -94,7 +94,7 @@ def test_the_program_with_the_pin(tmp_path: Path) -> None:
         await it.go(0.5)
         await it.call.finish()
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 180))
 
 
 def test_the_program_that_counts(tmp_path: Path) -> None:
@@ -107,4 +107,4 @@ def test_the_program_that_counts(tmp_path: Path) -> None:
         assert it.texts[-1] == "You have pressed 3 keys."
         await it.call.finish()
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 180))

@@ -349,4 +349,4 @@ def test_the_example_of_the_guide_over_real_sockets() -> None:
             process.terminate()
             await process.communicate()
 
-    run(main(), limit_s=120)
+    run(main(), limit_s=300)

@@ -149,7 +149,7 @@ def test_voicemail_over_a_real_socket(tmp_path: Path) -> None:
         loud = np.abs(np.frombuffer(read_wav(path).pcm, "<i2").astype(int)) > 1000
         assert loud.any()
 
-    run(main(), limit_s=120)
+    run(main(), limit_s=300)
 
 
 # ---------------------------------------------------------------- forwarding

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 CARRIERS = carrier_names()
 TELEPHONY = tuple(name for name in CARRIERS if name != "web")  # whose streams tell by themselves whose they are
-QUICK = Limits(connect_s=20, ready_s=20, longest_s=60, closing_s=10)
+QUICK = Limits(connect_s=20, ready_s=30, longest_s=120, closing_s=10)
 
 
 def socket_only(name: str, **keys: Any) -> Any:
@@ -41,7 +41,7 @@ def socket_only(name: str, **keys: Any) -> Any:
     return carrier_settings_class(name)(**{"verify_signatures": False, **keys})
 
 
-def run(main: Coroutine[Any, Any, T], *, limit_s: float = 120.0) -> T:
+def run(main: Coroutine[Any, Any, T], *, limit_s: float = 300.0) -> T:
     """Run `main` on the loop that the product uses."""
     if sys.platform == "win32":
         factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop

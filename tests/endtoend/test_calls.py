@@ -51,7 +51,7 @@ def place(
             assert len(served.records) == len(callers)
             return {r.carrier: r for r in reports}, {name: served.record(name) for name in callers}
 
-    return run(main(), limit_s=120)
+    return run(main(), limit_s=300)
 
 
 def ended(records: Records) -> dict[str, tuple[str, str, str]]:
@@ -194,8 +194,8 @@ def test_a_caller_who_does_not_read(websocket: str, monkeypatch: pytest.MonkeyPa
                 longest = max(longest, len(mine.core.outbox))
                 await asyncio.sleep(fake.packet_ms / 1000)
             # The server is rid of the connection, although nobody has read what it had sent.
-            await until(lambda: mine not in set(served.gateway.calls), 10)
-            await until(lambda: len(served.server.server_state.connections) == 0, 15)
+            await until(lambda: mine not in set(served.gateway.calls), 60)
+            await until(lambda: len(served.server.server_state.connections) == 0, 60)
             ws.transport.abort()
         return longest
 

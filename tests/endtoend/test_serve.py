@@ -222,7 +222,7 @@ class Process:
         return [line for line in found if line.get("event") == event]
 
     async def ready(self) -> None:
-        await until(lambda: self.lines("gateway.listening") or self.process.poll() is not None, 30)
+        await until(lambda: self.lines("gateway.listening") or self.process.poll() is not None, 180)
         self.port = int(str(self.lines("gateway.listening")[0]["port"]))
 
     async def call(self, name: str) -> CallReport:
@@ -322,7 +322,7 @@ def test_a_port_that_is_taken_is_said_without_a_traceback(tmp_path: Path) -> Non
         taken.listen()
         served = Process(tmp_path, speaks_s=0.1, port=taken.getsockname()[1])
         try:
-            assert served.process.wait(60) == 1
+            assert served.process.wait(180) == 1
             assert "address already in use" in served.log
             assert "--port" in served.log
             assert "Traceback" not in served.log
@@ -334,7 +334,7 @@ def test_a_database_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("GATEWAY_STATE", str(tmp_path / "nowhere"))
     served = Process(tmp_path, speaks_s=0.1)
     try:
-        assert served.process.wait(60) == 1
+        assert served.process.wait(180) == 1
         (line,) = served.lines("gateway.cannot_start")
         assert line["problem"] == f"{tmp_path / 'nowhere' / 'gateway.db'}: No such file or directory"
         assert not served.lines("gateway.cannot_listen")

@@ -36,7 +36,7 @@ use = "echo"
 [numbers.default]
 bot = "echo"
 """
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 class Running:

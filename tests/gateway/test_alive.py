@@ -108,7 +108,7 @@ def test_the_calls_of_a_process_that_fell_are_ended_before_its_lease_runs_out(tm
                 (call,) = (one for one in found.calls if one.key.call_id == f"CA{n:032}")
                 return call.standing, call.hang_up, call.ended_by, call.reason
 
-            await until(lambda: it.gateway.hang_ups.counters["orphans"] == 1, 20)
+            await until(lambda: it.gateway.hang_ups.counters["orphans"] == 1, 60)
             over = (Standing.LOST, HangUp.ALREADY_OVER, "carrier", "process-died")  # the carrier knows of no such call
             for _ in range(200):
                 if (await record(1)) == over:

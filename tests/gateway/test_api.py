@@ -492,7 +492,7 @@ def test_schemathesis_finds_nothing(tmp_path: Path, live: bool) -> None:
                 await caller
                 assert not len(it.gateway.calls)
 
-    run(main(), limit_s=120)
+    run(main(), limit_s=300)
 
 
 def _end() -> Any:

@@ -59,7 +59,7 @@ async def gateway(it: Running, *words: str, token: str | None = TOKEN, **environ
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **({} if token is None else {"GATEWAY_API_TOKEN": token}), **environment},
     )
-    out, err = await asyncio.wait_for(process.communicate(), 30)
+    out, err = await asyncio.wait_for(process.communicate(), 180)
     assert process.returncode is not None
     return Said(process.returncode, out.decode(), err.decode())
 
@@ -205,7 +205,7 @@ def test_a_simulated_call_is_signed_over_the_public_url(tmp_path: Path) -> None:
                     *("--carrier", carrier, "--to", "+15550100", "--hang-up-at", "1", "--json"),
                     stdout=asyncio.subprocess.PIPE,
                 )
-                out, _ = await asyncio.wait_for(process.communicate(), 30)
+                out, _ = await asyncio.wait_for(process.communicate(), 180)
                 assert process.returncode == 0, out
                 assert json.loads(out)["ended_by"] == "caller"
 

@@ -256,7 +256,7 @@ def test_a_browser_that_is_gone_leaves_no_call(tmp_path: Path) -> None:
                 await socket.send(asked("twilio"))
                 while "opened" not in str(await socket.recv()):
                     pass
-            await until(lambda: not len(it.gateway.calls), 20)
+            await until(lambda: not len(it.gateway.calls), 60)
 
     asyncio.run(main())
 

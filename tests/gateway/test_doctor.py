@@ -472,7 +472,7 @@ def test_nobody_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert codes(findings, "failure") == {"tls"}
             assert any("does not speak TLS" in finding.says for finding in findings)
 
-    asyncio.run(asyncio.wait_for(main(), 30))  # uvloop does not ask Python for addresses
+    asyncio.run(asyncio.wait_for(main(), 180))  # uvloop does not ask Python for addresses
 
 
 def test_a_socket_that_is_silent_for_long(tmp_path: Path) -> None:
@@ -600,7 +600,7 @@ def test_the_command(tmp_path: Path) -> None:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        out, err = await asyncio.wait_for(process.communicate(), 180)
         assert process.returncode is not None
         return process.returncode, out.decode(), err.decode()
 

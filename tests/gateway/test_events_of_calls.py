@@ -51,7 +51,7 @@ def test_a_call_from_its_beginning_to_its_end(tmp_path: Path, carrier: str) -> N
         async with told(tmp_path, carriers=(carrier,), bots=bots) as (it, receiver):
             report = await it.call(carrier, WAITS, plan=CallPlan(parameters={}))
             assert report.problems == []
-            await until(lambda: len(receiver.taken) == 3, 10)
+            await until(lambda: len(receiver.taken) == 3, 60)
         assert kinds(receiver) == ["call.started", "call.answered", "call.ended"]
         assert len({call for _, call in receiver.told}) == 1
         started, answered, ended = (delivery.event for delivery in receiver.taken)
@@ -152,7 +152,7 @@ def test_a_call_that_another_process_left_behind(tmp_path: Path) -> None:
         await before.admit(call, Caps(), time.time() - 60, bot="echo", ttl_s=30.0)
         await before.close()
         async with told(tmp_path, gateway=f'store = "{path}"') as (_, receiver):
-            await until(lambda: receiver.taken, 15)
+            await until(lambda: receiver.taken, 60)
             await asyncio.sleep(0.5)
         assert receiver.told == [("call.ended", call.call_id)]
         assert receiver.taken[0].event["call"]["standing"] == "never-came"

@@ -279,4 +279,4 @@ def test_over_a_real_socket(tmp_path: Path) -> None:
         first = [int(np.flatnonzero(side > 1000)[0]) for side in (left, right)]
         assert first[0] + 0.4 * 8000 < first[1]
 
-    run(main(), limit_s=120)
+    run(main(), limit_s=300)

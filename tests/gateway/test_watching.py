@@ -246,7 +246,7 @@ def watching(check: Callable[[Live], Any], **more: Any) -> None:
         async with serve({"bot": phone}, **more) as it, live(it) as call:
             await check(call)
 
-    run(main(), limit_s=120)
+    run(main(), limit_s=300)
 
 
 # ---------------------------------------------------------------- what is told
@@ -440,7 +440,7 @@ def test_a_voice_service_says_it() -> None:
             output = await eye.message("bot-output")
             assert output["data"]["text"] == "One moment."
 
-    run(main(), limit_s=120)
+    run(main(), limit_s=300)
 
 
 def test_a_mute_is_lifted_when_its_watcher_leaves() -> None:
@@ -673,7 +673,7 @@ def test_every_carrier_can_be_watched_and_nothing_is_left() -> None:
             assert not it.gateway.watching._watches
             assert not it.gateway.watching.watchers
 
-    run(main(), limit_s=120)
+    run(main(), limit_s=300)
 
 
 def test_a_call_that_was_watched_is_forgotten() -> None:
@@ -700,7 +700,7 @@ def test_a_call_that_was_watched_is_forgotten() -> None:
 
             await until(gone, PATIENCE_S)
 
-    run(main(), limit_s=120)
+    run(main(), limit_s=300)
 
 
 def test_a_web_callers_client_hears_nothing_of_what_watchers_ask() -> None:
@@ -715,7 +715,7 @@ def test_a_web_callers_client_hears_nothing_of_what_watchers_ask() -> None:
                 await until(lambda: any(told["type"] == "user-transcription" for told in fake.messages), PATIENCE_S)
                 assert not [told for told in fake.messages if told["type"].endswith("-response")]
 
-    run(main(), limit_s=120)
+    run(main(), limit_s=300)
 
 
 def test_watchers_come_and_go_and_the_links_are_as_before() -> None:
@@ -767,7 +767,7 @@ def test_a_call_of_another_worker() -> None:
                         await until(lambda: not here.gateway.watching._watches, PATIENCE_S)  # it hears that he has left
                         await until(lambda: not there.gateway.watching.watchers, PATIENCE_S)
 
-    run(main(), limit_s=120)
+    run(main(), limit_s=300)
 
 
 def test_the_process_ends_while_somebody_watches() -> None:
@@ -796,7 +796,7 @@ def test_the_process_ends_while_somebody_watches() -> None:
                 await until(lambda: not (here.gateway.watching.watchers or there.gateway.watching.watchers), PATIENCE_S)
                 await until(lambda: not here.gateway.watching._watches, PATIENCE_S)
 
-    run(main(), limit_s=120)
+    run(main(), limit_s=300)
 
 
 async def worker(stack: AsyncExitStack, folder: Path, number: int) -> Served:

@@ -35,7 +35,7 @@ BOTTLENECK = 3  # a busy machine may be that: it is no fault of what is tested h
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 180
     while time.monotonic() < limit and process.poll() is None:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
