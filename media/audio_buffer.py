@@ -1,7 +1,7 @@
 """AudioBufferProcessor: a program gets the call's audio, both sides on one line of time, in pieces or at the end.
 
 The caller is recorded as his frames pass; what the bot says as the caller hears it: the processor finds the output
-stage of its pipeline and listens there (`media.output.Tap`), so it may stand anywhere that the caller's audio comes
+stage of its pipeline and listens there (`media.wire.Tap`), so it may stand anywhere that the caller's audio comes
 to, as a rule behind `transport.output()`. Until something is recorded nothing is paid. In a pipeline without an
 output stage the bot's frames count as sent when they pass.
 """

@@ -8,7 +8,7 @@ ledger of what was sent and heard, and is where an interruption takes effect.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Protocol
 
 from media.codecs import peak
 from media.dtmf import tone
@@ -40,51 +40,18 @@ from media.frames import (
     TTSTextFrame,
 )
 from media.ledger import PlayoutLedger
-from media.outlet import NOBODY_SPEAKS, Boundary, Outlet, Tap, Wire
+from media.outlet import NOBODY_SPEAKS, Boundary, Outlet
 from media.pacing import FLUSH, PacedBuffer
 from media.processor import DONE, FrameDirection, FrameProcessor, TimerHandle
 from media.resample import Resampler, make_resampler
 from media.spoken import Spoken
+from media.wire import NOBODY, Tap, Wire
 
 PROOF_S = 2.0  # how long after its time the carrier's word that all was played is waited for
 STREAM_SILENCE_S = 0.35  # so much silence ends the speech in an unbroken stream
 STREAM_SILENCE_PEAK = 20  # samples no louder than this are silence
 BACK_S = 0.04  # after a hold, where no word's beginning is known: so much is heard again
 LONGEST_BACK_S = 1.0  # a word that is longer goes on where it was
-
-
-class NoWire:
-    """Where nobody is connected."""
-
-    send_rate = 8000
-    packet_ms = 20
-    lead_ms = 0.0
-    cushion_ms = 0
-    has_marks = False
-    echoes_marks_on_clear = False
-    clears = False
-    sends_digits = True  # no tones have to be made
-    clear_grain_ms = 0
-    reports_playback = False
-    is_open = True
-
-    def now(self) -> float:
-        return 0.0
-
-    def send_audio(self, pcm: bytes) -> int:
-        return 0
-
-    def send(self, frame: Frame) -> None: ...
-    def flush(self) -> int:
-        return 0
-
-    def clear(self, frame: InterruptionFrame) -> int:
-        return 0
-
-    def released(self, frame: Frame) -> None: ...
-
-
-NOBODY: Final = NoWire()
 
 
 _SPEECH_STARTS, _SPEECH_ENDS = Boundary(), Boundary()

@@ -29,9 +29,9 @@ from media.frames import (
     StopFrame,
     TTSAudioRawFrame,
 )
-from media.outlet import Wire
-from media.output import NOBODY, Handlers, OutputStage, handlers_of
+from media.output import Handlers, OutputStage, handlers_of
 from media.processor import FrameDirection, FrameProcessorSetup, MaybeAwaitable, Runtime
+from media.wire import NOBODY, Wire
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.transports")
 
