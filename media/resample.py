@@ -205,6 +205,8 @@ class PolyphaseResampler:
         """Any block: one that is not whole rows, one after such a one, a very long one."""
         if len(pcm) & 1:
             raise _half_a_sample(pcm)
+        if not len(pcm):
+            return b""
         taps = self._taps
         most = 2 * taps.row_in * (taps.rows - 1)  # one more may begin with what is waiting
         if len(pcm) > most:
