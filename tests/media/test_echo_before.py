@@ -56,6 +56,22 @@ def test_what_agrees_now_and_was_missing_before_is_new(delay_s: float) -> None:
     assert is_new(heard, pcm(SAID), RATE, RATE, round(delay_s * 1000))
 
 
+@pytest.mark.parametrize(("share", "new"), [(0.05, True), (0.2, False)])
+def test_what_came_back_more_faintly_before_was_not_missing(share: float, new: bool) -> None:
+    """A tenth of it is the limit."""
+    echo = returned(SAID, 0.2, -15)
+    echo[: -int(WINDOW_S * RATE)] *= share
+    assert is_new(telephone(echo, noise=1.0), pcm(SAID), RATE, RATE, 200) is new
+
+
+@pytest.mark.parametrize(("louder", "new"), [(0.7, True), (1.5, False)])
+def test_noise_hides_what_would_be_a_quarter_of_its_power(louder: float, new: bool) -> None:
+    now = returned(SAID, 0.2, -15)
+    before, now = now[: -int(WINDOW_S * RATE)], now[-int(WINDOW_S * RATE) :]
+    noise = np.random.default_rng(5).normal(0, louder * float(np.sqrt((before[-RATE:] ** 2).mean())), len(before))
+    assert is_new(telephone(np.concatenate((noise, now)), noise=1.0), pcm(SAID), RATE, RATE, 200) is new
+
+
 def test_where_nothing_was_played_before_nothing_can_have_been_missing() -> None:
     said = SAID.copy()
     said[: -int((WINDOW_S + 0.05) * RATE)] = 0
