@@ -54,7 +54,7 @@ class Outbox:
         """One packet, mono."""
         waiting, samples = self.waiting, len(pcm) >> 1
         audio = self._audio
-        messages: Iterable[Any]
+        messages: Any  # a transport's serializer may give frames, for its writer
         if audio is not None and audio.rate == sample_rate:
             messages = audio.write(pcm)
         else:
