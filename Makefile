@@ -60,7 +60,9 @@ IN_COMPILED = tests/test_compiled.py tests/lean tests/serializers tests/media/te
 	tests/gateway/test_playout.py tests/gateway/test_genesys_sender.py tests/gateway/test_genesys_states.py \
 	tests/gateway/test_garbage.py tests/gateway/test_stalls.py tests/simulator/test_playout.py tests/load/test_ear.py \
 	tests/load/test_line.py tests/load/test_sockets.py tests/load/test_tally.py tests/load/test_wire.py \
-	tests/endtoend/test_session.py tests/transports/test_calls.py tests/transports/test_serializers.py
+	tests/endtoend/test_session.py tests/transports/test_calls.py tests/transports/test_serializers.py \
+	tests/media/test_resample.py tests/media/test_vad.py tests/media/test_vad_processor.py tests/media/test_energy_vad.py \
+	tests/media/test_silero.py tests/gateway/test_vad_engine.py
 # What mypyc makes of a coroutine throws in the old way at what it awaits: as good, and Python 3.12 says so each time.
 OLD_WAY := ignore:the (type, exc, tb) signature of throw:DeprecationWarning
 
