@@ -132,7 +132,8 @@ class CallDesk:
         snapshot = gateway.snapshot
         http = snapshot.carriers.get(order.carrier)
         if http is None:
-            raise ControlError(404, f"the carrier {order.carrier} is not on")
+            others = ", ".join(sorted(snapshot.carriers)) or "none"
+            raise ControlError(404, f"the carrier {order.carrier} is not on (those that are: {others})")
         bot = order.bot or _bot_of(snapshot.settings, order)
         if bot not in snapshot.settings.bots:
             raise ControlError(422, f"there is no bot {bot!r}: name one of {', '.join(sorted(snapshot.settings.bots))}")
@@ -230,6 +231,7 @@ class CallDesk:
     def _drain(self) -> int:
         live = len(self._gateway.calls)
         if not self._gateway.calls.draining:
+            log.info("gateway.draining", calls=live, limit_s=self._gateway.settings.gateway.drain_s, why="api")
             task = asyncio.get_running_loop().create_task(self._gateway.drain(), name="drain")
             self._drains.add(task)
             task.add_done_callback(self._drains.discard)

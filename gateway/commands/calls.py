@@ -27,6 +27,7 @@ from media.errors import ConfigError, GatewayError
 OK, FAILED, USAGE = 0, 1, 2
 TOKEN, URL = "GATEWAY_API_TOKEN", "GATEWAY_URL"
 POLL_S = 0.5
+WIDE = 200
 LOOK_BACK = 500  # records among which a call is looked for by the beginning of its id
 
 Json = dict[str, Any]
@@ -109,7 +110,7 @@ class Api:
 
 def run(args: argparse.Namespace) -> int:
     """Whatever of `calls`, `dial` and `drain` was asked for. Gives the exit code."""
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=False)
+    console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, soft_wrap=False)
     try:
         with Api(address(args), args.token or os.environ.get(TOKEN, "")) as api:
             return _VERBS[args.verb](api, args, console)
@@ -148,6 +149,8 @@ def list_calls(api: Api, args: argparse.Namespace, console: Console) -> int:
     if args.json:
         print(json.dumps(page))
         return OK
+    # Wider than a terminal: it wraps a line as a whole, and what is copied from it is a call's whole name.
+    console.width = max(console.width, WIDE)
     columns = _LIVE if args.live else _RECORDS
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in columns:

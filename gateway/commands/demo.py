@@ -34,7 +34,7 @@ from gateway.tokens import TokenMint
 from media.errors import ConfigError
 from media.wav import write_wav
 
-START_S = 60.0  # for the gateway to come up: it synthesises its prompts first
+START_S = 120.0  # for the gateway to come up: it synthesises its prompts first, perhaps on a busy machine
 RATE = 16000  # Hz of the caller's voice
 WORD = "okay"
 SENTENCE = "Hello, this is a telephone call. Can you hear me?"
