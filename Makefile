@@ -6,7 +6,8 @@
 # PYTHON names the interpreter (3.11 or later), VENV the folder of the environment. Tests in a browser run where Chromium
 # is found; those with the official RTVI client and those of accessibility want npm, too.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+# The first that runs: pyenv has shims of versions that are not switched on.
+PYTHON ?= $(shell for one in python3.11 python3.12 python3.13 python3; do $$one -c '' 2>/dev/null && echo $$one && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

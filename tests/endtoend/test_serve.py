@@ -338,6 +338,7 @@ def test_a_database_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: py
         (line,) = served.lines("gateway.cannot_start")
         assert line["problem"] == f"{tmp_path / 'nowhere' / 'gateway.db'}: No such file or directory"
         assert not served.lines("gateway.cannot_listen")
+        assert "Traceback" not in served.log
     finally:
         served.close()
 
