@@ -35,13 +35,22 @@ SUITE = "bookworm"  # of which python:3.11-slim is made
 PACKAGES = "python3,python3-dev,python3-venv,python3-pip,ca-certificates"  # the headers are in python:3.11-slim, too
 PATIENCE_S = 120.0  # for each thing that is waited for: the machine may have other work
 
+# In one piece: a call that is told to end says what it has begun. No question put meanwhile takes as long as that.
+LAST_WORDS = (
+    "This is a long announcement, of which the end is heard as well, though the gateway was told to stop. It is so "
+    "long that there is time to ask it, before the end, whether it is well, and would take another call. It is, and it "
+    "would not. Whoever calls now is told to call somebody else, and who has called before hears this. There is time "
+    "for that even if the machine has so much other work that each question takes long. Therefore nothing of what is "
+    "proven here depends on how fast it is, but for the length of this announcement, which is why it goes on like "
+    "that. These are the last words, and whoever hears them has not been cut off."
+)
 # Over the image's own configuration. A machine that is busy with other things would have calls turned away.
 CONFIGURATION = """
 [gateway]
 secret = { file = "/run/secrets/gateway_secret" }
 log_format = "json"
 max_lateness_ms = 0
-drain_s = 60
+drain_s = 200
 [carriers.twilio]
 auth_token = { file = "/run/secrets/twilio_auth_token" }
 [bots.hello]
@@ -49,17 +58,15 @@ use = "announce"
 play = ["This call comes from a container."]
 [bots.speaker]
 use = "announce"
-play = ["This is a long announcement, of which the end is heard as well, though the gateway was told to stop. It is so \
-long that there is time to ask it, before the end, whether it is well, and whether it would take another call. It is, \
-and it would not. Whoever calls now is told to call somebody else, and whoever has called before hears the last word."]
+play = ["LAST WORDS"]
 [numbers."+15550100"]
 bot = "hello"
 [numbers."+15550101"]
 bot = "speaker"
 [numbers.default]
 bot = "hello"
-"""
-LONG_S = 8.0  # of speech in that
+""".replace("LAST WORDS", LAST_WORDS)
+LONG_S = 20.0  # of speech in that
 SECRETS = {"gateway_secret": "only for this proof, and long enough", "twilio_auth_token": "made up"}
 
 # Prints what it could write to, of all folders there are.
@@ -165,7 +172,19 @@ class Caller:
     def begin(self, number: str) -> subprocess.Popen[str]:
         self._heard.unlink(missing_ok=True)
         where = ["--config", "/tmp/caller/gateway.toml", "--out", "/tmp/caller/heard.wav", "--json"]
-        command = ["gateway", "call", "--carrier", "twilio", "--to", number, *where]
+        command = [
+            "gateway",
+            "call",
+            "--carrier",
+            "twilio",
+            "--to",
+            number,
+            "--hang-up-at",
+            "110",
+            "--max-s",
+            "120",
+            *where,
+        ]
         return subprocess.Popen(
             self._running.beside(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -260,7 +279,8 @@ def prove_drain(running: Container) -> None:
     until(lambda: lines(running, "gateway.draining"), "it does not drain")
     (ready, _), (health, _) = ask(running, "/ready", "/health")
     refused = Caller(running).begin("+15550100").communicate()[0]
-    must(live.poll() is None, "the live call was over before the rest could be asked")
+    if live.poll() is not None:
+        raise SystemExit(f"the live call was over before the rest could be asked: {live.communicate()[0]}")
     must((ready, health) == (503, 200), f"ready and healthy while it drains: {ready}, {health}")
     must('"refused": 503' in refused, f"a new call while it drains: {refused}")
     spoken = caller.heard_s(live)
