@@ -656,6 +656,9 @@ class CallCore:
             self.serializer._base.drives = None
         self._caller_audio.leave()
         self.output.leave(self)
+        if self.pipeline is None and self._route is not None:  # no bot was built: these two have joined nothing
+            self.input._leave_flow()
+            self.output._leave_flow()
         self._call = self._route = self._left = None
 
     # ------------------------------------------------------------ frames off the wire

@@ -146,6 +146,7 @@ class Flow:
             while waiting:
                 push, waiter = waiting.popleft()
                 push(waiter)
+                del push, waiter  # an error that is told must not be held by the frames of its own traceback
         finally:
             self.busy = False
             ended = perf_counter()

@@ -16,7 +16,7 @@ import pytest
 from bots.base import Build
 from gateway import garbage
 from gateway.simulator.base import CallPlan, fake_carrier
-from gateway.simulator.script import HangUp, Press, Script, Step, Vanish, after_bot, while_bot_speaks
+from gateway.simulator.script import HangUp, Press, Script, Step, Vanish, after_bot, at, while_bot_speaks
 from media.frames import EndFrame, Frame, InputDTMFFrame, StartFrame
 from media.processor import FrameDirection, FrameProcessor
 from tests.endtoend import actors
@@ -160,6 +160,7 @@ EXITS: Mapping[str, tuple[Build, Sequence[Step]]] = {
     "a timer of the bot fails": (actors.broken_timer, ()),
     "a task of the bot fails": (actors.acting(actors.broken_task), ()),
     "a task of the bot goes on": (actors.acting(greets_and_goes_on), (Step(after_bot(0.1), HangUp()),)),
+    "a processor fails": (lambda call: (actors.Breaks(),), (Step(at(0.4), HangUp()),)),
     "the bot cancels": (actors.acting(actors.cancels), ()),
     "the process goes down": (actors.saying(0.5), ()),
 }
