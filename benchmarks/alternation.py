@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gateway.commands.capacity import _sample, _started, cores
 from gateway.load.crew import Moment, Server, perform
 from gateway.load.plan import LoadPlan
-from gateway.load.tally import MS_PER_BIN, Spread
+from gateway.load.tally import MS_PER_BIN, Spread, Tally
 
 LATE_MS = 20.0
 CALLERS_MS = 10.0  # late by more than that themselves (p99), they measure themselves
@@ -44,6 +44,13 @@ class Turn:
 
     def __init__(self) -> None:
         self.moments: list[Moment] = []
+        self._first = self._last = Tally()  # what was counted until then
+
+    def note(self, moment: Moment, tally: Tally) -> None:
+        if not self.moments:
+            self._first = tally
+        self._last = tally
+        self.moments.append(moment)
 
     @property
     def core(self) -> float:
@@ -56,12 +63,11 @@ class Turn:
     @property
     def callers_late_ms(self) -> float:
         """How late the callers' own process was with one of a hundred of its rounds."""
-        first, last = self.moments[0].tally.own_lateness, self.moments[-1].tally.own_lateness
-        return _between(first, last).quantile(0.99) or 0.0
+        return _between(self._first.own_lateness, self._last.own_lateness).quantile(0.99) or 0.0
 
     @property
     def lateness(self) -> Spread:
-        return _between(self.moments[0].tally.lateness, self.moments[-1].tally.lateness)
+        return _between(self._first.lateness, self._last.lateness)
 
     @property
     def late(self) -> int:
@@ -93,10 +99,10 @@ async def _alternate(options: argparse.Namespace, url: str, config: Path, work: 
     now: list[Turn | None] = [None]
     began = time.monotonic()
 
-    def tell(moment: Moment) -> None:
+    def tell(moment: Moment, tally: Tally) -> None:
         turn = now[0]
         if turn is not None:
-            turn.moments.append(moment)
+            turn.note(moment, tally)
 
     whole_s = 2 * options.pairs * (options.seconds + SETTLE_S + 1) + 4
     plan = LoadPlan(url=url, config=str(config), calls=options.calls, seconds=whole_s)

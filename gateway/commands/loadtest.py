@@ -15,6 +15,7 @@ from gateway.load.doorway import settings_of
 from gateway.load.page import load_page
 from gateway.load.plan import LoadPlan, Scenario, read_scenarios
 from gateway.load.report import lines, report_of, to_dict, wrong_calls
+from gateway.load.tally import Tally
 from gateway.simulator.base import carrier_names
 from media.errors import ConfigError
 
@@ -101,10 +102,10 @@ class Progress:
         self._plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
         self._wide = 0
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, moment: Moment, tally: Tally) -> None:
         if self._out is None:
             return
-        tally, plan = moment.tally, self._plan
+        plan = self._plan
         echo, late = tally.echo.quantile(0.5), tally.lateness.quantile(0.99)
         parts = [f"{moment.t:4.0f}/{plan.whole_s:.0f} s", f"{moment.live} live"]
         parts += [f"echo {echo:.0f} ms"] if echo is not None else []

@@ -44,8 +44,11 @@ class Moment:
 
     t: float
     live: int
-    tally: Tally
+    own_cpu_s: float  # of all generators, until then
     server: Usage | None
+
+
+Tell = Callable[[Moment, Tally], None]  # each second, with all that was counted until then
 
 
 @dataclass(slots=True)
@@ -119,7 +122,7 @@ def perform(
     *,
     processes: int = 1,
     cores: Sequence[int] = (),
-    tell: Callable[[Moment], None] = lambda moment: None,
+    tell: Tell = lambda moment, tally: None,
 ) -> Run:
     """One whole test. Ctrl-C ends it early, with what there is. Raises GeneratorFailed."""
     run = Run(plan, before=server.usage())
@@ -205,7 +208,7 @@ def _started(plan: LoadPlan, processes: int, cores: Sequence[int]) -> Iterator[l
             worker.end()
 
 
-def _listen(run: Run, workers: Sequence[_Worker], server: Server, tell: Callable[[Moment], None]) -> None:
+def _listen(run: Run, workers: Sequence[_Worker], server: Server, tell: Tell) -> None:
     """Until all generators are done."""
     limit, scrape = time.monotonic() + run.plan.whole_s + END_S, time.monotonic() + SCRAPE_S
     while running := [worker for worker in workers if not worker.over]:
@@ -225,6 +228,6 @@ def _listen(run: Run, workers: Sequence[_Worker], server: Server, tell: Callable
             for worker in workers:
                 worker.fresh = worker.over
                 whole.merge(worker.tally)
-            moment = Moment(max(worker.t for worker in workers), whole.live, whole, server.usage())
+            moment = Moment(max(worker.t for worker in workers), whole.live, whole.cpu_s, server.usage())
             run.moments.append(moment)
-            tell(moment)
+            tell(moment, whole)

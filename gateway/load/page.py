@@ -97,7 +97,7 @@ def _server_cpu(report: Report) -> list[Point]:
 def _own_cpu(report: Report) -> list[Point]:
     moments = report.run.moments
     return [
-        (b.t, 100 * (b.tally.cpu_s - a.tally.cpu_s) / (b.t - a.t) / report.processes)
+        (b.t, 100 * (b.own_cpu_s - a.own_cpu_s) / (b.t - a.t) / report.processes)
         for a, b in pairwise(moments)
         if b.t > a.t
     ]

@@ -48,7 +48,7 @@ def report_of(run: Run, processes: int = 1) -> Report:
         call_s = _call_s(steady)
         seconds = last.t - first.t
         report.mean_live = call_s / seconds if seconds else 0.0
-        own = last.tally.cpu_s - first.tally.cpu_s
+        own = last.own_cpu_s - first.own_cpu_s
         report.generator_share = own / seconds / processes
         if call_s:
             report.generator_ms = 1000 * own / call_s

@@ -234,8 +234,7 @@ def made_up(*, own_late_s: float = 0.001, own_cpu: float = 0.05) -> Run:
     plan = LoadPlan(url="ws://127.0.0.1:1", config="", calls=100, ramp_s=2.0, seconds=10.0)
     run = Run(plan, before=Usage(1.0, 100_000_000))
     for t in range(13):
-        tally = Tally(cpu_s=own_cpu * t, live=100)
-        run.moments.append(Moment(float(t), 100, tally, Usage(1.0 + 0.1 * t, 105_000_000)))
+        run.moments.append(Moment(float(t), 100, own_cpu * t, Usage(1.0 + 0.1 * t, 105_000_000)))
     run.tally = Tally(placed=100, connected=100, done=100, most_live=100)
     for _ in range(100):
         run.tally.own_lateness.add(own_late_s)
@@ -258,7 +257,7 @@ def test_the_servers_cost_is_that_of_the_steady_time() -> None:
 
 def test_a_gateway_that_is_gone_is_noted() -> None:
     run = made_up()
-    run.moments[7:] = [Moment(moment.t, 0, moment.tally, None) for moment in run.moments[7:]]
+    run.moments[7:] = [Moment(moment.t, 0, moment.own_cpu_s, None) for moment in run.moments[7:]]
     report = report_of(run)
     assert report.notes == ["the gateway's process was gone after 6 s"]
     assert report.server_ms is None
@@ -278,7 +277,7 @@ def test_the_progress_is_one_line(monkeypatch: pytest.MonkeyPatch, plain: bool, 
     tally.echo.add(0.020)
     tally.failed["x"] += 3
     progress = Progress(made_up().plan, out)
-    progress(Moment(3.0, 100, tally, None))
+    progress(Moment(3.0, 100, 0.1, None), tally)
     text = out.getvalue()
     assert "100 live" in text
     assert ("\x1b[31m3 wrong\x1b[0m" in text) == (not plain and columns == 80)
