@@ -43,6 +43,7 @@ def understood(pcm: bytes) -> str:
     return recognise(phrases, pcm, 8000)
 
 
+@pytest.mark.alone  # seven conversations at once, and a caller who is heard late is one who says nothing
 def test_a_conversation_through_each_carrier() -> None:
     async def main() -> None:
         script = Script().then(after_bot(0.5), said("opening hours")).then(after_bot(1.0), said("goodbye"))

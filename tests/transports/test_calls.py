@@ -115,6 +115,7 @@ def test_the_caller_hears_himself_and_the_bot_ends_the_call() -> None:
         assert loud_s(report.heard, report.heard_rate) == pytest.approx(2.2, abs=0.15), name
 
 
+@pytest.mark.alone  # its sound is measured to 30 ms
 def test_a_key_cuts_the_bot_off_and_nothing_of_it_is_heard_afterwards() -> None:
     bots: dict[str, Talker] = {}
     script = Script().then(while_bot_speaks(0.5), Press("1"))
