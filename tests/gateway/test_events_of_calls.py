@@ -68,11 +68,11 @@ def test_a_call_from_its_beginning_to_its_end(tmp_path: Path, carrier: str) -> N
 def test_pressed_digits_are_counted_and_not_told(tmp_path: Path) -> None:
     async def main() -> None:
         async with told(tmp_path, bots={"hello": saying(0.2)}) as (it, receiver):
-            await it.call("twilio", Script().then(after_bot(0.1), Press("7391")).then(at(3.0), HangUp()))
+            await it.call("twilio", Script().then(after_bot(0.1), Press("739164820537")).then(at(6.0), HangUp()))
             await until(lambda: "call.ended" in kinds(receiver))
         ended = next(delivery for delivery in receiver.taken if delivery.event["kind"] == "call.ended")
-        assert ended.event["call"]["counters"]["digits"] == 4
-        assert not any(b"7391" in delivery.body for delivery in receiver.deliveries)
+        assert ended.event["call"]["counters"]["digits"] == 12
+        assert not any(b"739164820537" in delivery.body for delivery in receiver.deliveries)
 
     run(main())
 
