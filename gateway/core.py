@@ -833,7 +833,10 @@ class CallCore:
             self.answered(frame)
 
     def _on_ended(self, frame: CallEndedFrame, now: float) -> None:
+        before = self.state
         self._move(CallEvent.CALLER_ENDED, frame.reason, now)
+        if self.control is not None and before is not CallState.ENDING and before not in OVER:
+            self.control.stream_over()
 
     def _on_played(self, frame: PlayedFrame, now: float) -> None:
         self.trail.moment("played", frame.name)

@@ -24,6 +24,7 @@ from gateway.housekeeping import keep_lease
 from gateway.store import (
     CLAIM_S,
     IN_DOUBT,
+    STREAM_OVER,
     CallKey,
     HangUp,
     PendingHangUp,
@@ -166,6 +167,10 @@ class HangUps:
         """The media socket broke: find out whether the call still stands, and end it if it does. As `hang_up`."""
         return self.hang_up(http, ref, "socket-lost")
 
+    def stream_over(self, http: CarrierHttp, ref: CallRef) -> bool:
+        """The carrier has ended the stream: find out whether the call goes on without it, and end it if it does."""
+        return self.hang_up(http, ref, STREAM_OVER)
+
     def transfer(
         self, http: CarrierHttp, ref: CallRef, target: str, plan: Transfer, told: Callable[[bool], None]
     ) -> None:
@@ -227,7 +232,7 @@ class HangUps:
         if http is None or request is None:
             await self._result(key, HangUp.FAILED, "the carrier is off, or has no request for it")
             return
-        if due.reason.startswith(IN_DOUBT) and not await self._still_stands(http, key, ref):
+        if due.reason.startswith(IN_DOUBT) and not await self._still_stands(http, key, due):
             return
         outcome = await self._api.ask(request, http=http, within_s=ASK_S)
         if outcome.kind is OutcomeKind.DONE:
@@ -249,11 +254,11 @@ class HangUps:
                 return
         await self._result(key, HangUp.DONE, outcome.detail)
 
-    async def _still_stands(self, http: CarrierHttp, key: CallKey, ref: CallRef) -> bool:
+    async def _still_stands(self, http: CarrierHttp, key: CallKey, due: PendingHangUp) -> bool:
         """Nobody has the call: first the carrier's report, then its state. False: nothing is to be ended."""
+        ref = due.ref
         if await self._reported_over(key):
-            self.counters["ended_by_itself"] += 1
-            await self._result(key, HangUp.ALREADY_OVER, "ended by itself")
+            await self._was_over(key, due, "ended by itself")
             return False
         if await self._has_come_again(key):
             self._sides.pop(key, None)
@@ -261,13 +266,16 @@ class HangUps:
             return False
         phase = await self._ask_phase(http, ref)
         if phase is not None and phase.final:
-            self.counters["ended_by_itself"] += 1
             event = CallStatus(carrier=ref.carrier, call_id=ref.call_id, phase=phase, key=f"asked-{phase.value}")
             await self._store.fold(event, time.time())
-            await self._result(key, HangUp.ALREADY_OVER, "asked: it is over")
+            await self._was_over(key, due, "asked: it is over")
             return False
         self.counters["orphans_ended"] += 1
         return True
+
+    async def _was_over(self, key: CallKey, due: PendingHangUp, detail: str) -> None:
+        self.counters["ended_by_itself"] += 1
+        await self._result(key, HangUp.unneeded(due.reason), detail)
 
     async def _has_come_again(self, key: CallKey) -> bool:
         """The carrier has opened another socket for the call, or is about to."""
@@ -330,7 +338,8 @@ class HangUps:
         self._wake.set()
 
     async def _result(self, key: CallKey, outcome: HangUp, detail: str) -> None:
-        self.counters[outcome.value] += 1
+        if outcome is not HangUp.NONE:
+            self.counters[outcome.value] += 1
         self._sides.pop(key, None)
         await self._note(key, outcome, detail)
         self.settled(key)
@@ -503,6 +512,13 @@ class CallControl:
 
     def lost(self) -> None:
         self._asked(lambda http: self._hang_ups.lost(http, self.ref))
+
+    def stream_over(self) -> None:
+        http = self._http
+        if http is None or not http.outlives_stream or self.info is None or not self.info.call_id:
+            return
+        if self.hang_up_state is HangUp.NONE and getattr(http.settings, "auto_hang_up", True):
+            self._hang_ups.stream_over(http, self.ref)  # for the record it counts if the call did go on
 
     def _asked(self, ask: Callable[[CarrierHttp], bool]) -> bool:
         http = self._http

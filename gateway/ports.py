@@ -69,3 +69,6 @@ class Control(Protocol):
 
     def lost(self) -> None:
         """The socket broke without the carrier's word: whether the call goes on is not known."""
+
+    def stream_over(self) -> None:
+        """The carrier has said on the socket that the stream is over, before anything was asked of it."""

@@ -29,7 +29,8 @@ LEASE_S = 15.0  # a worker that has not renewed its lease for so long is dead
 CLAIM_S = 30.0  # what is claimed and not reported on is free for others after this
 REPEAT_S = 10.0  # a carrier that retries a handshake or a webhook does so within this time
 PROVISIONAL = "~"
-IN_DOUBT = ("socket-lost", "orphan-")  # reasons of hang-ups for which a call may be over, or come again
+STREAM_OVER = "stream-over"  # the reason of a hang-up that is only to be if the call outlives its stream
+IN_DOUBT = ("socket-lost", STREAM_OVER, "orphan-")  # reasons of hang-ups for which a call may be over, or come again
 
 
 class StoreError(GatewayError):
@@ -131,6 +132,11 @@ class HangUp(enum.Enum):
     ALREADY_OVER = "already-over"
     FAILED = "failed"  # given up
     LEFT_TO_CARRIER = "left-to-carrier"
+
+    @staticmethod
+    def unneeded(reason: str) -> HangUp:
+        """What became of one that was due for `reason`, of a call that was over without it."""
+        return HangUp.NONE if reason == STREAM_OVER else HangUp.ALREADY_OVER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

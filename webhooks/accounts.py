@@ -49,6 +49,7 @@ class Accounts(CarrierHttp):
         self._default = own if own is not None else next(iter(self._named.values()))
         self._sides: Sequence[CarrierHttp] = (*self._named.values(), *((own,) if own is not None else ()))
         self.carrier = self._default.carrier  # type: ignore[misc]
+        self.outlives_stream = self._default.outlives_stream  # type: ignore[misc]
 
     # ------------------------------------------------------------ whose it is
 

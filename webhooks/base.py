@@ -381,6 +381,7 @@ class CarrierHttp(ABC):
     hosts: ClassVar[Sequence[str]] = ()  # patterns (fnmatch) of the hosts to which its requests may go
     refused_upgrade_s: ClassVar[float] = 0.0  # an upgrade that is not authentic is answered no sooner than this
     notes: ClassVar[Notes | None] = None  # what it remembers beyond a call: all workers are told
+    outlives_stream: ClassVar[bool] = False  # a call may go on after the carrier's word that its stream is over
     streams_share_calls: ClassVar[bool] = False  # one call may have several standing streams: each has its own record
 
     def __init__(self, settings: Any) -> None:

@@ -94,6 +94,7 @@ class TelnyxHttp(CarrierHttp):
     account_fields = ("", "api_key")
     id_fields = ("account_id",)
     hosts = ("api.telnyx.com",)
+    outlives_stream = True
 
     def __init__(self, settings: TelnyxSettings) -> None:
         """ConfigError: no key by which to verify webhooks, and `verify_signatures` is on."""

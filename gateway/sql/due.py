@@ -33,7 +33,7 @@ _DUE = (
     .order_by(calls.c.hang_up_at)
     .limit(bindparam("most"))
 )
-_ALREADY_OVER = update(calls).where(among(calls.c.key)).values(hang_up=HangUp.ALREADY_OVER.value)
+_UNNEEDED = update(calls).where(among(calls.c.key)).values(hang_up=bindparam("outcome"))
 _ATTEMPT = (
     update(calls)
     .where(among(calls.c.key))
@@ -79,9 +79,12 @@ def hang_up_due(
 
 def hang_ups(db: Connection, now: float, limit: int, claim_s: float) -> Sequence[PendingHangUp]:
     rows = db.execute(_DUE, {"now": now, "most": limit}).all()
-    over = [row.key for row in rows if row.phase in _FINAL]  # reported while somebody was at it who did not finish
-    if over:
-        db.execute(_ALREADY_OVER, {"keys": over})
+    over: dict[HangUp, list[str]] = {}  # reported while somebody was at it who did not finish
+    for row in rows:
+        if row.phase in _FINAL:
+            over.setdefault(HangUp.unneeded(row.hang_up_reason), []).append(row.key)
+    for outcome, keys in over.items():
+        db.execute(_UNNEEDED, {"keys": keys, "outcome": outcome.value})
     rows = [row for row in rows if row.phase not in _FINAL]
     until = now + claim_s
     if rows:
@@ -109,7 +112,7 @@ def hang_up_result(
     if row.hang_up == HangUp.DONE.value or (row.hang_up == HangUp.ALREADY_OVER.value and outcome is not HangUp.DONE):
         return
     if outcome in (HangUp.PENDING, HangUp.FAILED) and row.phase in _FINAL:
-        outcome = HangUp.ALREADY_OVER
+        outcome = HangUp.unneeded(row.hang_up_reason)
     values: Values = {"hang_up": outcome.value, "hang_up_detail": detail[:200], "claimed_until": 0.0}
     if outcome is HangUp.PENDING:
         values["hang_up_at"] = now if retry_at is None else retry_at

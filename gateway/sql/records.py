@@ -165,7 +165,7 @@ def due(row: Row[Any], reason: str, now: float, not_before: float, claimed_until
     if row.hang_up not in _MAY_HANG_UP:
         return False, {}
     if _RANK[row.phase] == 3:
-        return False, {"hang_up": HangUp.ALREADY_OVER.value, "hang_up_reason": reason}
+        return False, {"hang_up": HangUp.unneeded(reason).value, "hang_up_reason": reason}
     return True, {
         "hang_up": HangUp.PENDING.value,
         "hang_up_reason": reason,
@@ -219,7 +219,7 @@ def _fold_status(row: Row[Any], status: CallStatus, now: float) -> Values:
     if not status.phase.final:
         return values
     if row.hang_up == HangUp.PENDING.value and row.claimed_until <= now:
-        values["hang_up"] = HangUp.ALREADY_OVER.value  # one that is being executed finds out for itself
+        values["hang_up"] = HangUp.unneeded(row.hang_up_reason).value  # one that is being executed finds out for itself
     if row.standing != Standing.LIVE.value and row.ended is None:
         values["ended"] = now
         values["ended_by"] = row.ended_by or status.ended_by or "carrier"

@@ -77,6 +77,9 @@ class Credentials:
     def lost(self) -> None:
         self.hang_up("socket-lost")
 
+    def stream_over(self) -> None:
+        """It is the program's serializer that hangs up, when the program's task ends."""
+
 
 class _Fill:
     """In the outbox: what is left of a packet of fixed size is filled up and goes."""

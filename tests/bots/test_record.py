@@ -179,6 +179,9 @@ class Control:
     def lost(self) -> None:
         self.asked.append(("lost", ""))
 
+    def stream_over(self) -> None:
+        self.asked.append(("stream_over", ""))
+
 
 @pytest.mark.parametrize("possible", [True, False])
 def test_forwarding(tmp_path: Path, possible: bool) -> None:

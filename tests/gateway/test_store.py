@@ -831,6 +831,20 @@ async def test_a_claimed_hang_up_whose_claimant_died_after_the_carrier_confirmed
 
 
 @stored
+async def test_a_stream_that_ended_with_its_call_leaves_no_hang_up(store: SqlStore) -> None:
+    for number, claim in ((1, True), (2, False)):  # its claimant has died; nobody has begun
+        call, ref = inbound(number), inbound_ref(number)
+        await live(store, call)
+        assert await store.hang_up_due(ref, "stream-over", NOW, claim=claim)
+        await store.fold(status(call, CallPhase.COMPLETED), NOW + 1)
+        assert (await read(store, call)).hang_up is (HangUp.PENDING if claim else HangUp.NONE)
+        assert await store.hang_ups(NOW + CLAIM_S) == []
+        assert (await read(store, call)).hang_up is HangUp.NONE
+        assert not await store.hang_up_due(ref, "stream-over", NOW + CLAIM_S + 1)
+        assert (await read(store, call)).hang_up is HangUp.NONE
+
+
+@stored
 async def test_the_end_of_a_session_makes_a_hang_up_due(store: SqlStore) -> None:
     await live(store, inbound())
     await store.ended(key_of(inbound()), record_of(inbound(), reason="error"), NOW + 5, hang_up=HangUp.PENDING)
