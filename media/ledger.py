@@ -57,8 +57,8 @@ class PlayoutLedger:
 
     Args:
         echoes_marks_on_clear: the carrier answers the marks of dropped audio as if it had been played.
-        clear_grain_ms: after a clear the carrier still plays to the end of the message of this length that it is in
-            (Exotel), and a flush pads what is begun of one with silence. 0: a clear stops at once.
+        clear_grain_ms: after a clear the carrier still plays to the end of the message that it is in (Exotel); a
+            message is this long or longer, and a flush pads what is shorter. 0: a clear stops at once.
         latency_s: the way to the carrier, one way, until it has been measured. The owner may set `latency_s` later,
             where the carrier tells a round trip (Genesys `ping`).
     """
@@ -95,7 +95,7 @@ class PlayoutLedger:
         self._marks: dict[str, _Mark] = {}
         self._mark_count = 0
         self._grain = clear_grain_ms * sample_rate // 1000
-        self._aligned: deque[int] = deque((0,))  # positions at which a message began after a flush or a clear
+        self._messages: deque[int] = deque()  # where each began, with a grain
         self._doubt = 0.0  # by how much the last echo was late, if it was not believed
 
     # ------------------------------------------------------------ what we do
@@ -124,6 +124,8 @@ class PlayoutLedger:
         first = self._kept
         self._kept = first + samples
         self._last_sent = now
+        if self._grain:
+            self._note_messages(first, now)
         if now + self._latency > self._end or not self._runs:
             self._begin(first, now + self._start_delay, now, now)
         elif self._padding:
@@ -137,12 +139,11 @@ class PlayoutLedger:
     def flush(self, padding: int | None = None) -> None:
         """The serializer was flushed: the last message was filled up with `padding` samples of silence.
 
-        None: with a `clear_grain_ms`, up to that.
+        None: with a `clear_grain_ms`, it was as much as that asks for.
         """
-        begun = self._kept - self._aligned[-1]
-        self.pad(padding if padding is not None else -begun % self._grain if self._grain else 0)
-        if self._grain and begun > 0:
-            self._aligned.append(self._kept)
+        if padding is None:
+            padding = max(0, self._grain - (self._kept - self._messages[-1])) if self._messages else 0
+        self.pad(padding)
 
     def pad(self, samples: int) -> None:
         """The carrier was sent this much silence of the gateway's own: it takes time, but is nothing to be heard."""
@@ -185,10 +186,7 @@ class PlayoutLedger:
         self._end = self._time_of(heard) + padding if runs else min(self._end, now)
         self._padding = padding
         self._marks.clear()
-        while len(self._aligned) > 1 and self._aligned[-1] > heard:
-            self._aligned.pop()
-        if self._aligned[-1] < heard:
-            self._aligned.append(heard)
+        self._forget_messages(heard)
         self.generation += 1
         return heard
 
@@ -289,8 +287,6 @@ class PlayoutLedger:
             runs.popleft()
             self._heard = max(self._heard, runs[0].first)
         runs.append(_Run(first, start, sent_at, self._padding, now > self._end + _IDLE_S))
-        while len(self._aligned) > 1 and self._aligned[1] <= runs[0].first:
-            self._aligned.popleft()
         self._end = start
         self._padding = 0.0
 
@@ -299,10 +295,25 @@ class PlayoutLedger:
         kept = max(self._kept - samples, self._heard)
         self._end -= (self._kept - kept) * self._seconds_per_sample
         self._kept = kept
+        self._forget_messages(kept)
         runs = self._runs
         while len(runs) > 1 and runs[-1].first >= kept:
             runs.pop()
             self._end = self._time_of(kept)
+
+    def _note_messages(self, first: int, now: float) -> None:
+        """What leaves at once is one message, but for what two would hold."""
+        messages = self._messages
+        while len(messages) > 1 and messages[1] <= self._position(now):
+            messages.popleft()
+        messages.append(first)
+        while self._kept - messages[-1] >= 2 * self._grain:
+            messages.append(messages[-1] + self._grain)
+
+    def _forget_messages(self, position: int) -> None:
+        """Nothing was sent from here on."""
+        while self._messages and self._messages[-1] >= position:
+            self._messages.pop()
 
     def _position(self, now: float) -> int:
         after = self._kept
@@ -322,11 +333,11 @@ class PlayoutLedger:
         if when + _ROUNDING_S < run.start + (position - run.first) * self._seconds_per_sample:
             return position  # in the padding before this sample
         after = self._kept
-        for first in reversed(self._aligned):
+        for first in reversed(self._messages):
             if first <= position:
-                return min(first + ((position - first) // self._grain + 1) * self._grain, after)
+                break
             after = first
-        return position
+        return after
 
     def _gap_before(self, position: int) -> float:
         """Seconds of padding between this sample and the one before it."""

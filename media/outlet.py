@@ -16,17 +16,10 @@ from media.pacing import PacedBuffer, Pcm
 from media.wire import Stage, Tap, Wire
 
 SPEAKING_PERIOD_S: Final = 0.2  # BotSpeakingFrame is repeated at least this often
-LIVE_S: Final = 0.06  # what comes in longer pieces was not made as it came
+LIVE_MS: Final = 60  # what comes in longer pieces was not made as it came, unless the wire's packets are longer
 SPEECH_END_S: Final = 3.0  # without TTSStoppedFrame the bot counts as silent after this long with nothing to send
 ANEW_S: Final = 0.2  # no audio for so long: what comes then is another stream
 NOBODY_SPEAKS: Final = float("inf")
-
-
-class Boundary:
-    """Where something begins or ends among the packets; audio before it leaves as it is."""
-
-
-LIVE_STARTS: Final = Boundary()
 
 
 class Outlet:
@@ -51,6 +44,7 @@ class Outlet:
         self.mix: Callable[[bytes], bytes] | None = None  # what is added to each packet as it leaves
         self.taps: tuple[Tap, ...] = ()
         self._flush_after_s = 0.1
+        self._longest_live = 0  # bytes
         self._releasing = False
 
     def tune(self, keep_ms: float) -> None:
@@ -67,6 +61,7 @@ class Outlet:
             rate, echoes_marks_on_clear=wire.echoes_marks_on_clear, clear_grain_ms=wire.clear_grain_ms
         )
         self.cushion = bytes(2 * (wire.cushion_ms * rate // 1000)) if wire.cushion_ms < lead_ms else b""
+        self._longest_live = 2 * (max(LIVE_MS, packet_ms) * rate // 1000)
         self._flush_after_s = max(0.1, packet_ms * 0.0015)
         self.in_speech = self.unflushed = self.ended = self.is_waiting = False
         for tap in self.taps:
@@ -103,10 +98,9 @@ class Outlet:
 
     def _lay_cushion(self, paced: PacedBuffer, ledger: PlayoutLedger, size: int, now: float) -> None:
         """Audio that comes as it is made has no lead: silence ahead of it, or its first late packet is a gap."""
-        if 0 < size <= 2 * LIVE_S * self.rate and paced.is_dry(now) and not self.is_waiting:
+        if 0 < size <= self._longest_live and paced.is_dry(now) and not self.is_waiting:
             ledger.generated += len(self.cushion) >> 1
-            paced.push(self.cushion)
-            paced.put(LIVE_STARTS)
+            paced.begin(self.cushion)
 
     # ------------------------------------------------------------ out
 

@@ -40,7 +40,7 @@ from media.frames import (
     TTSTextFrame,
 )
 from media.ledger import PlayoutLedger
-from media.outlet import NOBODY_SPEAKS, Boundary, Outlet
+from media.outlet import NOBODY_SPEAKS, Outlet
 from media.pacing import FLUSH, PacedBuffer
 from media.processor import DONE, FrameDirection, FrameProcessor, TimerHandle
 from media.resample import Resampler, make_resampler
@@ -53,8 +53,7 @@ STREAM_SILENCE_PEAK = 20  # samples no louder than this are silence
 BACK_S = 0.04  # after a hold, where no word's beginning is known: so much is heard again
 LONGEST_BACK_S = 1.0  # a word that is longer goes on where it was
 
-
-_SPEECH_STARTS, _SPEECH_ENDS = Boundary(), Boundary()
+_SPEECH_STARTS, _SPEECH_ENDS = object(), object()  # among the packets; audio before them leaves as it is
 
 
 def _goes_again(item: object) -> bool:

@@ -64,6 +64,7 @@ class PacedBuffer:
         "_early",
         "_expected",
         "_frame",
+        "_head",
         "_held",
         "_history",
         "_history_bytes",
@@ -122,6 +123,7 @@ class PacedBuffer:
         self._offset = 0  # bytes of the queue's first entry that have left
         self._bytes = 0  # audio waiting
         self._items = 0  # items waiting
+        self._head = 0  # by so many bytes the next packet is longer
         self._odd = b""  # the beginning of a sample whose end has not come yet
         self._peak_bytes = 0
         self._history: deque[bytes | object] = deque()
@@ -154,6 +156,12 @@ class PacedBuffer:
         self._bytes = waiting
         if waiting > self._peak_bytes:
             self._peak_bytes = waiting
+
+    def begin(self, silence: bytes) -> None:
+        """Silence ahead of audio that is made as it is played: it leaves in one packet with the first of it, and so
+        is still in hand when the second is due."""
+        self.push(silence)
+        self._head += len(silence)
 
     def put(self, item: object) -> None:
         """Something in order with the audio: it leaves as soon as all audio before it has left.
@@ -227,7 +235,7 @@ class PacedBuffer:
                 self._expected = _INFINITY if horizon + tick <= now else max(now + tick, horizon)
             return _NOTHING
 
-        size = self._size
+        size = self._size + self._head
         lead = self._lead + self._stretch
         latest = now + lead + self._early
         out: list[bytes | object] = []
@@ -264,6 +272,8 @@ class PacedBuffer:
                 packet = self._gather(size)
             out.append(packet)
             self._bytes -= len(packet)
+            if self._head:
+                self._head, size = 0, self._size
             self._speaking = True
             horizon += len(packet) * self._seconds_per_byte
         self._horizon = horizon
@@ -280,7 +290,7 @@ class PacedBuffer:
         items = [entry for entry in self.queue if type(entry) is not bytes and entry is not FLUSH]
         self.queue.clear()
         self._history.clear()
-        self._offset = self._bytes = self._items = self._history_bytes = 0
+        self._offset = self._bytes = self._items = self._history_bytes = self._head = 0
         self._odd = b""
         self._held = False
         horizon = self._horizon
@@ -379,7 +389,7 @@ class PacedBuffer:
             return None
         if type(self.queue[0]) is not bytes:
             return self._last
-        if self._bytes < self._size and not self._items:
+        if self._bytes < self._size + self._head and not self._items:
             return None
         if self._horizon == _NEVER:
             return self._last

@@ -77,7 +77,7 @@ class ExotelFrameSerializer(JsonSerializer):
     codec_setting: ClassVar[str] = "sample_rate"
     ending: ClassVar[Ending] = Ending.SOCKET
     lead_ms: ClassVar[int] = 400
-    cushion_ms: ClassVar[int] = 0  # a packet is longer
+    cushion_ms: ClassVar[int] = 40  # the message that it leaves in is so much longer
     echoes_marks_on_clear: ClassVar[bool] = True
 
     @dataclass(kw_only=True)
@@ -86,7 +86,7 @@ class ExotelFrameSerializer(JsonSerializer):
         `exotel_sample_rate`: Hz on the wire until `start` tells, and where `start` tells none of Exotel's rates.
         `sample_rate`: Hz of the audio that `decode` gives; None: the pipeline's.
         `outbound_media_extras`: number our media messages as Exotel numbers its own.
-        `packet_ms`: length of what we send in one message, a multiple of 20; 0: what Exotel's pages ask for.
+        `packet_ms`: the shortest message that we send, a multiple of 20; 0: what Exotel's pages ask for.
         `one_way`: the socket of a Stream applet, which takes nothing back.
         """
 
@@ -253,9 +253,13 @@ class ExotelFrameSerializer(JsonSerializer):
         if len(pcm) == size:
             self._held = b""
             return (self._media(pcm),)
-        end = len(pcm) - len(pcm) % size
-        self._held = pcm[end:]
-        return [self._media(pcm[at : at + size]) for at in range(0, end, size)]
+        at, messages = 0, []
+        while (left := len(pcm) - at) >= size:
+            taken = size if left >= 2 * size else left - left % GRID
+            messages.append(self._media(pcm[at : at + taken]))
+            at += taken
+        self._held = pcm[at:]
+        return messages
 
     @property
     def held_samples(self) -> int:

@@ -109,7 +109,7 @@ class GenesysAudioHookSerializer(AudioHookServer, TableSerializer, BaseObject):
     carrier: ClassVar[str] = "genesys"
     ending: ClassVar[Ending] = Ending.MESSAGE
     lead_ms: ClassVar[int] = 600
-    cushion_ms: ClassVar[int] = 0  # a packet is longer
+    cushion_ms: ClassVar[int] = 40
     end_wait_s: ClassVar[float] = 15.0
     opens: ClassVar[bool] = True
     has_marks: ClassVar[bool] = False  # playback_started and playback_completed instead

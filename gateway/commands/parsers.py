@@ -344,9 +344,10 @@ _CAPACITY = """Find out how many calls this machine carries on one core, and wha
 
 Example: gateway capacity --config gateway.toml --html capacity.html --write
 
-Doubles the calls until an objective is broken (packets 40 ms late in one of 100, a gap, an echo of 100 ms, a webhook of
-1 s, a loop 40 ms late, a call that fails), then halves the difference. 0.8 of what was carried is proposed as
-max_calls. The gateway that it starts is yours with another database, without caps, and without hanging up by REST.
+Doubles the calls until an objective is broken (packets 40 ms late in one of 100, a gap, an echo 60 ms later than the
+carrier's packets make it, a webhook of 1 s, a loop 40 ms late, a call that fails), then halves the difference. 0.8 of
+what was carried is proposed as max_calls. The gateway that it starts is yours with another database, without caps, and
+without hanging up by REST.
 
 Exit code 1: the search ended before something broke, or not even the first calls were carried.
 """

@@ -99,5 +99,7 @@ class Ear:
         if self.first_sound_at is None:
             self.first_sound_at = at
         if self._said is not None and at >= self._said:
-            self._tally.echo.add(at - self._said)
+            echo_s = at - self._said
+            self._tally.echo.add(echo_s)
+            self._tally.echo_added.add(echo_s - self._carrier.packet_ms / 1000 - length)
             self._said = None

@@ -86,6 +86,7 @@ class Tally:
     lateness: Spread = field(default_factory=Spread)  # of a packet, after the caller's play-out needed it
     jitter: Spread = field(default_factory=Spread)  # between two packets: more or less than their length
     echo: Spread = field(default_factory=Spread)
+    echo_added: Spread = field(default_factory=Spread)  # to what a packet each way takes by its length
     first_audio: Spread = field(default_factory=Spread)
     setup: Spread = field(default_factory=Spread)  # from the first byte of the handshake to 101
     webhook: Spread = field(default_factory=Spread)

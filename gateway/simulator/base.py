@@ -27,7 +27,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar, NoReturn
 
 import pybase64
@@ -384,6 +384,7 @@ def carrier_names() -> list[str]:
     )
 
 
+@cache
 def fake_carrier(name: str) -> type[FakeCarrier]:
     """The fake carrier called `name`: the FakeCarrier of that name in `gateway/simulator/<name>.py`, or
     `<name>_caller.py` where that is something else.

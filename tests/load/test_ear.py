@@ -37,6 +37,7 @@ def test_an_echo_is_measured_by_its_marker() -> None:
         caller.hear(said[n * PACKET : (n + 1) * PACKET], 3.045 + 0.02 * n)
     assert caller.tally.echo.count == 2
     assert caller.tally.echo.worst_ms == pytest.approx(45, abs=1)
+    assert caller.tally.echo_added.worst_ms == pytest.approx(5, abs=1)  # 40 ms are the length of two packets
     assert caller.ear.first_sound_at == pytest.approx(1.045, abs=0.001)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from media.ledger import PlayoutLedger
 
+LONGER_MS = 40  # than its grain a message may be that begins a live stream
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -95,7 +97,7 @@ def play(
     waiting: list[tuple[float, int]] = []  # marks: when they will be passed
     passed: list[tuple[float, int]] = []
     events: list[tuple[float, str]] = []
-    begun = 0  # samples since the last flush or clear
+    last = 0  # samples of the last message
     playing = False
     pads: dict[float, float] = {}  # seconds of silence behind a span that was filled up
     spans = truth.spans
@@ -111,12 +113,12 @@ def play(
                 playing = True
             spans.append((start, act.samples))
             end = start + act.samples / rate
-            begun += act.samples
+            last = act.samples
         elif act.what == "flush":
-            if grain and begun % grain:
-                end += -begun % grain / rate
-                pads[spans[-1][0]] = -begun % grain / rate
-            begun = 0
+            if 0 < last < grain:
+                pads[spans[-1][0]] = (grain - last) / rate
+                end += pads[spans[-1][0]]
+            last = 0
         elif act.what == "mark":
             waiting.append((max(arrival, end), marks))
             marks += 1
@@ -141,7 +143,7 @@ def play(
                     stopped = max(stopped, start + heard / rate + (pads.get(start, 0.0) if grain else 0.0))
             spans[:] = kept
             end = min(end, stopped)
-            begun = 0
+            last = 0
             if playing:
                 events.append((arrival, "completed"))
                 playing = False
@@ -188,6 +190,8 @@ def schedule(rng: random.Random, rules: Rules) -> list[Act]:
                 if rng.random() < 0.02:
                     t += rng.uniform(0, 0.1)
             samples = rng.randint(1, packet) if i == packets - 1 and rng.random() < 0.7 else packet
+            if rules.grain_ms and samples == packet and rng.random() < 0.3:
+                samples += LONGER_MS * 8
             acts.append(Act(t, "send", samples))
             horizon = max(horizon, t) + samples / 8000
             if rng.random() < 0.03:

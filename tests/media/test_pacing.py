@@ -328,6 +328,41 @@ def test_a_rewind_brings_back_flushes_and_the_items_asked_for() -> None:
     assert list(paced.take(1.0)) == [pcm(1.5)[PACKET // 2 :], "mark", FLUSH, pcm(1), "waiting"]
 
 
+def test_silence_ahead_of_a_live_stream_leaves_with_its_first_packet() -> None:
+    paced = PacedBuffer(8000)
+    silence, first, second = bytes(400), pcm(1), pcm(1, 2)
+    paced.begin(silence)
+    assert not paced.take(0.0)
+    assert paced.next_due is None
+    paced.push(first[:200])
+    assert not paced.take(0.01)
+    paced.push(first[200:] + second[:2])
+    assert paced.next_due is not None
+    assert list(paced.take(0.02)) == [silence + first]
+    paced.push(second[2:])
+    assert list(paced.take(0.06)) == [second]
+    assert not paced.underruns  # 45 ms were in hand
+
+
+@pytest.mark.parametrize("left", [0.0, 0.5])
+def test_a_live_stream_that_ends_at_once_leaves_all_the_same(left: float) -> None:
+    paced = PacedBuffer(8000)
+    paced.begin(bytes(400))
+    paced.push(pcm(left))
+    paced.flush()
+    assert audio(paced.take(0.0)) == bytes(400) + pcm(left)
+    paced.push(pcm(1))
+    assert list(paced.take(0.1)) == [pcm(1)]
+
+
+def test_a_clear_takes_the_silence_with_it() -> None:
+    paced = PacedBuffer(8000)
+    paced.begin(bytes(400))
+    paced.clear()
+    paced.push(pcm(1))
+    assert list(paced.take(0.0)) == [pcm(1)]
+
+
 # ---------------------------------------------------------------- properties
 
 
@@ -403,7 +438,20 @@ def test_all_comes_out_once_in_order_and_never_too_early(
         st.tuples(
             st.sampled_from([0.0, 0.001, 0.013, 0.020, 0.021, 0.045, 0.3, 0.7]),
             st.sampled_from(
-                ["packet", "packet", "packet", "half", "two", "tick", "item", "flush", "hold", "resume", "clear"]
+                [
+                    "packet",
+                    "packet",
+                    "packet",
+                    "half",
+                    "two",
+                    "tick",
+                    "item",
+                    "flush",
+                    "hold",
+                    "resume",
+                    "clear",
+                    "begin",
+                ]
             ),
         ),
         max_size=60,
@@ -428,6 +476,8 @@ def test_the_short_way_is_the_long_one(acts: list[tuple[float, str]], lead_ms: i
                 buffer.resume(now)
             elif act == "clear":
                 buffer.clear()
+            elif act == "begin":
+                buffer.begin(bytes(400))
         if piece is not None and short.passes(piece, now):
             long.push(piece)
             assert list(long.take(now)) == [piece]
