@@ -7,7 +7,6 @@ Listing looks at files only; a module is imported when somebody asks for it by n
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import importlib
 import importlib.abc
@@ -37,6 +36,9 @@ if TYPE_CHECKING:
     from gateway.settings import BotEntry, Settings
 
 Speak = Callable[[str, str, int], bytes]
+
+
+_NO_MODEL = 'set vad.analyzer = "energy", which needs no model'
 
 
 class UnknownName(LookupError):
@@ -223,7 +225,14 @@ def prepare_bots(
     design_filters(settings)
     builds: dict[str, Build] = {}
     errors: list[ConfigError] = []
-    context = PrepareContext(settings.base_dir, sample_rates(settings), speak, lambda: load_detector(settings))
+
+    def will_hear() -> None:
+        try:
+            load_detector(settings)
+        except ConfigError as exc:
+            errors.append(exc)  # the same for every bot that hears, and no fault of its own table
+
+    context = PrepareContext(settings.base_dir, sample_rates(settings), speak, will_hear)
     for name, entry in settings.bots.items():
         if name in kept:
             builds[name] = kept[name]
@@ -265,13 +274,21 @@ def design_filters(settings: Settings) -> None:
 
 
 def load_detector(settings: Settings) -> None:
-    """The voice detector's model, once: it takes 0.2 s, for some of which nothing else in the process gets on."""
-    if settings.vad.analyzer == "silero":
-        model = settings.base_dir / settings.vad.model if settings.vad.model else None
-        from media.silero import load_model  # numpy and the model's runtime: not for bots that do not hear
+    """The voice detector's model, once: it takes 0.2 s, for some of which nothing else in the process gets on.
 
-        with contextlib.suppress(ConfigError):  # the engine tells, when a call is to be heard
-            load_model(model)
+    ConfigError: there is none, or it cannot be loaded. Bots that hear would be deaf.
+    """
+    if settings.vad.analyzer != "silero":
+        return
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise ConfigError("vad.analyzer", "onnxruntime is not installed", f"pip install onnxruntime, or {_NO_MODEL}")
+    model = settings.base_dir / settings.vad.model if settings.vad.model else None
+    from media.silero import load_model  # numpy and the model's runtime: not for bots that do not hear
+
+    try:
+        load_model(model)
+    except ConfigError as exc:
+        raise ConfigError(exc.path, " ".join(exc.problem.split()), f"{exc.remedy}, or {_NO_MODEL}") from None
 
 
 def _wait(build: Awaitable[Build]) -> Build:

@@ -14,10 +14,14 @@ import sys
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from gateway.server import Server, run
 from gateway.serving import Share, log_as, serve
 from gateway.settings import load_settings
+from media.errors import ConfigError, ConfigErrors
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
 
 UP = b"up\n"
 
@@ -81,8 +85,13 @@ async def _work(orders: Orders) -> int:
 def main() -> int:
     with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as given:
         orders = msgspec.json.decode(given.readline(), type=Orders)
-    log_as(load_settings(Path(orders.config)), orders.name)
-    return run(_work(orders))
+    try:
+        log_as(load_settings(Path(orders.config)), orders.name)
+        return run(_work(orders))
+    except ConfigError as exc:
+        for error in exc.errors if isinstance(exc, ConfigErrors) else (exc,):
+            log.error("worker.not_started", problem=str(error))
+        return 2
 
 
 if __name__ == "__main__":

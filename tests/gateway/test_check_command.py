@@ -47,6 +47,25 @@ def test_bots_are_prepared_though_something_else_is_wrong(tmp_path: Path, capsys
     assert said["warnings"] == []
 
 
+def test_a_voice_detector_that_cannot_be_loaded_is_a_mistake_where_bots_hear(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.onnx").write_bytes(b"no model")
+    text = """
+        [bots.it]
+        use = "bridge"
+        url = "ws://127.0.0.1:9/"
+        barge_in = {}
+        [numbers.default]
+        bot = "it"
+        [vad]
+        model = "own.onnx"
+        """
+    code, said = checked(tmp_path, text.format("true"), capsys)
+    assert (code, [error["path"] for error in said["errors"]]) == (1, ["vad.model"])
+    assert checked(tmp_path, text.format("false"), capsys)[0] == 0
+
+
 def test_warnings_are_no_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, said = checked(tmp_path, '[bots.echo]\nuse = "echo"\n[numbers.default]\nbot = "echo"\n', capsys)
     assert code == 0
