@@ -26,8 +26,8 @@ OK, FAILED, USAGE = 0, 1, 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code."""
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         code = int(args.command(args))
         sys.stdout.flush()
         return code
@@ -95,7 +95,8 @@ def demo(args: argparse.Namespace) -> int:
 def call(args: argparse.Namespace) -> int:
     """Place a simulated call to a running gateway and print its timeline.
 
-    The gateway's own [gateway] secret lets the call in, so both must use the same configuration.
+    The gateway's own [gateway] secret lets the call in, so both must use the same configuration. At Ctrl-C the caller
+    hangs up.
 
     Genesys Cloud calls with --session: connector (a bot in an Architect flow), monitor (customer and agent, nothing
     is played), monitor-mono, probe (the test that Genesys makes when an administrator saves the integration). What

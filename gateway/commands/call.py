@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import sys
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.commands import call_genesys as genesys
 from gateway.commands.serve import use_made_up_secrets
 from gateway.settings import Settings, load_settings
-from gateway.simulator.base import CallPlan, FakeCarrier
+from gateway.simulator.base import CallPlan, FakeCarrier, Message
 from gateway.simulator.caller import Limits, place_call
 from gateway.simulator.configured import credentials, mint_for, simulated
 from gateway.simulator.report import CallReport
@@ -24,7 +27,10 @@ from media.wav import read_wav, write_wav
 
 
 async def call(args: argparse.Namespace) -> int:
-    """Place the call, print its timeline, write what was heard. Gives 0 if the call was right."""
+    """Place the call, print its timeline, write what was heard. Gives 0 if the call was right.
+
+    At Ctrl-C the caller hangs up; a second one, or one outside the call, ends the command.
+    """
     options, acts = genesys.options_of(args, voice), genesys.acts_of(args)
     use_made_up_secrets(args.config)
     settings = load_settings(args.config)
@@ -72,14 +78,47 @@ async def _placed(settings: Settings, args: argparse.Namespace, carrier: FakeCar
     path = carrier.media_path(mint_for(TokenMint(settings.gateway.secret.reveal()), carrier))
     # Handshakes are signed over the public URL, also where we go straight to the gateway.
     public = settings.gateway.public_url if args.url is None else ""
-    return await place_call(
-        carrier,
-        _ws(url) + path,
-        _script(args, acts.elapsed(asyncio.get_running_loop().time())),
-        addressed=_ws(public).rstrip("/") + path if public else "",
-        limits=Limits(longest_s=args.max_s),
-        meanwhile=acts,
-    )
+    meanwhile = Meanwhile(carrier, acts)
+    with _at_ctrl_c(meanwhile.interrupted):
+        return await place_call(
+            carrier,
+            _ws(url) + path,
+            _script(args, acts.elapsed(asyncio.get_running_loop().time())),
+            addressed=_ws(public).rstrip("/") + path if public else "",
+            limits=Limits(longest_s=args.max_s),
+            meanwhile=meanwhile,
+        )
+
+
+class Meanwhile:
+    """Beside the script: what was asked with --act, and Ctrl-C."""
+
+    def __init__(self, carrier: FakeCarrier, acts: Callable[[float], Sequence[Message]]) -> None:
+        self._carrier, self._acts = carrier, acts
+        self._hangs_up = False
+
+    def __call__(self, now: float) -> Sequence[Message]:
+        if self._hangs_up:
+            return self._carrier.hang_up(now)
+        return self._acts(now)
+
+    def interrupted(self) -> None:
+        if self._hangs_up or not self._carrier.events or self._carrier.ended_by is not None:
+            raise KeyboardInterrupt
+        self._hangs_up = True
+
+
+@contextmanager
+def _at_ctrl_c(do: Callable[[], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, do)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
 
 
 async def _again(place: Callable[[], Awaitable[CallReport]]) -> CallReport:

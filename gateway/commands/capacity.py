@@ -7,12 +7,10 @@ import contextlib
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -22,6 +20,7 @@ from pathlib import Path
 import httpx
 
 from gateway.commands.loadtest import Progress, plan_of
+from gateway.commands.terminable import terminable
 from gateway.load.capacity import OBJECTIVES, Found, Probe, judged, search, with_limit
 from gateway.load.crew import GeneratorFailed, NobodyThere, Server, perform
 from gateway.load.doorway import settings_of
@@ -56,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         settings_of(args.config)  # for its errors
     found = Found()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_terminable())
+        stack.enter_context(terminable())
         config = args.config or stack.enter_context(_sample(args.sample_rate))
         ours, theirs = cores() if args.url is None else ((), ())
         url = args.url or stack.enter_context(_started(config, theirs))
@@ -206,19 +205,6 @@ def _sample(sample_rate: int | None) -> Iterator[Path]:
         config = Path(folder) / "gateway.toml"
         config.write_text(_SAMPLE.format(more=f"sample_rate = {sample_rate}" if sample_rate else ""))
         yield config
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the command as an exception does: the gateway that it started would else run on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

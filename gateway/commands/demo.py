@@ -21,6 +21,7 @@ from rich.table import Table
 from gateway.commands import demo_talk
 from gateway.commands.demo_talk import Talk
 from gateway.commands.serve import write_sample
+from gateway.commands.terminable import terminable
 from gateway.registry import serializer_class
 from gateway.settings import Settings, load_settings
 from gateway.simulator.accounts import Account, make_up, with_accounts
@@ -73,7 +74,11 @@ def demo(*, out: Path, only: Sequence[str] | None = None, as_json: bool = False)
         if name not in carrier_names():
             raise ConfigError("--carrier", f"there is no {name!r}", f"one of {', '.join(carrier_names())}")
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="gateway-demo-") as folder, _progress(console) as say:
+    with (
+        terminable(),
+        tempfile.TemporaryDirectory(prefix="gateway-demo-") as folder,
+        _progress(console) as say,
+    ):
         outcomes = asyncio.run(_demo(Path(folder), out, carriers, say))
     for outcome in outcomes:
         report = outcome.report

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,12 @@ import pytest
 
 from gateway.cli import _parser
 from gateway.commands import call_genesys as genesys
-from gateway.commands.call import call, voice
+from gateway.commands.call import Meanwhile, call, voice
 from gateway.commands.parsers import SESSIONS
 from gateway.simulator.genesys import FakeGenesys
 from media.errors import ConfigError
 from tests.endtoend import actors
-from tests.endtoend.served import run, serve
+from tests.endtoend.served import run, serve, until
 from tests.gateway.test_genesys_example import folder as folder
 
 
@@ -89,7 +92,9 @@ def test_acts_come_at_their_time_and_every_act_is_one_of_genesys() -> None:
 # ---------------------------------------------------------------- against a gateway
 
 
-def called(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, dict[str, Any]]:
+def called(
+    folder: Path, capsys: pytest.CaptureFixture[str], *options: str, when_up: Callable[[], None] = lambda: None
+) -> tuple[int, dict[str, Any]]:
     """Exit code and JSON of one call with the example's configuration; the gateway has its carriers, and an echo."""
     args = parsed("--config", str(folder / "gateway.toml"), "--json", *options)
 
@@ -101,10 +106,14 @@ def called(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> t
         carriers = {"genesys": {"verify_signatures": True, **own}}
         async with serve({"billing": actors.echo, "shares": lambda call: ()}, carriers=carriers) as served:
             args.url = served.url
-            return await call(args)
+            placed = asyncio.create_task(call(args))
+            await until(lambda: placed.done() or len(served.gateway.calls) > 0)
+            when_up()
+            return await placed
 
     code = run(main())
-    return code, json.loads(capsys.readouterr().out.splitlines()[-1])  # before it the gateway's log
+    lines = capsys.readouterr().out.splitlines()  # the gateway's log is there, too
+    return code, json.loads(next(line for line in reversed(lines) if line.startswith("{")))
 
 
 def test_a_connector_tells_which_way_the_flow_goes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,3 +146,23 @@ def test_a_key_that_does_not_exist(folder: Path) -> None:
     args = parsed("--config", str(folder / "gateway.toml"), "--key", "nobody")
     with pytest.raises(ConfigError, match="there are: bots, monitors"):
         asyncio.run(call(args))
+
+
+# ---------------------------------------------------------------- Ctrl-C
+
+
+def test_at_ctrl_c_the_caller_hangs_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, report = called(folder, capsys, when_up=lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert (code, report["ended_by"], report["violations"]) == (0, "caller", [])
+
+
+def test_ctrl_c_outside_a_call_and_a_second_one_end_the_command() -> None:
+    meanwhile = Meanwhile(fake := FakeGenesys(), lambda now: ())
+    with pytest.raises(KeyboardInterrupt):
+        meanwhile.interrupted()  # nobody has answered yet
+    fake.opening(0.0)
+    meanwhile.interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        meanwhile.interrupted()
+    meanwhile(1.0)
+    assert fake.ended_by == "caller"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway import cli
 from gateway.cli import main
 
 CALL = ["call", "--carrier", "twilio", "--to", "+15550100"]
@@ -83,3 +84,12 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"telephony-gateway {importlib.metadata.version('telephony-gateway')}\n"
+
+
+def test_ctrl_c_at_once_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_parser", interrupted)
+    assert main(["version"]) == 130
+    assert capsys.readouterr() == ("", "\n")
