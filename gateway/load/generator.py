@@ -186,12 +186,19 @@ class Generator:
             phase.discard(line)
 
 
+def write_whole(pipe: int, data: bytes) -> None:
+    """Also what is longer than the pipe holds: a write in which a signal came, or a stop, has written a part."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(pipe, rest) :]
+
+
 async def _main(plan: LoadPlan) -> None:
     settings = settings_of(Path(plan.config))
 
     def tell(t: float, tally: Tally, *, final: bool = False) -> None:
         line = {"t": round(t, 3), "final": final, "tally": tally.packed()}
-        os.write(1, json.dumps(line).encode() + b"\n")
+        write_whole(1, json.dumps(line).encode() + b"\n")
 
     doorway = Doorway(plan, settings)
     generator = Generator(plan, doorway, tell)
