@@ -55,7 +55,7 @@ class CallerAudio:
         if frame.sample_rate != check.sample_rate or frame.num_channels != 1:
             self._check = None  # resampled: the bytes cannot be seen any more
             return
-        wrong = check.hear(frame.audio, now)
+        wrong = check.hear(frame.audio, now, frame.seq, frame.timestamp_ms)
         if check.is_over:
             self._check = None
         if wrong is not None:

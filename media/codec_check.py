@@ -2,14 +2,19 @@
 
 A codec that is taken for another one, or for the other order of bytes, makes noise of speech and a loud hiss of
 silence. The right reading is smooth: one sample says a lot about the next. So the first second is read in every way
-that there is, and if the negotiated reading is rough and another one smooth, something is set wrong. How fast the
-samples come tells the rate.
+that there is, and if the negotiated reading is rough and another one smooth, something is set wrong.
+
+How fast samples come does not tell their rate: on a busy machine or line they come late, and then all at once. It must
+be told by what the carrier says, too: by its timestamps, or where it has none by packets that are as long as they
+always are only at another rate.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -26,7 +31,7 @@ _ORDER: Final = 8
 _SILENCE: Final = 30.0  # rms below which a line is silent, and any noise there is is its own
 _RATES: Final = (8000, 16000, 24000, 32000, 48000)
 _NEAR: Final = 0.12
-_PAUSE_S: Final = 0.25
+_PACKETS_A_SECOND: Final = 50  # of carriers that tell no time
 
 _SWAPPED: Final = "L16 with its bytes the other way round"
 _Reading = Callable[[bytes], bytes]
@@ -60,15 +65,16 @@ class CodecCheck:
         self._first: float | None = None
         self._counted_from: float | None = None
         self._counted = 0
-        self._last = 0.0
-        self._steady = True  # it came without a pause, so that its rate can be told
+        self._packets: list[tuple[int, int | None, int | None]] = []  # samples, the carrier's number and milliseconds
 
-    def hear(self, pcm: bytes, now: float) -> Contradiction | None:
-        """`pcm` as it was decoded, at the wire's rate. What is wrong, in the call that ends the listening."""
+    def hear(
+        self, pcm: bytes, now: float, seq: int | None = None, timestamp_ms: int | None = None
+    ) -> Contradiction | None:
+        """`pcm` of a packet as it was decoded, at the wire's rate, and the carrier's numbers of it. What is wrong, in
+        the call that ends the listening."""
         if self._first is None:
-            self._first = self._last = now
-        self._steady = self._steady and now - self._last < _PAUSE_S
-        self._last = now
+            self._first = now
+        self._packets.append((len(pcm) >> 1, seq, timestamp_ms))
         if self._size < 2 * LISTENS_S * self.sample_rate:
             self._pieces.append(pcm)
             self._size += len(pcm)
@@ -84,7 +90,9 @@ class CodecCheck:
         self.is_over = True
         pcm = b"".join(self._pieces)
         self._pieces.clear()
-        return self._wrong_codec(pcm) or self._wrong_rate(now - self._counted_from)
+        wrong = self._wrong_codec(pcm) or self._wrong_rate(self._counted / max(now - self._counted_from, LISTENS_S / 2))
+        self._packets.clear()
+        return wrong
 
     def _wrong_codec(self, pcm: bytes) -> Contradiction | None:
         data = _BYTES[self.encoding](pcm)
@@ -97,14 +105,34 @@ class CodecCheck:
             return None
         return Contradiction(self.encoding, likeliest, round(rough, 2), round(others[likeliest], 2))
 
-    def _wrong_rate(self, elapsed_s: float) -> Contradiction | None:
-        if not self._steady or elapsed_s < LISTENS_S / 2:
-            return None
-        came = self._counted / elapsed_s
+    def _wrong_rate(self, came: float) -> Contradiction | None:
+        """`came`: samples in a second."""
+        agreed = self.sample_rate
+        has_time = any(timestamp is not None for _, _, timestamp in self._packets)
+        told = self._rate_by_timestamps() if has_time else self._rate_by_length()
         for rate in _RATES:
-            if rate != self.sample_rate and abs(came / rate - 1) < _NEAR:
-                return Contradiction(f"{self.encoding} at {self.sample_rate} Hz", f"{rate} Hz", 0.0, 0.0)
+            if rate == agreed or abs(told / rate - 1) >= _NEAR:
+                continue
+            between = (rate * agreed) ** 0.5  # it did not come as agreed, however late it came
+            came_so = (came < between) == (rate < agreed) if has_time else abs(came / rate - 1) < _NEAR
+            if came_so:
+                return Contradiction(f"{self.encoding} at {agreed} Hz", f"{rate} Hz", 0.0, 0.0)
         return None
+
+    def _rate_by_timestamps(self) -> float:
+        """Samples in a second of the carrier's own time; 0 where it tells too little. What was lost is left out."""
+        samples = milliseconds = 0
+        for (_, number, before), (count, next_number, after) in pairwise(self._packets):
+            follows = number is None or next_number is None or next_number == number + 1
+            if follows and before is not None and after is not None and after > before:
+                samples += count
+                milliseconds += after - before
+        return 1000 * samples / milliseconds if milliseconds >= 250 * LISTENS_S else 0.0
+
+    def _rate_by_length(self) -> float:
+        """At which packets have their usual length; 0 where they have several."""
+        ((usual, times),) = Counter(count for count, _, _ in self._packets).most_common(1)
+        return float(usual * _PACKETS_A_SECOND) if times > 0.9 * len(self._packets) else 0.0
 
 
 def _roughness(pcm: bytes) -> float:

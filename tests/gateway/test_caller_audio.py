@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -193,6 +194,44 @@ def test_a_rate_that_was_not_agreed() -> None:
     (entry,) = [entry for entry in logs if entry["event"] == "call.codec_contradicted"]
     assert (entry["negotiated"], entry["looks_like"]) == ("L16 at 8000 Hz", "16000 Hz")
     assert entry["remedy"] == "carriers.exotel.sample_rate"
+
+
+@pytest.mark.parametrize("carrier", ["vonage", "exotel"])
+@pytest.mark.parametrize(("agreed", "true"), [(16000, 8000), (8000, 16000)])
+def test_a_rate_that_was_not_agreed_is_told_either_way(carrier: str, agreed: int, true: int) -> None:
+    with structlog.testing.capture_logs() as logs:
+        call, _ = call_with(carrier, plan=CallPlan(sample_rate=agreed), strict=False)
+        audio = call.fake.audio
+        call.fake.audio = lambda pcm, now: audio((pcm * 2)[: len(pcm) * true // agreed], now)  # type: ignore[method-assign]
+        call.run(2.0)
+    (entry,) = [entry for entry in logs if entry["event"] == "call.codec_contradicted"]
+    assert (entry["negotiated"], entry["looks_like"]) == (f"L16 at {agreed} Hz", f"{true} Hz")
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+@pytest.mark.parametrize("carrier", ["vonage", "exotel", "plivo"])
+@pytest.mark.parametrize("packets", [(0, 1), (0, 0, 1), (1, 1, 2), (2, 2, 2, 2)], ids=str)
+def test_audio_that_comes_slowly_or_all_at_once_is_not_another_rate(
+    carrier: str, rate: int, packets: Sequence[int]
+) -> None:
+    """The machine has so little time for the carrier's side, or for the line, that what it sends piles up: in each
+    packet's time so many get through, one after the other."""
+    with structlog.testing.capture_logs() as logs:
+        call, _ = call_with(carrier, plan=CallPlan(sample_rate=rate, receive_codec="L16"), strict=False)
+        audio, waiting, turns = call.fake.audio, list[Any](), itertools.cycle(packets)
+
+        def starved(pcm: bytes, now: float) -> Sequence[Any]:
+            for _ in range(max(packets)):
+                waiting.extend(audio(pcm, now))
+            count = next(turns)
+            through = waiting[:count]
+            del waiting[:count]
+            return through
+
+        call.fake.audio = starved  # type: ignore[method-assign]
+        call.run(3.0)
+        assert call.core._caller_audio._check is None, "it has judged"
+    assert [entry for entry in logs if entry["event"] == "call.codec_contradicted"] == []
 
 
 def test_the_check_ends_with_the_first_second() -> None:
