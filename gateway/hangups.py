@@ -570,13 +570,3 @@ class CallControl:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HAND_OVER * self._close_s):
                     await self._undecided.wait()
-
-    def send_digits(self, digits: str) -> bool:
-        http = self._http
-        if http is None or self.info is None:
-            return False
-        request = http.send_digits(self.ref, digits)
-        if request is None:
-            return False
-        self._hang_ups._spawn(self._api.ask(request, http=http), f"digits {self.ref.carrier}")
-        return True

@@ -64,9 +64,6 @@ class Control(Protocol):
         None: closing the socket is the way.
         """
 
-    def send_digits(self, digits: str) -> bool:
-        """False: tones in the audio are the way."""
-
     def lost(self) -> None:
         """The socket broke without the carrier's word: whether the call goes on is not known."""
 

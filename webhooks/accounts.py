@@ -152,10 +152,6 @@ class Accounts(CarrierHttp):
         transfer = side.transfer(ref, target, urls)
         return replace(transfer, request=_by(side, transfer.request)) if transfer is not None else None
 
-    def send_digits(self, ref: CallRef, digits: str) -> CarrierRequest | None:
-        side = self._of(ref)
-        return _by(side, side.send_digits(ref, digits))
-
     def dial(self, order: DialOrder, urls: Urls) -> CarrierRequest | None:
         """By the default account; another one's `side_named` is asked itself."""
         return _by(self._default, self._default.dial(order, urls))

@@ -295,7 +295,6 @@ class Purpose(enum.Enum):
     REJECT = "reject"
     HANG_UP = "hang-up"
     TRANSFER = "transfer"
-    SEND_DIGITS = "send-digits"
     DIAL = "dial"
     FETCH = "fetch"
 
@@ -479,10 +478,6 @@ class CarrierHttp(ABC):
 
     def transfer(self, ref: CallRef, target: str, urls: Urls) -> Transfer | None:
         """None: this carrier cannot."""
-        return None
-
-    def send_digits(self, ref: CallRef, digits: str) -> CarrierRequest | None:
-        """None: tones in the audio are the way."""
         return None
 
     def dial(self, order: DialOrder, urls: Urls) -> CarrierRequest | None:

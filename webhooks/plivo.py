@@ -187,13 +187,6 @@ class PlivoHttp(CarrierHttp):
         request = self._request(Purpose.TRANSFER, ref.call_id, "POST", _path(ref), json=body)
         return None if request is None else Transfer(request=request, closes_socket=True)
 
-    def send_digits(self, ref: CallRef, digits: str) -> CarrierRequest | None:
-        """ValueError for what no telephone has. While its socket stands a call has a message for this."""
-        if not digits or not set(digits.upper()) <= set("0123456789ABCD*#W"):
-            raise ValueError("digits are 0-9, A-D, *, # and the pause w")
-        body = {"digits": digits, "leg": "aleg"}
-        return self._request(Purpose.SEND_DIGITS, ref.call_id, "POST", f"{_path(ref)}DTMF/", json=body)
-
     def dial(self, order: DialOrder, urls: Urls) -> CarrierRequest | None:
         """Placed once only: Plivo knows no ids by which a repeated order would be seen."""
         answer = urls.http("/plivo/answer") + order_query(order.command_id, order.parameters)

@@ -222,10 +222,6 @@ class TelnyxHttp(CarrierHttp):
         form = [("Url", target), ("Method", "POST")] if kind == "url" else [("Texml", telnyx_texml.hand_over(target))]
         return Transfer(request=api.update_texml(Purpose.TRANSFER, ref.call_id, ref.account_id, form))
 
-    def send_digits(self, ref: CallRef, digits: str) -> CarrierRequest | None:
-        api = self._rest(ref)
-        return None if api is None else api.send_digits(ref.call_id, digits)
-
     def dial(self, order: DialOrder, urls: Urls) -> CarrierRequest | None:
         """ValueError: the settings lack what names the application that places calls."""
         if self._api is None:

@@ -36,7 +36,6 @@ STATUSES: Mapping[str, CallPhase] = {
 # What Telnyx issues; it stands in paths as it is ("v3:..."), as Telnyx's own library has it.
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_=.~@+-]{0,255}")
 _COMMANDS = uuid.UUID("5b1f3c52-3e5d-5d0c-9b8e-6c1d6f0a7e41")  # the namespace of our command ids
-_DIGITS = re.compile(r"[0-9A-D*#wW]+")
 _CALL_IDS = ("call_control_id", "call_sid", "sid", "CallSid")  # TeXML's reply is documented without, and seen with one
 _LONGEST_CALL_S = 14_400
 _EPOCH = 1_000_000_000  # a "reset" as large as this is a time, not a number of seconds
@@ -69,11 +68,9 @@ class TelnyxApi:
         credentials = {"authorization": f"Bearer {api_key}"}
         self._authorize: Callable[[float], Mapping[str, str]] = lambda now: credentials
 
-    def command(
-        self, purpose: Purpose, call_id: str, action: str, body: Mapping[str, Any], *, again: bool = False
-    ) -> CarrierRequest:
-        """A Call Control command. `again`: it may be meant twice, so a second one is not taken for a repetition."""
-        own_id = str(uuid.uuid4()) if again else command_id(call_id, f"{action} {body.get('to', '')}".strip())
+    def command(self, purpose: Purpose, call_id: str, action: str, body: Mapping[str, Any]) -> CarrierRequest:
+        """A Call Control command: the second one to the same end is taken for a repetition of the first."""
+        own_id = command_id(call_id, f"{action} {body.get('to', '')}".strip())
         return self._request(
             purpose,
             call_id,
@@ -81,15 +78,6 @@ class TelnyxApi:
             f"/calls/{call_id}/actions/{action}",
             json={**body, "command_id": own_id},
             repeatable=True,
-        )
-
-    def send_digits(self, call_id: str, digits: str) -> CarrierRequest:
-        """ValueError for what no telephone has; `w` and `W` are pauses of 0.5 and 1 s."""
-        digits = "".join(digit if digit in "wW" else digit.upper() for digit in digits)
-        if not _DIGITS.fullmatch(digits):
-            raise ValueError("digits are 0-9, A-D, *, #, and the pauses w and W")
-        return self.command(
-            Purpose.SEND_DIGITS, call_id, "send_dtmf", {"digits": digits, "duration_millis": 250}, again=True
         )
 
     def dial(self, order: DialOrder, connection_id: str, body: Mapping[str, Any]) -> CarrierRequest:

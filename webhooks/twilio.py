@@ -411,11 +411,6 @@ class TwilioHttp(CarrierHttp):
         # Without credentials: leave the stream, and tell the <Connect>'s action where to go.
         return Transfer(request=request) if request is not None else Transfer(closes_socket=True)
 
-    def send_digits(self, ref: CallRef, digits: str) -> CarrierRequest | None:
-        """None. <Play digits> is a document: the call would leave its stream for another one, with a new token, and
-        lose what the caller was hearing and the bot's marks. Tones in the audio leave everything as it is."""
-        return None
-
     def dial(self, order: DialOrder, urls: Urls) -> CarrierRequest | None:
         answer = urls.http("/twilio/answer") + order_query(order.command_id, order.parameters)
         status = urls.http("/twilio/status")

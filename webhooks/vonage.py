@@ -247,10 +247,6 @@ class VonageHttp(CarrierHttp):
             return None
         return Transfer(request=request) if request is not None else None
 
-    def send_digits(self, ref: CallRef, digits: str) -> CarrierRequest | None:
-        written = vonage_rest.dtmf(digits)
-        return self._voice.send_digits(ref, written) if self._voice is not None and written else None
-
     def dial(self, order: DialOrder, urls: Urls) -> CarrierRequest | None:
         """For a video session: `to_number` is its id, and the parameter `token` a client token for it, if we cannot
         make one. ValueError for what Vonage would not take."""

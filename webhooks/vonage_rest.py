@@ -24,8 +24,6 @@ VIDEO = "https://video.api.vonage.com"
 OPENTOK = "https://api.opentok.com"
 
 _REGIONAL = re.compile(r"api(-(us|eu|ap)(-[34])?)?\.(vonage|nexmo)\.com")
-_PAUSES = {"p": "p", "w": "p", "W": "pp"}  # of half a second each
-_DIGITS = re.compile(r"[0-9*#p]+")
 _TITLE = re.compile(r"[\w .:-]{1,60}", re.ASCII)
 _LONGEST_CALL_S = 86_400
 
@@ -43,12 +41,6 @@ def regional_origin(url: object) -> str:
     if parts.scheme != "https" or "@" in parts.netloc or port not in (None, 443) or not _REGIONAL.fullmatch(host):
         return ""
     return f"https://{host}"
-
-
-def dtmf(digits: str) -> str:
-    """`digits` as Vonage takes them; empty for what it cannot send. `p` and `w` are pauses of 0.5 s, `W` of 1 s."""
-    written = "".join(_PAUSES.get(digit, digit) for digit in digits)
-    return written if _DIGITS.fullmatch(written) else ""
 
 
 # ---------------------------------------------------------------- the Voice API
@@ -69,9 +61,6 @@ class VoiceApi:
 
     def transfer_to_url(self, ref: CallRef, url: str) -> CarrierRequest | None:
         return self._transfer(ref, {"type": "ncco", "url": [url]})
-
-    def send_digits(self, ref: CallRef, digits: str) -> CarrierRequest | None:
-        return self._of_call(ref, Purpose.SEND_DIGITS, "PUT", "/dtmf", json={"digits": digits})
 
     def fetch(self, ref: CallRef) -> CarrierRequest | None:
         return self._of_call(ref, Purpose.FETCH, "GET", "", repeatable=True)

@@ -45,7 +45,6 @@ DIAL = frozenset(
     }
 )
 GUIDE: Mapping[str, str] = {"StartStream": "started", "StopStream": "stopped", "DroppedStream": "failed"}
-_DIGITS = re.compile(r"[0-9A-Da-d*#wW]+")
 
 
 @dataclass(slots=True)
@@ -333,7 +332,6 @@ class FakePlivoWeb(FakeWeb):
         return (
             ("DELETE", one, "hang-up", self._delete),
             ("POST", one, "transfer", self._transfer),
-            ("POST", one + "DTMF/", "send-digits", self._digits),
             ("GET", one, "fetch", self._fetch),
             ("POST", account + "Call/", "dial", self._dial),
         )
@@ -389,16 +387,6 @@ class FakePlivoWeb(FakeWeb):
             self._fetch_document(call, url, body.get("aleg_method", "POST"))
         reply = {"message": "call transferred", "call_uuids": [call.call_id], "api_id": str(uuid.uuid4())}
         return RestReply.of(202, reply)
-
-    def _digits(self, request: RestRequest, match: re.Match[str], now: float) -> RestReply:
-        call = self._live(request, match)
-        body = self._body(request, {"digits", "leg"})
-        digits = body.get("digits")
-        if not isinstance(digits, str) or not _DIGITS.fullmatch(digits) or body.get("leg", "aleg") != "aleg":
-            self.violate("digits are 0-9, A-D, *, #, w and W, to the aleg")
-        self.took_effect(call)
-        call.digits += digits
-        return RestReply.of(202, {"message": "digits sent", "api_id": str(uuid.uuid4())})
 
     def _fetch(self, request: RestRequest, match: re.Match[str], now: float) -> RestReply:
         if request.query != [("status", "live")]:

@@ -39,7 +39,6 @@ FIELDS: Mapping[str, Collection[str]] = {
     "hangup": COMMON,
     "reject": (*COMMON, "cause"),
     "transfer": (*COMMON, "to", "from", "timeout_secs", "time_limit_secs"),
-    "send_dtmf": (*COMMON, "digits", "duration_millis"),
     "speak": (*COMMON, "payload", "voice", "language", "payload_type"),
 }
 DIAL = (
@@ -51,8 +50,8 @@ DIAL = (
 )
 CAUSES = {"CALL_REJECTED": "rejected", "USER_BUSY": "busy", "NOT_FOUND": "failed", "TEMPORARILY_UNAVAILABLE": "failed"}
 DETECTIONS = ("premium", "detect", "detect_beep", "detect_words", "greeting_end", "disabled")
-NAMES = {"hangup": "hang-up", "send_dtmf": "send-digits", "streaming_start": "answer"}
-ON_TEXML = ("hangup", "send_dtmf")  # the document owns the leg: a transferred call would end with it
+NAMES = {"hangup": "hang-up", "streaming_start": "answer"}
+ON_TEXML = ("hangup",)  # the document owns the leg: a transferred call would end with it
 OK: Body = {"data": {"result": "ok"}}
 
 
@@ -148,14 +147,6 @@ def _transfer(web: FakeTelnyxWeb, call: WebCall, body: Body, now: float) -> None
         call.stage = Stage.BETWEEN
 
 
-def _send_dtmf(web: FakeTelnyxWeb, call: WebCall, body: Body, now: float) -> None:
-    if not isinstance(body.get("digits"), str) or not re.fullmatch(r"[0-9A-D*#wW]+", body["digits"]):
-        web.violate("digits are 0-9, A-D, *, #, w and W")
-    _check_number(web, body, "duration_millis", 100, 500)
-    web.took_effect(call)
-    call.digits += body["digits"]
-
-
 def _speak(web: FakeTelnyxWeb, call: WebCall, body: Body, now: float) -> None:
     for name in ("payload", "voice"):
         if not body.get(name):
@@ -176,7 +167,6 @@ _CARRY: Mapping[str, Carry] = {
     "hangup": _hangup,
     "reject": _reject,
     "transfer": _transfer,
-    "send_dtmf": _send_dtmf,
     "speak": _speak,
 }
 

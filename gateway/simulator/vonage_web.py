@@ -391,7 +391,6 @@ class FakeVonageWeb(FakeWeb):
         return (
             ("POST", "/v1/calls", "dial", self._create),
             ("PUT", one, "update", self._update),
-            ("PUT", one + "/dtmf", "send-digits", self._dtmf),
             ("GET", one, "fetch", self._fetch),
             ("POST", project + "/connect", "dial", self._connect_session),
             (
@@ -539,18 +538,6 @@ class FakeVonageWeb(FakeWeb):
         else:
             running.actions = told
             self._run(call, now)
-
-    def _dtmf(self, request: RestRequest, match: re.Match[str], now: float) -> RestReply:
-        body, call = self._json(request), self._leg(request, match)
-        self._nothing_else(body, {"digits"})
-        digits = body.get("digits")
-        if not isinstance(digits, str) or not re.fullmatch(r"[0-9#*p]+", digits):
-            self.violate("digits are 0 to 9, #, * and p", "digits")
-        if call.gone or match["call"] != call.call_id:
-            raise RestRefusal(self.already_over(request, "send-digits"))
-        self.took_effect(call)
-        call.digits += digits
-        return RestReply.of(200, {"message": "DTMF sent", "uuid": call.call_id})
 
     def _fetch(self, request: RestRequest, match: re.Match[str], now: float) -> RestReply:
         call = self._leg(request, match)

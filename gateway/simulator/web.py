@@ -307,7 +307,7 @@ class FakeWeb(ABC):
 
         A handler gives the documented reply, or raises RestRefusal with it, or ProtocolViolation for a request that
         the carrier would not understand (answered with `bad_request`). It says `self.took_effect(call)` when it
-        changes something. Names: "hang-up", "transfer", "send-digits", "dial", "fetch", "answer", "reject".
+        changes something. Names: "hang-up", "transfer", "dial", "fetch", "answer", "reject".
         """
         return ()
 

@@ -71,9 +71,6 @@ class Credentials:
         self._asked = True
         return self._finisher.submit(request)
 
-    def send_digits(self, digits: str) -> bool:
-        return False
-
     def lost(self) -> None:
         self.hang_up("socket-lost")
 

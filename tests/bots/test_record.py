@@ -173,9 +173,6 @@ class Control:
         self.asked.append(("hang_up", reason))
         return None
 
-    def send_digits(self, digits: str) -> bool:
-        return False
-
     def lost(self) -> None:
         self.asked.append(("lost", ""))
 

@@ -39,7 +39,7 @@ from webhooks.vonage import VonageHttp, VonageSettings
 
 SECRETS = {name: f"made-up-{name.lower()}-0123456789" for name in ("TWILIO", "TELNYX", "PLIVO", "EXOTEL")}
 URLS = Urls(base="https://gw.example.com/in")
-THEM, US, DIGITS = "+14155550177", "+14155550100", "4711#"
+THEM, US = "+14155550177", "+14155550100"
 TWILIO_ID, TWILIO = "CA" + "1" * 32, "AC" + "0" * 32
 LEG = "63f61863-4a51-4f6b-86e1-46edebcf9356"
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
@@ -101,7 +101,6 @@ def the_request(name: str, purpose: Purpose) -> CarrierRequest | None:
         return plan.request if plan is not None else None
     made: Mapping[Purpose, Callable[[], CarrierRequest | None]] = {
         Purpose.HANG_UP: lambda: http.hang_up(ref),
-        Purpose.SEND_DIGITS: lambda: http.send_digits(ref, DIGITS),
         Purpose.DIAL: lambda: http.dial(dataclasses.replace(ORDER, command_id="o-1", at=1767225600.0), URLS),
         Purpose.FETCH: lambda: http.fetch(ref),
     }
@@ -124,22 +123,18 @@ WIRE: Mapping[tuple[str, Purpose], tuple[str, str, bool]] = {
     ("twilio", Purpose.FETCH): (f"GET {ACCOUNT}/Calls/{TWILIO_ID}.json", "", HARMLESS),
     ("telnyx", Purpose.HANG_UP): (f"POST {CONTROL}/hangup", JSON, HARMLESS),
     ("telnyx", Purpose.TRANSFER): (f"POST {TEXML}/v3:AAA", FORM, ONCE),
-    ("telnyx", Purpose.SEND_DIGITS): (f"POST {CONTROL}/send_dtmf", JSON, HARMLESS),
     ("telnyx", Purpose.DIAL): (f"POST {TEXML}", FORM, ONCE),
     ("telnyx", Purpose.FETCH): (f"GET {TEXML}/v3:AAA", "", HARMLESS),
     ("telnyx-control", Purpose.HANG_UP): (f"POST {CONTROL}/hangup", JSON, HARMLESS),
     ("telnyx-control", Purpose.TRANSFER): (f"POST {CONTROL}/transfer", JSON, HARMLESS),
-    ("telnyx-control", Purpose.SEND_DIGITS): (f"POST {CONTROL}/send_dtmf", JSON, HARMLESS),
     ("telnyx-control", Purpose.DIAL): ("POST https://api.telnyx.com/v2/calls", JSON, HARMLESS),
     ("telnyx-control", Purpose.FETCH): ("GET https://api.telnyx.com/v2/calls/v3:AAA", "", HARMLESS),
     ("plivo", Purpose.HANG_UP): (f"DELETE {PLIVO}/{LEG}/", "", HARMLESS),
     ("plivo", Purpose.TRANSFER): (f"POST {PLIVO}/{LEG}/", JSON, ONCE),
-    ("plivo", Purpose.SEND_DIGITS): (f"POST {PLIVO}/{LEG}/DTMF/", JSON, ONCE),
     ("plivo", Purpose.DIAL): (f"POST {PLIVO}/", JSON, ONCE),
     ("plivo", Purpose.FETCH): (f"GET {PLIVO}/{LEG}/?status=live", "", HARMLESS),
     ("vonage", Purpose.HANG_UP): (f"PUT {VONAGE}", JSON, HARMLESS),
     ("vonage", Purpose.TRANSFER): (f"PUT {VONAGE}", JSON, ONCE),
-    ("vonage", Purpose.SEND_DIGITS): (f"PUT {VONAGE}/dtmf", JSON, ONCE),
     ("vonage", Purpose.DIAL): ("POST https://api.nexmo.com/v1/calls", JSON, ONCE),
     ("vonage", Purpose.FETCH): (f"GET {VONAGE}", "", HARMLESS),
     ("vonage-video", Purpose.HANG_UP): (f"DELETE {VIDEO}/session/2_MX/connection/{LEG}", "", HARMLESS),
@@ -148,12 +143,9 @@ WIRE: Mapping[tuple[str, Purpose], tuple[str, str, bool]] = {
     ("exotel", Purpose.FETCH): (f"GET {EXOTEL}/b6768d9e.json", "", HARMLESS),
 }
 NONE = [
-    ("twilio", Purpose.SEND_DIGITS),  # tones in the audio
     ("exotel", Purpose.HANG_UP),  # closing the socket
     ("exotel", Purpose.TRANSFER),
-    ("exotel", Purpose.SEND_DIGITS),
     ("vonage-video", Purpose.TRANSFER),
-    ("vonage-video", Purpose.SEND_DIGITS),
     ("vonage-video", Purpose.FETCH),
 ]
 requests = pytest.mark.parametrize(("name", "purpose"), WIRE, ids=lambda one: getattr(one, "value", one))
@@ -236,7 +228,7 @@ def test_each_request_goes_once_with_its_credentials_and_none_of_it_into_the_log
     (said,) = log
     assert said["event"] == "carrier_api.asked"
     assert (said["carrier"], said["purpose"], said["outcome"]) == (request.carrier, purpose.value, outcome.kind.value)
-    for value in (shown, sent.headers["authorization"], THEM[1:], US[1:], DIGITS, "BEGIN"):
+    for value in (shown, sent.headers["authorization"], THEM[1:], US[1:], "BEGIN"):
         assert value not in str(log)
         assert value not in repr(outcome)
 

@@ -158,9 +158,6 @@ class Asked:
         self.of_it.append("hang_up")
         return 10.0
 
-    def send_digits(self, digits: str) -> bool:
-        return False
-
     def lost(self) -> None:
         self.of_it.append("lost")
 

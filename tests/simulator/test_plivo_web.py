@@ -454,8 +454,6 @@ def rest(wired: Wired, method: str, path: str, body: Any = None, **changes: Any)
         ("POST", "Call/{call}/", {"legs": "aleg"}, 400),
         ("POST", "Call/{call}/", {"legs": "aleg", "aleg_url": "/plivo/after"}, 400),
         ("POST", "Call/{call}/", {"legs": "aleg", "aleg_url": "https://x.example", "aleg_method": "PUT"}, 400),
-        ("POST", "Call/{call}/DTMF/", {"digits": "1,2"}, 400),
-        ("POST", "Call/{call}/DTMF/", {"digits": "1", "leg": "bleg"}, 400),
         ("GET", "Call/{call}/", None, 400),  # past calls are another resource
         ("POST", "Call/", {"from": "1", "to": "2"}, 400),
         ("POST", "Call/", {"from": "1", "to": "2", "answer_url": "https://x.example", "url": "x"}, 400),
@@ -493,14 +491,6 @@ def test_the_live_call(wire: Any) -> None:
     wired.web.caller_gone(call, NOW)
     gone = wired.ask(fetch)
     assert (gone.kind, gone.phase) == (OutcomeKind.ALREADY_OVER, CallPhase.COMPLETED)
-
-
-def test_digits_by_rest(wire: Any) -> None:
-    wired = wire()
-    call = wired.web.place(PLAN, NOW)
-    wired.deliver_all(call)
-    assert wired.ask(wired.http.send_digits(ref(call), "12#")).kind is OutcomeKind.DONE
-    assert call.digits == "12#"
 
 
 @pytest.mark.parametrize(

@@ -456,17 +456,6 @@ def test_a_call_control_call_is_handed_over(wire: Any) -> None:
     assert call.over
 
 
-def test_digits_are_played_once_per_order(wire: Any) -> None:
-    wired = wire("call_control")
-    call = wired.web.place(PLAN, NOW)
-    wired.deliver_all(call)
-    request = wired.http.send_digits(ref(call, wired), "12#")
-    for _ in range(2):
-        assert wired.ask(request).kind is OutcomeKind.DONE
-    assert wired.ask(wired.http.send_digits(ref(call, wired), "12#")).kind is OutcomeKind.DONE
-    assert call.digits == "12#12#"
-
-
 @pytest.mark.parametrize(
     ("instead", "end", "handed", "spoken"),
     [
@@ -560,8 +549,6 @@ STREAM_FIELDS = {
         ("transfer", {"to": "3125550123"}, "E.164"),
         ("transfer", {"to": "+13125550123", "timeout_secs": 1}, "timeout_secs"),
         ("transfer", {"to": "+13125550123", "timeout_secs": "30"}, "timeout_secs"),
-        ("send_dtmf", {"digits": "12,"}, "digits"),
-        ("send_dtmf", {"digits": "1", "duration_millis": 50}, "duration_millis"),
         ("speak", {"payload": "x"}, "voice"),
         ("hangup", {"reason": "x"}, "unknown parameter"),
     ],

@@ -384,17 +384,14 @@ def test_transfer(desk: MakeDesk) -> None:
     assert gw.web.violations == []
 
 
-def test_digits_and_state(desk: MakeDesk) -> None:
+def test_the_state_of_a_call(desk: MakeDesk) -> None:
     gw = desk()
     call = gw.web.place(CallPlan(), gw.now)
     gw.serve(call)
     fake = gw.open(call)
-    assert gw.ask(gw.http.send_digits(gw.ref(call), "1w2#")).kind is OutcomeKind.DONE
-    assert call.digits == "1p2#"
     assert gw.ask(gw.http.fetch(gw.ref(call))).phase is CallPhase.ANSWERED
     gw.close(call, fake, "caller")
     assert gw.ask(gw.http.fetch(gw.ref(call))).phase is CallPhase.COMPLETED
-    assert gw.ask(gw.http.send_digits(gw.ref(call), "1")).kind is OutcomeKind.FAILED
 
 
 @pytest.mark.parametrize("status", [400, 404, 409])
@@ -484,14 +481,6 @@ def test_updates_that_vonage_would_not_understand(desk: MakeDesk, body: Any) -> 
     assert gw.ask(request).detail.startswith("400")
     assert len(gw.web.violations) == 1
     assert not call.cut
-
-
-@pytest.mark.parametrize("digits", ["", "12A", "1,2", 5, None])
-def test_digits_that_vonage_does_not_have(desk: MakeDesk, digits: Any) -> None:
-    gw = desk()
-    call = gw.web.place(CallPlan(), gw.now)
-    gw.serve(call)
-    assert gw.ask(put(gw.http.send_digits(gw.ref(call), "1"), json={"digits": digits})).detail.startswith("400")
 
 
 def test_a_body_that_is_not_json(desk: MakeDesk) -> None:

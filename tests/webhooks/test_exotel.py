@@ -527,7 +527,6 @@ def test_what_cannot_be_dialled() -> None:
 def test_closing_the_socket_is_the_hang_up_and_the_transfer() -> None:
     http = make(**REST)
     assert http.hang_up(REF) is None
-    assert http.send_digits(REF, "1") is None
     transfer = http.transfer(REF, "agent", URLS)
     assert transfer is not None
     assert (transfer.request, transfer.closes_socket) == (None, True)

@@ -681,18 +681,6 @@ def test_transfer(target: str, url: str) -> None:
     assert plivo().transfer(REF, "nobody", URLS) is None
 
 
-def test_digits() -> None:
-    request = plivo().send_digits(REF, "12#wA")
-    raw = sent(request, 202)
-    assert (raw.method, str(raw.url)) == ("POST", f"{API}/Call/{UUID}/DTMF/")
-    assert json.loads(raw.content) == {"digits": "12#wA", "leg": "aleg"}
-    assert request is not None
-    assert not request.repeatable  # they would be heard twice
-    for wrong in ("", "1,2", "E"):
-        with pytest.raises(ValueError, match="digits are"):
-            plivo().send_digits(REF, wrong)
-
-
 def test_a_call_is_placed() -> None:
     order = DialOrder(to_number="+1 415 555 0123", from_number="+14155550199", ring_s=45, parameters={"bot": "sales"})
     request = plivo().dial(order, URLS)
@@ -735,7 +723,6 @@ def test_nothing_is_asked_about_what_is_no_call(call_id: str) -> None:
     http, ref = plivo(), CallRef(carrier="plivo", call_id=call_id)
     assert http.hang_up(ref) is None
     assert http.transfer(ref, "+14155550123", URLS) is None
-    assert http.send_digits(ref, "1") is None
     assert http.fetch(ref) is None
 
 

@@ -757,11 +757,6 @@ def test_commands_have_one_id_per_call_and_purpose() -> None:
     }
     assert len(ids) == 4
     assert hang_up_id(call_control(), "v3:AAA") in ids  # also after a restart
-    # The same digits may be meant twice.
-    digits = [http.send_digits(REF, "1") for _ in range(2)]
-    assert digits[0] is not None
-    assert digits[1] is not None
-    assert digits[0].json["command_id"] != digits[1].json["command_id"]
 
 
 def hang_up_id(http: TelnyxHttp, call_id: str) -> str:
@@ -943,19 +938,7 @@ def test_nothing_is_asked_about_what_is_no_call(call_id: str) -> None:
     http, ref = texml(), CallRef(carrier="telnyx", call_id=call_id, account_id=ACCOUNT)
     assert http.hang_up(ref) is None
     assert http.transfer(ref, "+13125550123", URLS) is None
-    assert http.send_digits(ref, "1") is None
     assert http.fetch(ref) is None
-
-
-def test_digits() -> None:
-    raw = sent(texml().send_digits(REF, "1w2#aW"))
-    assert str(raw.url) == f"{API}/calls/v3:AAA/actions/send_dtmf"
-    body = json.loads(raw.content)
-    assert uuid.UUID(body.pop("command_id"))
-    assert body == {"digits": "1w2#AW", "duration_millis": 250}
-    for wrong in ("", "1,2", "E", "1 2"):
-        with pytest.raises(ValueError, match="digits are"):
-            texml().send_digits(REF, wrong)
 
 
 @pytest.mark.parametrize(
@@ -1098,7 +1081,6 @@ def test_without_an_api_key_there_is_no_rest() -> None:
     http = TelnyxHttp(TelnyxSettings(public_key=PUBLIC))
     assert http.hang_up(REF) is None
     assert http.transfer(REF, "+13125550123", URLS) is None
-    assert http.send_digits(REF, "1") is None
     assert http.dial(ORDER, URLS) is None
     assert http.fetch(REF) is None
 

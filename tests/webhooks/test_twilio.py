@@ -654,10 +654,6 @@ def test_targets_that_nobody_can_dial(target: str) -> None:
     assert make().transfer(REF, target, URLS) is None
 
 
-def test_digits_are_tones_in_the_audio() -> None:
-    assert make().send_digits(REF, "1") is None
-
-
 def test_dial() -> None:
     order = DialOrder(
         to_number="+14155550123",

@@ -45,7 +45,7 @@ from webhooks.base import (
     WebRequest,
 )
 from webhooks.vonage import VonageHttp, VonageSettings
-from webhooks.vonage_rest import dtmf, regional_origin
+from webhooks.vonage_rest import regional_origin
 
 SECRET = "made-up-signature-secret-0123456789abcdef"
 ACCOUNT = "abcd1234"
@@ -1067,17 +1067,6 @@ def test_transfers_that_cannot_be() -> None:
     assert keyless.transfer(REF, "https://flows.example.com/ncco", URLS) is None
 
 
-def test_digits() -> None:
-    request = make().send_digits(REF, "1w2#W*")
-    reply = {"message": "DTMF sent", "uuid": LEG}
-    outcome = check(request, "PUT", CALL_URL + "/dtmf", {"digits": "1p2#pp*"}, 200, reply)
-    assert outcome.kind is OutcomeKind.DONE
-    assert request is not None
-    assert not request.repeatable
-    assert (dtmf("0123456789*#p"), dtmf("12A"), dtmf("1,2"), dtmf("")) == ("0123456789*#p", "", "", "")
-    assert make().send_digits(REF, "12A") is None  # the tones in the audio have all sixteen
-
-
 @pytest.mark.parametrize(
     ("status", "phase"),
     [
@@ -1153,7 +1142,6 @@ def test_what_is_dialled_is_kept_within_vonages_limits() -> None:
 def test_without_a_private_key_there_is_no_rest() -> None:
     http = make(private_key=None)
     assert http.hang_up(REF) is None
-    assert http.send_digits(REF, "1") is None
     assert http.dial(ORDER, URLS) is None
     assert http.fetch(REF) is None
 
@@ -1163,7 +1151,6 @@ def test_an_id_that_is_none_of_vonages_stands_in_no_path(call_id: str) -> None:
     ref = CallRef(carrier="vonage", call_id=call_id)
     assert make().hang_up(ref) is None
     assert make().transfer(ref, "+447700900002", URLS) is None
-    assert make().send_digits(ref, "1") is None
     assert make().fetch(ref) is None
 
 
@@ -1200,12 +1187,11 @@ def test_a_call_that_is_over_counts_as_hung_up_and_as_nothing_else(status: int) 
     requests = [
         http.hang_up(REF),
         transfer.request,
-        http.send_digits(REF, "1"),
         http.dial(ORDER, URLS),
         http.fetch(REF),
     ]
     kinds = [http.outcome(request, status, {}, body).kind for request in requests if request is not None]
-    assert kinds == [OutcomeKind.ALREADY_OVER, *[OutcomeKind.FAILED] * 4]
+    assert kinds == [OutcomeKind.ALREADY_OVER, *[OutcomeKind.FAILED] * 3]
 
 
 @pytest.mark.parametrize(
@@ -1353,7 +1339,6 @@ def test_a_session_has_no_phone() -> None:
     ref = CallRef(carrier="vonage", call_id=CONNECTION)
     assert http.hang_up(ref) is None  # not known which: closing the socket ends it
     assert http.transfer(ref, "+447700900002", URLS) is None
-    assert http.send_digits(ref, "1") is None
     assert http.fetch(ref) is None
     with pytest.raises(UnreadableRequest):
         http.handle("answer", says(ANSWER), URLS)
