@@ -24,7 +24,7 @@ ASYNCIO = (
     "bots/context/",
 )
 # Libraries of media: arithmetic only.
-MEDIA_LIBRARIES = {"numpy", "soxr", "audioop", "onnxruntime"}
+MEDIA_LIBRARIES = {"numpy", "soxr", "audioop", "onnx", "onnxruntime"}
 NETWORK = {"starlette", "uvicorn", "websockets", "httpx"}
 MODULES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 
