@@ -83,7 +83,8 @@ def demo(args: argparse.Namespace) -> int:
     """Place one call through each carrier's protocol and print what the caller heard.
 
     Starts a gateway on a free loopback port, calls it through strict fake carriers over real WebSockets (speech,
-    digits, an interruption, a hang-up), writes the heard WAVs, and exits 0 only if every call was right.
+    digits, an interruption, a hang-up), writes the heard WAVs, and exits 0 only if every call was right. With --json,
+    `calls` has a report of each, whose `wrong` says what was not.
 
     Example: gateway demo --out heard
     """

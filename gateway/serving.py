@@ -41,8 +41,12 @@ def warn(settings: Settings) -> None:
 
 
 def store_url(settings: Settings) -> str:
-    """Where calls and records are kept."""
-    return settings.gateway.store_url or f"sqlite:///{settings.state_dir / 'gateway.db'}"
+    """Where calls and records are kept. The relative path of a file starts where everything does that is written."""
+    url = settings.gateway.store_url or "sqlite:///gateway.db"
+    engine, marked, path = url.partition(":///")
+    if not marked or not engine.startswith("sqlite") or not path or path.startswith(("/", ":memory:", "file:", "?")):
+        return url
+    return f"{engine}:///{settings.state_dir / path}"
 
 
 def store_of(settings: Settings) -> SqlStore:

@@ -86,7 +86,7 @@ def demo(*, out: Path, only: Sequence[str] | None = None, as_json: bool = False)
             write_wav(out / f"{outcome.name}.wav", report.heard, report.heard_rate)
         (out / f"{outcome.name}.txt").write_text("\n".join(report.lines()) + "\n", encoding="utf-8")
     if as_json:
-        print(json.dumps([_as_json(outcome) for outcome in outcomes]))
+        print(json.dumps({"out": str(out), "calls": [_as_json(outcome) for outcome in outcomes]}))
     _print(console, outcomes, out)
     return 0 if all(not outcome.wrong for outcome in outcomes) else 1
 
