@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
-
 from gateway.commands.serve import use_made_up_secrets
+from gateway.load.courier import Courier, NotDelivered
 from gateway.load.plan import Arrival, LoadPlan
 from gateway.load.tally import Tally
 from gateway.settings import Settings, load_settings
@@ -60,16 +60,15 @@ class Doorway:
         self._mint = TokenMint(settings.gateway.secret.reveal())
         self._public = settings.gateway.public_url.rstrip("/")
         self._base = plan.url.rstrip("/")
-        # Each connection that is kept is looked at with each request: 50 of them cost as much as the request.
-        limits = httpx.Limits(max_connections=200, max_keepalive_connections=10)
-        self._http = httpx.AsyncClient(trust_env=False, timeout=10.0, limits=limits)
+        secure = plan.through == "webhook" and plan.url.startswith("wss")
+        self._courier = Courier(ssl.create_default_context() if secure else None)
         self._webs: dict[str, FakeWeb] = {}
         if plan.through == "webhook":
             for name in {name for each in plan.scenarios for name in each.carriers or plan.carriers}:
                 _can_sign(name, settings.carriers.get(name))
 
-    async def close(self) -> None:
-        await self._http.aclose()
+    def close(self) -> None:
+        self._courier.close()
 
     async def enter(self, arrival: Arrival, strict: bool, tally: Tally) -> Entry:
         """Raises Turned."""
@@ -138,17 +137,15 @@ class Doorway:
         began = time.monotonic()
         reply: Reply | None = None
         try:
-            response = await self._http.request(
+            reply = await self._courier.deliver(
                 signed.method,
                 self._reach(signed.url),
-                headers={**signed.headers, "host": urlsplit(signed.url).netloc},
-                content=signed.body or None,
+                {**signed.headers, "host": urlsplit(signed.url).netloc},
+                signed.body or b"",
             )
-            names = {key.lower(): value for key, value in response.headers.items()}
-            reply = Reply(status=response.status_code, headers=names, body=response.content)
             tally.webhook.add(time.monotonic() - began)
-        except httpx.HTTPError as exc:
-            tally.failed[f"webhook: {type(exc).__name__}"] += 1
+        except NotDelivered as exc:
+            tally.failed[f"webhook: {exc}"] += 1
         web.take_reply(call, webhook, reply, time.time())
 
     def _web(self, name: str) -> FakeWeb:

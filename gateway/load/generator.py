@@ -214,7 +214,7 @@ async def _main(plan: LoadPlan) -> None:
         tally = await generator.run()
     finally:
         asyncio.get_running_loop().remove_reader(0)
-        await doorway.close()
+        doorway.close()
     tell(time.monotonic() - began, tally, final=True)
 
 
