@@ -17,6 +17,7 @@ from typing import Any
 
 from gateway.commands import parsers
 from gateway.compiled import build
+from gateway.missing import missing
 from media.errors import ConfigError, ConfigErrors
 
 Command = Callable[[argparse.Namespace], int]
@@ -40,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     except ConfigError as exc:
         print(f"error: {exc}", file=sys.stderr)
+        return USAGE
+    except ModuleNotFoundError as exc:
+        told = missing(exc, "gateway")
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
         return USAGE
     except OSError as exc:
         if exc.filename is None:  # else it is about a file that the user has named, or where one would be

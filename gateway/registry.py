@@ -24,6 +24,7 @@ import bots
 import serializers
 import webhooks
 from bots.base import Bot, Build, PrepareContext
+from gateway.missing import importing
 from media.errors import ConfigError, ConfigErrors, toml_path
 from media.resample import make_resampler
 from serializers.base import FrameSerializer, WireOptions
@@ -121,6 +122,11 @@ def carrier_http(carrier: str) -> type[CarrierHttp]:
 
 def carrier_side(carrier: str, settings: Any) -> CarrierHttp:
     """The HTTP side of a carrier with its settings, of all its accounts. Raises ConfigError, with the place in them."""
+    with importing(""):
+        return _carrier_side(carrier, settings)
+
+
+def _carrier_side(carrier: str, settings: Any) -> CarrierHttp:
     cls = carrier_http(carrier)
     if not settings.accounts:
         return cls(settings)
@@ -142,7 +148,8 @@ def carrier_side(carrier: str, settings: Any) -> CarrierHttp:
 def _carrier_module(package: str, carrier: str) -> ModuleType:
     if carrier not in carrier_names():
         raise UnknownName("carrier", carrier, carrier_names())
-    return importlib.import_module(f"{package}.{carrier}")
+    with importing(toml_path("carriers", carrier)):
+        return importlib.import_module(f"{package}.{carrier}")
 
 
 def is_code(use: str) -> bool:
@@ -152,14 +159,18 @@ def is_code(use: str) -> bool:
 
 @cache
 def bot(name: str) -> Bot:
-    """The `BOT` of bots/<name>.py, or the program that "<module>:<name>" stands for. Raises UnknownName."""
+    """The `BOT` of bots/<name>.py, or the program that "<module>:<name>" stands for.
+
+    Raises UnknownName; ConfigError where it needs a package that is not installed.
+    """
     if is_code(name):
         from bots.code import bot_of  # programs bring the whole of bots/talk.py: when there is one
 
         return bot_of(name)
     if name not in bot_names():
         raise UnknownName("bot module", name, bot_names())
-    return cast(Bot, importlib.import_module(f"bots.{name}").BOT)
+    with importing("use"):
+        return cast(Bot, importlib.import_module(f"bots.{name}").BOT)
 
 
 # ---------------------------------------------------------------- numbers
@@ -238,8 +249,9 @@ def prepare_bots(
             builds[name] = kept[name]
             continue
         try:
-            build = bot(entry.use).prepare(entry.options, context)
-            builds[name] = (wait or _wait)(build) if inspect.isawaitable(build) else build
+            with importing(""):
+                build = bot(entry.use).prepare(entry.options, context)
+                builds[name] = (wait or _wait)(build) if inspect.isawaitable(build) else build
         except ConfigError as exc:
             errors.append(exc.within(toml_path("bots", name)))
     for name, entry in settings.bots.items():

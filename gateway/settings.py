@@ -382,6 +382,9 @@ def _carriers(
         except registry.UnknownName as exc:
             found.append(ConfigError(path, "is not a carrier", exc.remedy))
             continue
+        except ConfigError as exc:  # a package is not installed
+            found.append(exc)
+            continue
         settings = build(cls, table, path, base_dir, found)
         if settings is None:
             continue
@@ -443,6 +446,8 @@ def _bots(drafts: Iterable[Draft], base_dir: Path, found: list[ConfigError]) -> 
                 cls = registry.bot(use).settings
             except registry.UnknownName as exc:
                 wrong.append(ConfigError(f"{path}.use", f"there is no bot module {use!r}", exc.remedy))
+            except ConfigError as exc:  # a package is not installed
+                wrong.append(exc.within(path))
             else:
                 shared = {key: value for key, value in table.items() if key in common}
                 own = {key: value for key, value in table.items() if key not in common}

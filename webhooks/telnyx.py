@@ -104,6 +104,8 @@ class TelnyxHttp(CarrierHttp):
         self._public_key = _public_key(self._public_text, needed=settings.verify_signatures)
         key = settings.api_key.reveal() if settings.api_key is not None else ""
         self._api = telnyx_rest.TelnyxApi(self.api("https://api.telnyx.com") + "/v2", key) if key else None
+        if settings.control == "texml":
+            telnyx_texml.builder()  # imported now, not while the first call waits, nor when it is not installed
         rate = str(settings.send_rate)
         self._texml = {
             "codec": settings.receive_codec,

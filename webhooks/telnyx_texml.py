@@ -43,7 +43,7 @@ _SIP_HEADER = "SipHeader_"
 
 
 def builder() -> Any:
-    """An empty `<Response>`. Twilio's builder is imported where it is used: who has no TeXML goes without."""
+    """An empty `<Response>`. Twilio's builder is imported here: who has no TeXML goes without."""
     return importlib.import_module("twilio.twiml.voice_response").VoiceResponse()
 
 

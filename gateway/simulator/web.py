@@ -34,7 +34,7 @@ took the call off its stream: the driver then makes the FakeCarrier say so (`Fak
 from __future__ import annotations
 
 import enum
-import importlib
+import importlib.util
 import ipaddress
 import json
 import re
@@ -594,10 +594,9 @@ def fake_web(name: str) -> type[FakeWeb]:
     """The FakeWeb of carrier `name`, from `gateway/simulator/<name>_web.py`. KeyError if it has no HTTP side."""
     if not name.isidentifier():
         raise KeyError(name)
-    try:
-        module = importlib.import_module(f"gateway.simulator.{name}_web")
-    except ModuleNotFoundError:
-        raise KeyError(name) from None
+    if importlib.util.find_spec(f"gateway.simulator.{name}_web") is None:
+        raise KeyError(name)
+    module = importlib.import_module(f"gateway.simulator.{name}_web")
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, FakeWeb) and value.__module__ == module.__name__:
             return value
