@@ -10,6 +10,8 @@ every call); the loop that feeds them is taken off. `calibration` is a fixed loo
     echo         Twilio echo at the wire's 8 kHz
     echo-16k     the same with a pipeline at 16 kHz: resampled both ways
     echo-24k     and at 24 kHz
+    telnyx, plivo, vonage
+                 echo at the wire's rate on other carriers; Vonage's is 16 kHz
     gate         echo at 8 kHz with Silero listening to a silent line: its gate of volume, no model
     hearing      the same while the caller talks: the model judges every window, in batches of 32
     floor-gate   `gate` with the floor behind the detector
@@ -110,9 +112,9 @@ class Shell:
     def __init__(self, case: Case, ears: Ears | None) -> None:
         self.t = 1000.0
         self.core = CallCore(
-            serializer_class("twilio").for_call(WireOptions()),
+            serializer_class(case.carrier).for_call(WireOptions()),
             self,
-            claims=CallInfo(carrier="twilio", call_id="CA1"),
+            claims=CallInfo(carrier=case.carrier, call_id="CA1"),
             route=lambda info: BotRoute("echo", partial(_processors, case), case.sample_rate),
             now=self.t,
         )
@@ -150,12 +152,16 @@ class Case:
     floor: bool = False
     speech: bool = False  # of people, instead of tones
     echoes: bool = False  # the bot talks, and the line brings that back
+    carrier: str = "twilio"
 
 
 CASES = (
     Case("echo"),
     Case("echo-16k", 16000),
     Case("echo-24k", 24000),
+    Case("telnyx", carrier="telnyx"),
+    Case("plivo", carrier="plivo"),
+    Case("vonage", carrier="vonage"),
     Case("gate", hears=True, talks=False),
     Case("hearing", hears=True),
     Case("floor-gate", hears=True, talks=False, floor=True),
@@ -211,12 +217,13 @@ def line(case: Case, seconds: int) -> bytes:
 
 def messages(case: Case, seconds: int) -> tuple[list[Any], list[Any]]:
     """What opens a call, and what its carrier sends in each tick."""
-    fake = fake_carrier("twilio")(CallPlan(), strict=False, record=False)
+    fake = fake_carrier(case.carrier)(CallPlan(), strict=False, record=False)
     opening = list(fake.opening(1000.0))
     spoken: list[Any] = []
-    pcm = line(case, seconds)
+    size = 2 * fake.audio_rate // SECOND
+    pcm = line(case, seconds * fake.audio_rate // 8000)  # slowed down where the wire has another rate
     for tick in range(seconds * SECOND):
-        spoken += fake.audio(pcm[tick * 320 : tick * 320 + 320], 1000.0 + (tick + 1) * TICK_S)
+        spoken += fake.audio(pcm[tick * size : (tick + 1) * size], 1000.0 + (tick + 1) * TICK_S)
     return opening, spoken
 
 

@@ -128,7 +128,7 @@ class CallCore:
         now: float = 0.0,
     ) -> None:
         self.serializer = serializer
-        self._audio = serializer.short_way
+        self._incoming, self._outgoing = serializer.short_in, serializer.short_out
         if isinstance(serializer, BaseObject):
             serializer._base.drives = self  # handlers of its events that wait are tasks of this call
         self.shell = shell
@@ -195,8 +195,8 @@ class CallCore:
             return
         frames: Sequence[Frame] | None = None
         try:
-            if self._audio is not None:
-                frames = self._audio.read(data)
+            if self._incoming is not None:
+                frames = self._incoming.read(data)
             if frames is None:
                 frames = self.serializer.decode(data)
         except RemoteProtocolError as exc:
@@ -552,9 +552,9 @@ class CallCore:
         outbox.audio(pcm, self._outlet.rate)
         if self._recording.is_on:
             self._recording.sent(pcm)
-        if self._audio is not None:
-            return 0
-        return outbox.samples if outbox.is_rationed else self.serializer.held_samples
+        if outbox.is_rationed:
+            return outbox.samples
+        return self._outgoing.held_samples if self._outgoing is not None else self.serializer.held_samples
 
     def send(self, frame: Frame) -> None:
         if type(frame) is MarkFrame:

@@ -34,7 +34,7 @@ class Outbox:
 
     def __init__(self, serializer: FrameSerializer, counters: Counter[str], limit: int) -> None:
         self._serializer, self._counters, self._limit = serializer, counters, limit
-        self._audio = serializer.short_way
+        self._outgoing = serializer.short_out
         self.waiting: deque[Waiting] = deque()  # others only look if there is anything
         self._unsaid: deque[Frame] = deque()  # the application's messages for which there was no allowance yet
         self._allowance = Allowance(serializer.rate) if serializer.rate is not None else None
@@ -53,10 +53,10 @@ class Outbox:
     def audio(self, pcm: bytes, sample_rate: int) -> None:
         """One packet, mono."""
         waiting, samples = self.waiting, len(pcm) >> 1
-        audio = self._audio
+        outgoing = self._outgoing
         messages: Any  # a transport's serializer may give frames, for its writer
-        if audio is not None and audio.rate == sample_rate:
-            messages = audio.write(pcm)
+        if outgoing is not None and outgoing.rate == sample_rate:
+            messages = outgoing.write(pcm)
         else:
             messages = self._serializer.encode_audio(pcm, sample_rate)
         for message in messages:

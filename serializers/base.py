@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from media.errors import LocalProtocolError, RemoteProtocolError
 from media.frames import (
@@ -24,9 +24,7 @@ from media.frames import (
     WireFrame,
 )
 from media.resample import Resampler, make_resampler
-
-if TYPE_CHECKING:
-    from serializers.json_audio import JsonAudio
+from serializers.json_audio import Incoming, Outgoing
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +89,7 @@ class FrameSerializer:
     """Base of all serializers.
 
     A carrier's class sets the class variables and writes `decode`, `encode` and, where packets have a fixed size,
-    `flush`. Everything else is here. State per stream: two resamplers and what the carrier's class keeps.
+    `flush`. Everything else is here. State per stream: the resamplers and what the carrier's class keeps.
     """
 
     carrier: ClassVar[str] = ""
@@ -111,7 +109,8 @@ class FrameSerializer:
     speaks_rtvi: ClassVar[bool] = False  # the other side is a client of RTVI; no carrier is
     opens: ClassVar[bool] = False  # what is sent before CallStartedFrame was decoded is lost
     rate: ClassVar[MessageRate | None] = None  # None: any number
-    audio: JsonAudio | None = None  # what reads and writes audio as `decode` and `encode_audio` would, and is quicker
+    reads: ClassVar[type[Incoming]] = Incoming  # what reads audio as `decode` would, and is quicker
+    outgoing: Outgoing | None = None  # what writes audio as `encode_audio` would, and is quicker
     holds: ClassVar[bool] = False  # `hold` gives a message; else the gateway keeps the caller's audio from the bot
 
     @dataclass(kw_only=True)
@@ -134,8 +133,8 @@ class FrameSerializer:
 
     def __init__(self, params: Any = None) -> None:
         self._params = params if params is not None else self.InputParams()
-        self._in_sample_rate: int | None = getattr(self._params, "sample_rate", None)  # what decode gives
-        self._in_resampler: Resampler | None = None
+        self.incoming: Incoming = self.reads()
+        self.incoming.wanted = getattr(self._params, "sample_rate", None) or 0  # what decode gives
         self._out_resamplers: dict[int, Resampler] = {}
 
     # ------------------------------------------------------------ what a carrier writes
@@ -186,9 +185,14 @@ class FrameSerializer:
         return self.encode(OutputAudioRawFrame(pcm, rate, 1))
 
     @property
-    def short_way(self) -> JsonAudio | None:
-        """`audio`, but for the classes of others: what they override is asked each time."""
-        return self.audio if type(self).__module__.startswith("serializers.") else None
+    def short_in(self) -> Incoming | None:
+        """`incoming`, but for the classes of others: what they override is asked each time."""
+        return self.incoming if type(self).__module__.startswith("serializers.") else None
+
+    @property
+    def short_out(self) -> Outgoing | None:
+        """`outgoing`, in the same way."""
+        return self.outgoing if type(self).__module__.startswith("serializers.") else None
 
     def hold(self, held: bool) -> Messages:
         """Ask the carrier to hold the caller's audio back, or to let it flow again."""
@@ -222,18 +226,7 @@ class FrameSerializer:
         self, pcm: bytes, rate: int, *, seq: int | None = None, timestamp_ms: int | None = None, channels: int = 1
     ) -> Sequence[Frame]:
         """`pcm` off the wire at `rate` as a frame at the pipeline's rate; () while there is nothing to give."""
-        if not pcm:
-            return ()
-        wanted = self._in_sample_rate
-        if wanted and wanted != rate and channels == 1:
-            resampler = self._in_resampler
-            if resampler is None or resampler.in_rate != rate:
-                resampler = self._in_resampler = make_resampler(rate, wanted)
-            pcm = resampler.process(pcm)
-            rate = wanted
-            if not pcm:
-                return ()
-        return (InputAudioRawFrame(pcm, rate, channels, seq, timestamp_ms),)
+        return self.incoming.frames(pcm, rate, seq, timestamp_ms, channels)
 
     def wire_pcm(self, pcm: bytes, rate: int) -> bytes:
         """`pcm` of the pipeline at `rate` at the wire's rate."""
@@ -276,7 +269,7 @@ class FrameSerializer:
 
     def begin(self, in_sample_rate: int | None) -> None:
         """The pipeline's input rate; the params' own `sample_rate` wins."""
-        self._in_sample_rate = getattr(self._params, "sample_rate", None) or in_sample_rate
+        self.incoming.wanted = getattr(self._params, "sample_rate", None) or in_sample_rate or 0
 
     async def serialize(self, frame: Frame) -> str | bytes | None:
         """`encode` for a caller who sends one message: None, the message, or binary ones joined.

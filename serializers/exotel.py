@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import msgspec
-from pybase64 import b64decode, b64encode_as_string
+from pybase64 import b64encode_as_string
 
 from media.call import CallInfo, MediaFormat
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
@@ -27,10 +26,10 @@ from media.frames import (
     OutputTransportMessageFrame,
     OutputTransportMessageUrgentFrame,
 )
-from serializers.base import Ending, FrameSerializer, Message, Messages, WireOptions
+from serializers.base import Ending, FrameSerializer, Messages, WireOptions
 from serializers.fields import Json, number, text
+from serializers.json_audio import Outgoing, whole_samples
 from serializers.json_base import Handlers, JsonSerializer, Writers
-from serializers.media_message import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -50,20 +49,6 @@ _START_KEYS = frozenset(
     )
     for name in names.split()
 )
-
-
-class _Media(msgspec.Struct, gc=False):
-    payload: str  # long: pybase64 is quicker with it than the typed reader
-    chunk: int | None = None
-    timestamp: int | None = None
-    track: str = "inbound"
-
-
-class _MediaMessage(msgspec.Struct, tag_field="event", tag="media", gc=False):
-    media: _Media
-
-
-_read_media = msgspec.json.Decoder(_MediaMessage, strict=False).decode
 
 
 class ExotelFrameSerializer(JsonSerializer):
@@ -106,6 +91,8 @@ class ExotelFrameSerializer(JsonSerializer):
         self._head = ""  # of a media message, up to the payload
         self._held = b""  # linear PCM at the wire's rate that does not fill a packet yet
         self._mulaw = False
+        self.outgoing.is_open = True
+        self.incoming.expand = whole_samples
         self._chunks = 0
         self._sent_ms = 0.0
         self._set_rate(self._p.exotel_sample_rate)
@@ -133,7 +120,7 @@ class ExotelFrameSerializer(JsonSerializer):
         return self._packet_ms
 
     def _set_rate(self, rate: int) -> None:
-        self._rate = rate
+        self._rate = self.incoming.rate = rate
         self._packet_ms = self._p.packet_ms or PACKET_MS.get(rate, 100)
         self.clear_grain_ms = self._packet_ms  # `clear` drops what has not begun; the message in play is finished
         self._packet = -(-rate * self._packet_ms // 500 // GRID) * GRID  # bytes of linear PCM
@@ -146,25 +133,8 @@ class ExotelFrameSerializer(JsonSerializer):
 
     # ------------------------------------------------------------ in
 
-    def decode(self, data: Message) -> Sequence[Frame]:
-        try:
-            media = _read_media(data).media
-        except UNREADABLE:
-            return self._decode_any(data)
-        try:
-            audio = b64decode(media.payload, validate=True)
-        except ValueError:
-            raise self._bad("media.payload is not base64", data) from None
-        return self._caller_audio(audio, media.track, media.chunk, media.timestamp)
-
     def _caller_audio(self, payload: bytes, track: str, chunk: int | None, timestamp: int | None) -> Sequence[Frame]:
-        if track == "outbound":
-            return ()
-        if self._mulaw:
-            payload = ulaw_to_pcm(payload)
-        elif len(payload) & 1:
-            raise self._bad("media.payload has half a sample", payload)
-        return self.pipeline_audio(payload, self._rate, seq=chunk, timestamp_ms=timestamp)
+        return super()._caller_audio(payload, track if track == "outbound" else "inbound", chunk, timestamp)
 
     def _on_start(self, message: Json) -> Sequence[Frame]:
         start = self._start_of(message)
@@ -188,6 +158,7 @@ class ExotelFrameSerializer(JsonSerializer):
             self._set_rate(rate)
         encoding = str(media_format.get("encoding", "")).lower()
         self._mulaw = any(name in encoding for name in MULAW_NAMES)
+        self.incoming.expand = ulaw_to_pcm if self._mulaw else whole_samples
         parameters = _either(start, "custom_parameters", "customParameters")
         form = MediaFormat("PCMU" if self._mulaw else "L16", self._rate)
         call = CallInfo(
@@ -226,8 +197,12 @@ class ExotelFrameSerializer(JsonSerializer):
 
     # ------------------------------------------------------------ out
 
+    @property
+    def short_out(self) -> Outgoing | None:
+        return None  # `encode_audio` is the way
+
     def _say_audio(self, frame: OutputAudioRawFrame) -> Messages:
-        return self._audio(frame.audio, frame.sample_rate)
+        return self.encode_audio(frame.audio, frame.sample_rate)
 
     def _clear(self, frame: InterruptionFrame) -> Messages:
         self._held = b""
@@ -242,7 +217,7 @@ class ExotelFrameSerializer(JsonSerializer):
             return ()
         return (json.dumps(message, separators=(",", ":")),)
 
-    def _audio(self, pcm: bytes, rate: int) -> Messages:
+    def encode_audio(self, pcm: bytes, rate: int) -> Messages:
         if not self._stream_sid or self._p.one_way:
             return ()
         if rate != self._rate:
@@ -270,7 +245,7 @@ class ExotelFrameSerializer(JsonSerializer):
         return (self._packet - len(self._held)) >> 1 if self._held else 0
 
     def flush(self) -> Messages:
-        messages = list(self._audio(self.flush_wire_pcm(), self._rate))
+        messages = list(self.encode_audio(self.flush_wire_pcm(), self._rate))
         if tail := self._held:
             self._held = b""
             messages.append(self._media(tail.ljust(self._packet, b"\0")))

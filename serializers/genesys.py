@@ -254,7 +254,7 @@ class GenesysAudioHookSerializer(AudioHookServer, TableSerializer, BaseObject):
 
     def _at_pipeline_rate(self, voice: str, pcm: bytes, rate: int) -> tuple[bytes, int]:
         """One of several voices, each of which has a resampler of its own."""
-        wanted = self._in_sample_rate
+        wanted = self.incoming.wanted
         if not wanted or wanted == rate:
             return pcm, rate
         resampler = self._voice_resamplers.get(voice)

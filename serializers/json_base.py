@@ -13,10 +13,11 @@ import msgspec
 from pybase64 import b64decode
 
 from media.errors import RemoteProtocolError, UnusableStreamError
-from media.frames import Frame, InputDTMFFrame, PlayedFrame
+from media.frames import Frame, InputDTMFFrame, OutputAudioRawFrame, PlayedFrame
 from serializers.base import FrameSerializer, HangUp, Message, Messages
 from serializers.fields import Json, keypad_entry, number, outline, text
-from serializers.media_message import UNREADABLE, read_media
+from serializers.json_audio import Incoming, JsonIncoming, JsonOutgoing, Outgoing
+from serializers.media_message import UNREADABLE
 
 Handlers = Mapping[str, Callable[[Any, Json], Sequence[Frame]]]
 Writers = Mapping[type[Frame], Callable[[Any, Any], Messages]]
@@ -28,19 +29,27 @@ _read_any = msgspec.json.Decoder().decode
 class JsonSerializer(FrameSerializer):
     """Base of the serializers whose control messages are JSON.
 
-    `decode` takes well-formed audio the short way, by a reader of its type, to `_caller_audio`; everything else goes
-    through `_ON`. A carrier whose audio looks different writes a `decode` of its own, which ends in `_decode_any`.
+    `decode` takes well-formed audio the short way, which `incoming` is; everything else goes through `_ON`. A carrier
+    whose audio looks different writes a `decode` of its own, which ends in `_decode_any`.
     """
+
+    reads: ClassVar[type[Incoming]] = JsonIncoming
+    writes: ClassVar[type[Outgoing]] = JsonOutgoing
+    outgoing: Outgoing
 
     _ON: ClassVar[Handlers]
     _SAY: ClassVar[Writers]
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
+        self.outgoing = self.writes()
         self._started = False
-        self._open = True  # something may be said
         self._hang_up: HangUp | None = None
         self.dropped_digits = 0  # keys that no telephone has
+
+    @property
+    def send_rate(self) -> int:
+        return self.outgoing.rate
 
     def hang_up_request(self) -> HangUp | None:
         return self._hang_up
@@ -48,11 +57,8 @@ class JsonSerializer(FrameSerializer):
     # ------------------------------------------------------------ in
 
     def decode(self, data: Message) -> Sequence[Frame]:
-        try:
-            media = read_media(data).media
-        except UNREADABLE:
-            return self._decode_any(data)
-        return self._caller_audio(media.payload, media.track, media.chunk, media.timestamp)
+        frames = self.incoming.read(data)
+        return self._decode_any(data) if frames is None else frames
 
     def _decode_any(self, data: Message) -> Sequence[Frame]:
         """Everything but well-formed media."""
@@ -70,7 +76,16 @@ class JsonSerializer(FrameSerializer):
 
     def _caller_audio(self, payload: bytes, track: str, chunk: int | None, timestamp: int | None) -> Sequence[Frame]:
         """One message's audio, out of its base64."""
-        raise NotImplementedError
+        incoming = self.incoming
+        if track != "inbound":
+            return ()
+        try:
+            pcm = incoming.pcm(payload)
+        except RemoteProtocolError:
+            raise
+        except ValueError:
+            raise self._bad("media.payload has half a sample", payload) from None
+        return incoming.frames(pcm, incoming.rate, chunk, timestamp)
 
     def _on_media(self, message: Json) -> Sequence[Frame]:
         """Media that the typed reader refused. If only its numbers are odd, the audio is good all the same."""
@@ -124,7 +139,7 @@ class JsonSerializer(FrameSerializer):
     # ------------------------------------------------------------ out
 
     def encode(self, frame: Frame) -> Messages:
-        if not self._open:
+        if not self.outgoing.is_open:
             return ()
         handle = self._SAY.get(type(frame))
         return handle(self, frame) if handle is not None else self._encode_subclass(frame)
@@ -134,6 +149,31 @@ class JsonSerializer(FrameSerializer):
             if isinstance(frame, cls):
                 return handle(self, frame)
         return ()
+
+    def _audio(self, frame: OutputAudioRawFrame) -> Messages:
+        return self.encode_audio(frame.audio, frame.sample_rate)
+
+    def encode_audio(self, pcm: bytes, rate: int) -> Messages:
+        outgoing = self.outgoing
+        if not outgoing.is_open:
+            return ()
+        return outgoing.write(pcm if rate == outgoing.rate else self.wire_pcm(pcm, rate))
+
+    @property
+    def held_samples(self) -> int:
+        return self.outgoing.held_samples
+
+    @property
+    def padding_samples(self) -> int:
+        return self.outgoing.padding_samples
+
+    def flush(self) -> Messages:
+        return self.outgoing.end(self.flush_wire_pcm())
+
+    def _forget(self) -> None:
+        """What has not left yet never does."""
+        self.outgoing.forget()
+        self.reset_wire_pcm()
 
     def _application(self, frame: Frame) -> Messages:
         return self.application_message(frame)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
-from pybase64 import b64encode_as_string
 
 from media.call import CallInfo, MediaFormat
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
@@ -21,7 +20,6 @@ from media.frames import (
     CallStartedFrame,
     CarrierErrorFrame,
     Frame,
-    InputAudioRawFrame,
     InterruptionFrame,
     MarkFrame,
     OutputAudioRawFrame,
@@ -34,6 +32,7 @@ from media.frames import (
 )
 from serializers.base import Ending, FrameSerializer, HangUp, Messages, WireOptions
 from serializers.fields import Json, number, text
+from serializers.json_audio import JsonOutgoing
 from serializers.json_base import Handlers, JsonSerializer, Writers, lacking
 from serializers.media_message import UNREADABLE
 
@@ -62,6 +61,7 @@ class PlivoFrameSerializer(JsonSerializer):
     lead_ms: ClassVar[int] = 200
     sends_digits: ClassVar[bool] = True
     close_is_normal_end: ClassVar[bool] = True
+    outgoing: JsonOutgoing
 
     @dataclass(kw_only=True)
     class InputParams(FrameSerializer.InputParams):
@@ -97,7 +97,6 @@ class PlivoFrameSerializer(JsonSerializer):
         if p.encoding not in CONTENT_TYPES:
             raise ValueError(f"encoding must be {' or '.join(CONTENT_TYPES)}, got {p.encoding!r}")
         self._call_id = call_id or ""
-        self._odd = b""  # the first half of a sample, whose other half is in the next message
         self._bind(stream_id, MediaFormat(p.encoding, p.plivo_sample_rate))
 
     @classmethod
@@ -112,49 +111,26 @@ class PlivoFrameSerializer(JsonSerializer):
         serializer.begin(options.in_sample_rate)
         return serializer
 
-    @property
-    def send_rate(self) -> int:
-        return self._rate
-
     def _bind(self, stream_id: str, media_format: MediaFormat) -> None:
         """What is the same in all messages of a stream."""
         self._stream_id = stream_id
-        self._open = bool(stream_id)
         self._format = media_format
-        self._rate = media_format.sample_rate
-        self._packet = self._rate // 50 * 2  # bytes of 20 ms of L16
-        self._mulaw = media_format.encoding == "PCMU"
-        # PCM bytes whose base64 is as long as Plivo likes a message to be
-        self._longest = LARGEST_RAW * 2 if self._mulaw else LARGEST_RAW
+        mulaw, rate = media_format.encoding == "PCMU", media_format.sample_rate
+        self.incoming.rate = rate
+        self.incoming.expand = ulaw_to_pcm if mulaw else None
+        out = self.outgoing
+        out.is_open = bool(stream_id)
+        out.rate = rate
+        out.compress = pcm_to_ulaw if mulaw else bytes
+        out.longest = LARGEST_RAW * 2 if mulaw else LARGEST_RAW  # bytes of PCM whose payload is as long as Plivo likes
         content_type = CONTENT_TYPES[media_format.encoding]
-        self._head = (
-            f'{{"event":"playAudio","media":{{"contentType":"{content_type}","sampleRate":{self._rate},"payload":"'
-        )
+        out.head = f'{{"event":"playAudio","media":{{"contentType":"{content_type}","sampleRate":{rate},"payload":"'
         stream = f',"streamId":{json.dumps(stream_id)}'
-        self._tail = f'"}}{stream}}}'
+        out.tail = f'"}}{stream}}}'
         self._clear: Messages = (f'{{"event":"clearAudio"{stream}}}',)
         self._checkpoint_head = f'{{"event":"checkpoint"{stream},"name":'
 
     # ------------------------------------------------------------ in
-
-    def _caller_audio(self, payload: bytes, track: str, chunk: int | None, timestamp: int | None) -> Sequence[Frame]:
-        """One message's audio. `timestamp` counts from the epoch or from the stream's start: use differences."""
-        if track != "inbound":
-            return ()
-        if self._mulaw:
-            pcm = ulaw_to_pcm(payload)
-        else:
-            # A whole packet begins with a whole sample: what was held before it was a stray byte.
-            pcm = self._odd + payload if self._odd and len(payload) != self._packet else payload
-            if len(pcm) & 1:
-                self._odd, pcm = pcm[-1:], pcm[:-1]
-            elif self._odd:
-                self._odd = b""
-        rate = self._rate
-        wanted = self._in_sample_rate
-        if wanted is not None and wanted != rate:
-            return self.pipeline_audio(pcm, rate, seq=chunk, timestamp_ms=timestamp)
-        return (InputAudioRawFrame(pcm, rate, 1, chunk, timestamp),) if pcm else ()
 
     def _on_start(self, message: Json) -> Sequence[Frame]:
         start = self._start_of(message)
@@ -194,7 +170,7 @@ class PlivoFrameSerializer(JsonSerializer):
         encoding = ENCODINGS.get(content_type)
         if encoding is None:
             raise self._unusable(f"start.mediaFormat.encoding is none of {', '.join(ENCODINGS)}", media_format)
-        rate = number(media_format.get("sampleRate", self._rate))
+        rate = number(media_format.get("sampleRate", self.send_rate))
         if rate is None or rate not in RATES[encoding]:
             raise self._unusable(f"start.mediaFormat.sampleRate is not one of {content_type}", media_format)
         return MediaFormat(encoding, rate)
@@ -228,29 +204,8 @@ class PlivoFrameSerializer(JsonSerializer):
 
     # ------------------------------------------------------------ out
 
-    def _audio(self, frame: OutputAudioRawFrame) -> Messages:
-        return self.encode_audio(frame.audio, frame.sample_rate)
-
-    def encode_audio(self, pcm: bytes, rate: int) -> Messages:
-        if rate != self._rate:
-            pcm = self.wire_pcm(pcm, rate)
-        return self._send_pcm(pcm) if pcm and self._open else ()
-
-    def _send_pcm(self, pcm: bytes) -> Messages:
-        longest = self._longest
-        if len(pcm) <= longest:
-            return (self._media(pcm),)
-        return [self._media(pcm[at : at + longest]) for at in range(0, len(pcm), longest)]
-
-    def _media(self, pcm: bytes) -> str:
-        return f"{self._head}{b64encode_as_string(pcm_to_ulaw(pcm) if self._mulaw else pcm)}{self._tail}"
-
-    def flush(self) -> Messages:
-        tail = self.flush_wire_pcm()
-        return self._send_pcm(tail) if tail else ()
-
     def _interrupt(self, frame: InterruptionFrame) -> Messages:
-        self.reset_wire_pcm()
+        self._forget()
         return self._clear
 
     def _mark(self, frame: MarkFrame) -> Messages:
@@ -260,7 +215,7 @@ class PlivoFrameSerializer(JsonSerializer):
         return (f'{{"event":"sendDTMF","dtmf":"{frame.button.value}"}}',)
 
     _SAY: ClassVar[Writers] = {
-        OutputAudioRawFrame: _audio,
+        OutputAudioRawFrame: JsonSerializer._audio,
         InterruptionFrame: _interrupt,
         MarkFrame: _mark,
         OutputDTMFFrame: _digit,

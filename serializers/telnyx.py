@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
-
-from pybase64 import b64encode_as_string
 
 from media.call import CallInfo, MediaFormat
 from media.codecs import alaw_to_pcm, pcm_to_alaw, pcm_to_ulaw, swap16, ulaw_to_pcm
@@ -22,7 +20,6 @@ from media.frames import (
     CallStartedFrame,
     CarrierErrorFrame,
     Frame,
-    InputAudioRawFrame,
     InterruptionFrame,
     MarkFrame,
     OutputAudioRawFrame,
@@ -31,6 +28,7 @@ from media.frames import (
 )
 from serializers.base import Ending, FrameSerializer, HangUp, Messages, WireOptions
 from serializers.fields import Json, number, text
+from serializers.json_audio import Codec, JsonOutgoing, whole_samples
 from serializers.json_base import Handlers, JsonSerializer, Writers, lacking
 
 log = logging.getLogger(__name__)
@@ -46,17 +44,9 @@ _HEAD = '{"event":"media","media":{"payload":"'
 _TAIL = '"}}'
 _CLEAR: Messages = ('{"event":"clear"}',)
 
-Codec = Callable[[bytes], bytes]
-
 
 class UnsupportedEncodingError(RemoteProtocolError, ValueError):
     """Audio in an encoding for which there is no codec here; a ValueError too, as Pipecat has it."""
-
-
-def _whole_samples(pcm: bytes) -> bytes:
-    if len(pcm) & 1:
-        raise ValueError("half a sample")
-    return pcm
 
 
 class TelnyxFrameSerializer(JsonSerializer):
@@ -74,6 +64,7 @@ class TelnyxFrameSerializer(JsonSerializer):
     ending: ClassVar[Ending] = Ending.REST
     lead_ms: ClassVar[int] = 200
     echoes_marks_on_clear: ClassVar[bool] = True
+    outgoing: JsonOutgoing
 
     @dataclass(kw_only=True)
     class InputParams(FrameSerializer.InputParams):
@@ -116,23 +107,24 @@ class TelnyxFrameSerializer(JsonSerializer):
             raise ValueError(f"l16_byte_order must be big or little, got {p.l16_byte_order!r}")
         self._stream_id = stream_id
         self._call_control_id = call_control_id or ""
-        self._open = bool(stream_id)
         self._connected: Json = {}  # what the message before `start` said, the stream's auth token above all
 
-        to_wire: Mapping[str, Codec] = {"PCMU": pcm_to_ulaw, "PCMA": pcm_to_alaw, "L16": _whole_samples}
-        from_wire: Mapping[str, Codec] = {"PCMU": ulaw_to_pcm, "PCMA": alaw_to_pcm, "L16": _whole_samples}
+        to_wire: Mapping[str, Codec] = {"PCMU": pcm_to_ulaw, "PCMA": pcm_to_alaw, "L16": whole_samples}
+        from_wire: Mapping[str, Codec] = {"PCMU": ulaw_to_pcm, "PCMA": alaw_to_pcm, "L16": whole_samples}
         if p.l16_byte_order == "big":
             to_wire, from_wire = {**to_wire, "L16": swap16}, {**from_wire, "L16": swap16}
         self._from_wire = from_wire
         self._receive = MediaFormat(outbound_encoding, p.telnyx_sample_rate)
-        self._receive_rate = p.telnyx_sample_rate
-        self._expand = from_wire.get(outbound_encoding)
+        self.incoming.rate = p.telnyx_sample_rate
+        self.incoming.expand = from_wire.get(outbound_encoding) or _unreadable(outbound_encoding)
         self._send = MediaFormat(inbound_encoding, p.telnyx_sample_rate)
-        self._compress = to_wire.get(inbound_encoding)
-        self._send_rate = p.telnyx_sample_rate
-        self._shortest = self._send_rate * SHORTEST_MS // 1000 * 2  # bytes of PCM
-        self._longest = self._send_rate * LONGEST_S * 2
-        self._rest = b""  # PCM at the wire's rate, too short for a message
+        out = self.outgoing
+        out.is_open = bool(stream_id)
+        out.rate = p.telnyx_sample_rate
+        out.head, out.tail = _HEAD, _TAIL
+        out.compress = to_wire.get(inbound_encoding) or _unsendable(inbound_encoding)
+        out.shortest = out.rate * SHORTEST_MS // 1000 * 2
+        out.longest = out.rate * LONGEST_S * 2
 
     @classmethod
     def for_call(cls, options: WireOptions) -> TelnyxFrameSerializer:
@@ -148,31 +140,7 @@ class TelnyxFrameSerializer(JsonSerializer):
         serializer.begin(options.in_sample_rate)
         return serializer
 
-    @property
-    def send_rate(self) -> int:
-        return self._send_rate
-
     # ------------------------------------------------------------ in
-
-    def _caller_audio(self, payload: bytes, track: str, chunk: int | None, timestamp: int | None) -> Sequence[Frame]:
-        """One message's audio. `chunk` counts per track and tells the order: Telnyx does not promise to keep it."""
-        if track != "inbound":
-            return ()
-        expand = self._expand
-        if expand is None:
-            raise UnsupportedEncodingError(
-                self.carrier,
-                f"audio in {_encoding_name(self._receive.encoding)}; only {', '.join(ENCODINGS)} are read here",
-            )
-        try:
-            pcm = expand(payload)
-        except ValueError:
-            raise self._bad("media.payload has half a sample", payload) from None
-        rate = self._receive_rate
-        wanted = self._in_sample_rate
-        if wanted is not None and wanted != rate:
-            return self.pipeline_audio(pcm, rate, seq=chunk, timestamp_ms=timestamp)
-        return (InputAudioRawFrame(pcm, rate, 1, chunk, timestamp),) if pcm else ()
 
     def _on_connected(self, message: Json) -> Sequence[Frame]:
         inner = message.get("connected")
@@ -190,9 +158,9 @@ class TelnyxFrameSerializer(JsonSerializer):
         media_format = start.get("media_format")
         if isinstance(media_format, dict):
             self._set_receive(media_format)
-        elif self._expand is None:
+        elif self._receive.encoding not in ENCODINGS:
             self._set_receive({"encoding": "PCMU"})  # Telnyx's default
-        self._started = self._open = True
+        self._started = self.outgoing.is_open = True
         self._stream_id = text(message.get("stream_id")) or self._stream_id
         call = CallInfo(
             carrier=self.carrier,
@@ -214,7 +182,7 @@ class TelnyxFrameSerializer(JsonSerializer):
         expand = self._from_wire.get(encoding)
         rate = number(media_format.get("sample_rate", self._receive.sample_rate))
         channels = number(media_format.get("channels", 1))
-        self._expand = None
+        self.incoming.expand = _unreadable(encoding)
         self._receive = MediaFormat(encoding, rate or 0)
         if expand is None:
             raise self._unusable(
@@ -227,7 +195,7 @@ class TelnyxFrameSerializer(JsonSerializer):
             )
         if channels != 1:
             raise self._unusable("start.media_format.channels is not 1", media_format)
-        self._expand, self._receive_rate = expand, rate
+        self.incoming.expand, self.incoming.rate = expand, rate
 
     def _on_stop(self, message: Json) -> Sequence[Frame]:
         return (CallEndedFrame("caller", "stop"),)  # whatever else a stop lacks, the stream is over
@@ -250,61 +218,15 @@ class TelnyxFrameSerializer(JsonSerializer):
 
     # ------------------------------------------------------------ out
 
-    def _audio(self, frame: OutputAudioRawFrame) -> Messages:
-        return self.encode_audio(frame.audio, frame.sample_rate)
-
-    def encode_audio(self, pcm: bytes, rate: int) -> Messages:
-        if not self._open:
-            return ()
-        return self._send_pcm(pcm if rate == self._send_rate else self.wire_pcm(pcm, rate))
-
-    def _send_pcm(self, pcm: bytes) -> Messages:
-        """Messages of a legal length; what is too short for one waits."""
-        if self._rest:
-            pcm = self._rest + pcm
-        if len(pcm) < self._shortest:
-            self._rest = pcm
-            return ()
-        self._rest = b""
-        if len(pcm) <= self._longest:
-            return (self._media(pcm),)
-        pieces = [pcm[at : at + self._longest] for at in range(0, len(pcm), self._longest)]
-        if len(pieces[-1]) < self._shortest:
-            self._rest = pieces.pop()
-        return [self._media(piece) for piece in pieces]
-
-    def _media(self, pcm: bytes) -> str:
-        compress = self._compress
-        if compress is None:
-            raise ValueError(f"inbound_encoding {self._send.encoding!r}: only {', '.join(ENCODINGS)} can be sent")
-        return f"{_HEAD}{b64encode_as_string(compress(pcm))}{_TAIL}"
-
-    @property
-    def held_samples(self) -> int:
-        return len(self._rest) >> 1
-
-    @property
-    def padding_samples(self) -> int:
-        return (self._shortest - len(self._rest)) >> 1 if self._rest else 0
-
-    def flush(self) -> Messages:
-        tail = self.flush_wire_pcm()
-        messages = self._send_pcm(tail) if tail else ()
-        if rest := self._rest:
-            self._rest = b""
-            messages = (*messages, self._media(rest.ljust(self._shortest, b"\0")))
-        return messages
-
     def _interrupt(self, frame: InterruptionFrame) -> Messages:
-        self._rest = b""
-        self.reset_wire_pcm()
+        self._forget()
         return _CLEAR
 
     def _mark(self, frame: MarkFrame) -> Messages:
         return (f'{{"event":"mark","mark":{{"name":{json.dumps(frame.name)}}}}}',)
 
     _SAY: ClassVar[Writers] = {
-        OutputAudioRawFrame: _audio,
+        OutputAudioRawFrame: JsonSerializer._audio,
         InterruptionFrame: _interrupt,
         MarkFrame: _mark,
         OutputTransportMessageFrame: JsonSerializer._application,
@@ -331,3 +253,21 @@ def _named(item: Json) -> bool:
 def _encoding_name(encoding: str) -> str:
     """An encoding for a log line, which shows no text of unknown origin."""
     return encoding if encoding in KNOWN_TO_TELNYX else "an unknown encoding"
+
+
+def _unreadable(encoding: str) -> Codec:
+    """In the place of the codec that we lack, until its audio comes."""
+
+    def refuse(payload: bytes) -> bytes:
+        raise UnsupportedEncodingError(
+            "telnyx", f"audio in {_encoding_name(encoding)}; only {', '.join(ENCODINGS)} are read here"
+        )
+
+    return refuse
+
+
+def _unsendable(encoding: str) -> Codec:
+    def refuse(pcm: bytes) -> bytes:
+        raise ValueError(f"inbound_encoding {encoding!r}: only {', '.join(ENCODINGS)} can be sent")
+
+    return refuse

@@ -23,9 +23,9 @@ from media.frames import (
     OutputTransportMessageFrame,
     OutputTransportMessageUrgentFrame,
 )
-from serializers.base import Ending, FrameSerializer, HangUp, Message, Messages, WireOptions
+from serializers.base import Ending, FrameSerializer, HangUp, Messages, WireOptions
 from serializers.fields import Json, number
-from serializers.json_audio import JsonAudio
+from serializers.json_audio import JsonOutgoing
 from serializers.json_base import Handlers, JsonSerializer, Writers, lacking
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class TwilioFrameSerializer(JsonSerializer):
     ending: ClassVar[Ending] = Ending.REST
     lead_ms: ClassVar[int] = 200
     echoes_marks_on_clear: ClassVar[bool] = True
+    outgoing: JsonOutgoing
 
     @dataclass(kw_only=True)
     class InputParams(FrameSerializer.InputParams):
@@ -78,8 +79,8 @@ class TwilioFrameSerializer(JsonSerializer):
         if self._p.auto_hang_up:
             self._hang_up = _hang_up(call_sid, account_sid, auth_token, region, edge)
         self._call_sid = call_sid or ""
-        self.audio: JsonAudio = JsonAudio(self._p.twilio_sample_rate)
-        self.audio.wanted = self._in_sample_rate or 0
+        self.incoming.expand = ulaw_to_pcm
+        self._set_rate(self._p.twilio_sample_rate)
         self._set_stream(stream_sid)
 
     @classmethod
@@ -88,32 +89,19 @@ class TwilioFrameSerializer(JsonSerializer):
         serializer.begin(options.in_sample_rate)
         return serializer
 
-    @property
-    def send_rate(self) -> int:
-        return self.audio.rate
-
-    def begin(self, in_sample_rate: int | None) -> None:
-        super().begin(in_sample_rate)
-        self.audio.wanted = self._in_sample_rate or 0
+    def _set_rate(self, rate: int) -> None:
+        self.incoming.rate = self.outgoing.rate = rate
+        self._out_resamplers.clear()
 
     def _set_stream(self, stream_sid: str) -> None:
-        self._open = self.audio.is_open = bool(stream_sid)
         quoted = json.dumps(stream_sid)
-        self.audio.head = f'{{"event":"media","streamSid":{quoted},"media":{{"payload":"'
-        self.audio.tail = '"}}'
+        self.outgoing.is_open = bool(stream_sid)
+        self.outgoing.head = f'{{"event":"media","streamSid":{quoted},"media":{{"payload":"'
+        self.outgoing.tail = '"}}'
         self._clear_message = (f'{{"event":"clear","streamSid":{quoted}}}',)
         self._mark_head = f'{{"event":"mark","streamSid":{quoted},"mark":{{"name":'
 
     # ------------------------------------------------------------ in
-
-    def decode(self, data: Message) -> Sequence[Frame]:
-        frames = self.audio.read(data)
-        return self._decode_any(data) if frames is None else frames
-
-    def _caller_audio(self, payload: bytes, track: str, chunk: int | None, timestamp: int | None) -> Sequence[Frame]:
-        if track != "inbound":
-            return ()
-        return self.audio.frames(ulaw_to_pcm(payload), chunk, timestamp)
 
     def _on_media(self, message: Json) -> Sequence[Frame]:
         media = message.get("media")
@@ -137,8 +125,7 @@ class TwilioFrameSerializer(JsonSerializer):
             log.warning("twilio: a second start was ignored")
             return ()
         self._started = True
-        self.audio.rate = media_format.sample_rate
-        self._out_resamplers.clear()
+        self._set_rate(media_format.sample_rate)
         self._set_stream(stream_sid)
         tracks = start.get("tracks")
         call = CallInfo(
@@ -158,11 +145,11 @@ class TwilioFrameSerializer(JsonSerializer):
     def _media_format(self, fields: Any, message: Json) -> MediaFormat:
         """What `start.mediaFormat` says; RemoteProtocolError for a format that we cannot decode."""
         if fields is None:
-            return MediaFormat("PCMU", self.audio.rate)
+            return MediaFormat("PCMU", self.send_rate)
         if not isinstance(fields, dict):
             raise self._bad("start.mediaFormat is not an object", message)
         encoding = fields.get("encoding", ENCODINGS[0])
-        rate = number(fields.get("sampleRate", self.audio.rate))
+        rate = number(fields.get("sampleRate", self.send_rate))
         channels = number(fields.get("channels", 1))
         if not isinstance(encoding, str) or encoding.lower() not in ENCODINGS or rate not in RATES or channels != 1:
             shown = encoding[:32] if isinstance(encoding, str) and encoding.startswith("audio/") else "no audio type"
@@ -186,24 +173,15 @@ class TwilioFrameSerializer(JsonSerializer):
 
     # ------------------------------------------------------------ out
 
-    def _audio(self, frame: OutputAudioRawFrame) -> Messages:
-        return self.encode_audio(frame.audio, frame.sample_rate)
-
-    def encode_audio(self, pcm: bytes, rate: int) -> Messages:
-        return self.audio.write(pcm if rate == self.audio.rate else self.wire_pcm(pcm, rate))
-
     def _clear(self, frame: InterruptionFrame) -> Messages:
-        self.reset_wire_pcm()
+        self._forget()
         return self._clear_message
 
     def _mark(self, frame: MarkFrame) -> Messages:
         return (f"{self._mark_head}{json.dumps(frame.name)}}}}}",)
 
-    def flush(self) -> Messages:
-        return self.audio.write(self.flush_wire_pcm())
-
     _SAY: ClassVar[Writers] = {
-        OutputAudioRawFrame: _audio,
+        OutputAudioRawFrame: JsonSerializer._audio,
         InterruptionFrame: _clear,
         MarkFrame: _mark,
         OutputTransportMessageFrame: JsonSerializer._application,

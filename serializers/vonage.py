@@ -21,12 +21,15 @@ from media.frames import (
     InterruptionFrame,
     MarkFrame,
     OutputAudioRawFrame,
+    OutputTransportMessageFrame,
+    OutputTransportMessageUrgentFrame,
     PlaybackClearedFrame,
     PlayedFrame,
 )
 from serializers.base import Ending, FrameSerializer, Message, Messages, WireOptions
 from serializers.fields import Json
-from serializers.json_base import Handlers, JsonSerializer
+from serializers.json_audio import BinaryIncoming, Incoming, Outgoing
+from serializers.json_base import Handlers, JsonSerializer, Writers
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,9 @@ class VonageFrameSerializer(JsonSerializer):
     cushion_ms: ClassVar[int] = 20  # a message has this length
     echoes_marks_on_clear: ClassVar[bool] = True  # seen, and nowhere excluded
     close_is_normal_end: ClassVar[bool] = True
+    reads: ClassVar[type[Incoming]] = BinaryIncoming
+    writes: ClassVar[type[Outgoing]] = Outgoing
+    incoming: BinaryIncoming
 
     @dataclass(kw_only=True)
     class InputParams(FrameSerializer.InputParams):
@@ -67,8 +73,8 @@ class VonageFrameSerializer(JsonSerializer):
             raise ValueError(f'product must be "voice" or "video", got {self._p.product!r}')
         self._connected = False
         self._muted = False  # the participant's stream; then Vonage's frames, if any, carry no voice
-        self._odd = b""  # half a sample, until its other half comes
-        self._held = b""  # PCM that does not fill a frame yet
+        self.outgoing.is_open = True
+        self.outgoing.compress = bytes
         self._set_rate(self._p.vonage_sample_rate)
 
     @classmethod
@@ -83,14 +89,10 @@ class VonageFrameSerializer(JsonSerializer):
         serializer.begin(options.in_sample_rate)
         return serializer
 
-    @property
-    def send_rate(self) -> int:
-        return self._rate
-
     def _set_rate(self, rate: int) -> None:
-        self._rate = rate
-        self._size = rate * FRAME_MS // 1000 * 2
-        self._held = b""
+        self.incoming.rate = self.outgoing.rate = rate
+        self.outgoing.shortest = self.outgoing.longest = rate * FRAME_MS // 1000 * 2
+        self.outgoing.forget()
         self._out_resamplers.clear()
 
     # ------------------------------------------------------------ in
@@ -98,15 +100,12 @@ class VonageFrameSerializer(JsonSerializer):
     def decode(self, data: Message) -> Sequence[Frame]:
         if isinstance(data, str):
             return self._decode_any(data)
-        if self._odd or len(data) & 1:
-            if len(data) != self._size:  # a whole packet begins with a whole sample: what was held was a stray byte
-                data = self._odd + data
-            even = len(data) & ~1
-            self._odd, data = data[even:], data[:even]
+        incoming = self.incoming
+        pcm = incoming.pcm(data)
         if self._muted:
-            data = bytes(len(data))  # the call's clocks go on, nobody is heard
-        audio = self.pipeline_audio(data, self._rate)
-        if self._started or not data:
+            pcm = bytes(len(pcm))  # the call's clocks go on, nobody is heard
+        audio = incoming.frames(pcm, incoming.rate)
+        if self._started or not pcm:
             return audio
         # Nothing promises that `connected` comes first. Rate and call are known from the answer all the same.
         return (*self._start({}), *audio)
@@ -122,8 +121,9 @@ class VonageFrameSerializer(JsonSerializer):
         self._connected = True
         found = _RATE.search(str(message.get("content-type", "")))
         rate = int(found[1]) if found else 0
-        if rate in RATES and rate != self._rate:
-            log.warning("vonage: websocket:connected says %d Hz, %d were asked for; it is followed", rate, self._rate)
+        asked = self.send_rate
+        if rate in RATES and rate != asked:
+            log.warning("vonage: websocket:connected says %d Hz, %d were asked for; it is followed", rate, asked)
             self._set_rate(rate)
         if self._started:
             log.warning("vonage: websocket:connected came after audio; its headers are lost")
@@ -132,11 +132,12 @@ class VonageFrameSerializer(JsonSerializer):
 
     def _start(self, headers: Json) -> Sequence[Frame]:
         self._started = True
+        self.incoming.is_plain = not self._muted
         ours = headers.get("gw_call")
         if isinstance(data := headers.get("gw_data"), str):  # parameters, packed so that no name is one of the wire's
             others = {name: value for name, value in headers.items() if name != "gw_data"}
             headers = {**others, **dict(parse_qsl(data, keep_blank_values=True))}
-        form = MediaFormat("L16", self._rate)
+        form = MediaFormat("L16", self.send_rate)
         call = CallInfo(
             carrier="vonage",
             call_id=ours if isinstance(ours, str) and self._p.product == "voice" else "",
@@ -167,6 +168,7 @@ class VonageFrameSerializer(JsonSerializer):
         if not isinstance(active, bool | int):
             raise self._bad("media:update without active", message)
         self._muted = not active
+        self.incoming.is_plain = self._started and not self._muted
         return ()
 
     def _on_end(self, message: Json) -> Sequence[Frame]:
@@ -186,43 +188,17 @@ class VonageFrameSerializer(JsonSerializer):
 
     # ------------------------------------------------------------ out
 
-    def encode(self, frame: Frame) -> Messages:
-        if isinstance(frame, OutputAudioRawFrame):
-            return self.encode_audio(frame.audio, frame.sample_rate)
-        if isinstance(frame, InterruptionFrame):
-            self._held = b""
-            self.reset_wire_pcm()
-            return ('{"action":"clear"}',)
-        if isinstance(frame, MarkFrame):
-            return (f'{{"action":"notify","payload":{{"id":{json.dumps(frame.name)}}}}}',)
-        return self.application_message(frame)
+    def _clear(self, frame: InterruptionFrame) -> Messages:
+        self._forget()
+        return ('{"action":"clear"}',)
 
-    def encode_audio(self, pcm: bytes, rate: int) -> Messages:
-        return self._frames(pcm if rate == self._rate else self.wire_pcm(pcm, rate))
+    def _mark(self, frame: MarkFrame) -> Messages:
+        return (f'{{"action":"notify","payload":{{"id":{json.dumps(frame.name)}}}}}',)
 
-    def _frames(self, pcm: bytes) -> Messages:
-        """`pcm` behind what is held, in frames of exactly 20 ms; the rest is held."""
-        if self._held:
-            pcm = self._held + pcm
-        size = self._size
-        if len(pcm) == size:
-            self._held = b""
-            return (pcm,)
-        end = len(pcm) - len(pcm) % size
-        self._held = pcm[end:]
-        return [pcm[at : at + size] for at in range(0, end, size)]
-
-    @property
-    def held_samples(self) -> int:
-        return len(self._held) >> 1
-
-    @property
-    def padding_samples(self) -> int:
-        return (self._size - len(self._held)) >> 1 if self._held else 0
-
-    def flush(self) -> Messages:
-        frames = list(self._frames(self.flush_wire_pcm()))
-        if tail := self._held:
-            self._held = b""
-            frames.append(tail.ljust(self._size, b"\0"))
-        return frames
+    _SAY: ClassVar[Writers] = {
+        OutputAudioRawFrame: JsonSerializer._audio,
+        InterruptionFrame: _clear,
+        MarkFrame: _mark,
+        OutputTransportMessageFrame: JsonSerializer._application,
+        OutputTransportMessageUrgentFrame: JsonSerializer._application,
+    }
