@@ -35,10 +35,10 @@ _NOISE_AGAIN_DB: Final = 7.0
 _DOUBTFUL: Final = 0.28  # explained: it may yet turn out to be echo
 _SILENCE_DB: Final = 4.0  # and this certainly is: a detector that hears speech in it hears the echo just before
 _SAME_MS: Final = 8
-_TAPS: Final = 64  # of the fitted filter: 8 ms
-_ROW, _COLUMN = np.indices((_TAPS, _TAPS))
-_SYMMETRIC: Final = np.minimum(_ROW, _COLUMN) * _TAPS + np.maximum(_ROW, _COLUMN)
-_LATER: Final = 48  # of them for what comes later than at the delay of the best agreement: an echo has a tail
+TAPS: Final = 64  # of the fitted filter: 8 ms
+_ROW, _COLUMN = np.indices((TAPS, TAPS))
+_SYMMETRIC: Final = np.minimum(_ROW, _COLUMN) * TAPS + np.maximum(_ROW, _COLUMN)
+LATER: Final = 48  # of them for what comes later than at the delay of the best agreement: an echo has a tail
 _AROUND: Final = RATE // 25  # how far a known delay may be off
 _RIDGE: Final = 1e-3
 _QUIETEST: Final = 8.0  # rms under which there is nothing to compare
@@ -69,12 +69,15 @@ class Likeness:
             return True
         if known_ms is None:
             return self.explained >= _SOME and self.rest_db <= _NOISE_DB
-        if abs(self.delay_ms - known_ms) <= _SAME_MS:
+        if self.is_near(known_ms):
             if self.explained >= _MOST_AGAIN:
                 return True
             if self.explained >= _SOME_AGAIN:
                 return self.rest_db <= _NOISE_AGAIN_DB
         return self.rest_db <= _SILENCE_DB
+
+    def is_near(self, delay_ms: int) -> bool:
+        return abs(self.delay_ms - delay_ms) <= _SAME_MS
 
     @property
     def tells_delay(self) -> bool:
@@ -109,21 +112,21 @@ def likeness(
     power = float(x @ x)
     if n < RATE // 10 or power < n * _QUIETEST**2:
         return None
-    size = n + _DELAYS + _TAPS
+    size = n + _DELAYS + TAPS
     first, last = 0, size
     if around_ms is not None:  # nothing before that is made
         delay = around_ms * RATE // 1000
-        size = min(size, n + delay + _AROUND + _LATER)
+        size = min(size, n + delay + _AROUND + LATER)
         first, last = max(0, size - n - delay - _AROUND), min(size, size - delay + _AROUND)
     r = latest(played, played_rate, min(size, n + _DELAYS))
     if float(r @ r) < n * _QUIETEST**2 and (around_ms is None or _is_silence(played, played_rate, n)):
         return NOT_ECHO  # nothing was played that could come back
     r = np.concatenate((np.zeros(size - len(r)), r))
     best = first + int(np.argmax(_agreement(x, r[first:last])))
-    begin = min(max(best - _LATER, 0), size - n - _TAPS + 1)
-    delay_ms = round(max(0, size - n - begin - _LATER) * 1000 / RATE)
-    r = r[begin : begin + n + _TAPS - 1]
-    rest = _rest(x, r)
+    begin = min(max(best - LATER, 0), size - n - TAPS + 1)
+    delay_ms = round(max(0, size - n - begin - LATER) * 1000 / RATE)
+    r = r[begin : begin + n + TAPS - 1]
+    _, rest = path(x, r)
     noise = _noise(latest(heard, heard_rate, _LINE - 1)) * n
     explained = (power - rest) / max(power - noise, power / 4)
     return Likeness(
@@ -133,31 +136,36 @@ def likeness(
     )
 
 
-def _rest(x: Samples, r: Samples) -> float:
-    """The power of `x` that no filter of _TAPS taps makes of `r`.
+def path(x: Samples, r: Samples) -> tuple[Samples, float]:
+    """The filter of TAPS taps that makes what is most like `x` of `r`, and the power of `x` that it leaves.
 
-    An entry of the normal equations is the one above and to the left of it, less what the window leaves behind, plus
-    what it gains: only the first row is made of products over all of the window. (A product of matrices would be as
-    much work as all the rest, and would wake the threads of a numeric library, which would not let go of the event
-    loop's core.)
+    Args:
+        x: n samples.
+        r: n + TAPS - 1 samples: the first TAPS of them are what the first of `x` can have come from, and so on.
+
+    Least squares, with nothing assumed of what is before and behind: where an echo has just begun that tells it from
+    somebody beside it. An entry of the normal equations is the one above and to the left of it, less what the window
+    leaves behind, plus what it gains: only the first row is made of products over all of the window. (A product of
+    matrices would be as much work as all the rest, and would wake the threads of a numeric library, which would not
+    let go of the event loop's core.)
     """
     n = len(x)
-    left, gained = r[: _TAPS - 1], r[n : n + _TAPS - 1]
-    entries = np.zeros(_TAPS * (_TAPS + 1))
-    gram = entries[: _TAPS * _TAPS].reshape(_TAPS, _TAPS)
+    left, gained = r[: TAPS - 1], r[n : n + TAPS - 1]
+    entries = np.zeros(TAPS * (TAPS + 1))
+    gram = entries[: TAPS * TAPS].reshape(TAPS, TAPS)
     gram[0] = np.correlate(r, r[:n])
     np.multiply.outer(gained, gained, out=gram[1:, 1:])
     gram[1:, 1:] -= np.multiply.outer(left, left)
     # Row by row of this, lag by lag from the diagonal on; what runs over its right end is below the diagonal.
     step = entries.itemsize
-    lags = np.ndarray((_TAPS, _TAPS), buffer=entries, strides=((_TAPS + 1) * step, step))
+    lags = np.ndarray((TAPS, TAPS), buffer=entries, strides=((TAPS + 1) * step, step))
     np.add.accumulate(lags, axis=0, out=lags)
     gram = entries[_SYMMETRIC]
     against = np.correlate(r, x)
-    ridge = _RIDGE * max(float(gram.trace()) / _TAPS, 1.0)
-    gram.ravel()[:: _TAPS + 1] += ridge
+    ridge = _RIDGE * max(float(gram.trace()) / TAPS, 1.0)
+    gram.ravel()[:: TAPS + 1] += ridge
     taps = np.linalg.solve(gram, against)
-    return max(0.0, float(x @ x) - float(taps @ against) - ridge * float(taps @ taps))
+    return taps, max(0.0, float(x @ x) - float(taps @ against) - ridge * float(taps @ taps))
 
 
 def _noise(line: Samples) -> float:

@@ -11,22 +11,20 @@ from typing import Final
 
 import numpy as np
 
-from media.echo import LONGEST_DELAY_S, RATE, WINDOW_S, Samples, latest
+from media.echo import LATER, LONGEST_DELAY_S, RATE, TAPS, WINDOW_S, Samples, latest, path
 from media.second_look import periodicity
 
 PLAYED_S: Final = 1.0 + WINDOW_S + LONGEST_DELAY_S  # what is compared, and what of it may still be on its way
 
 _WINDOW: Final = int(WINDOW_S * RATE)
 _ALL: Final = RATE + _WINDOW
-_TAPS: Final = 64  # of the path: 8 ms
-_LATER: Final = 48  # of them for what comes later than at the delay
-_LAGS: Final = np.abs(np.subtract.outer(np.arange(_TAPS), np.arange(_TAPS)))
-_RIDGE: Final = 1e-3
 _QUIETEST: Final = 64.0  # power under which there is nothing to compare
 _FRAME: Final = RATE // 50
 _NOW: Final = 8  # frames
 _VOICED: Final = 3  # of them, at least: a car that passes is nobody
 _IS_VOICE: Final = 0.6  # periodicity
+_SURELY_VOICE: Final = 0.8  # where it is faint: a car that passes reaches 0.79 in pieces so short
+_FAINT: Final = 12.6  # 11 dB above the quieter parts of what was left before. A car that swells reaches 10
 
 _MISSING: Final = 0.1  # of the echo that should have been there, at most: it was not
 _TELLING: Final = 0.25  # of the line's power that it should have had
@@ -45,7 +43,8 @@ def is_new(heard: bytes, played: bytes, heard_rate: int, played_rate: int, delay
     before = len(line) - _WINDOW
     if before < _WINDOW:
         return False
-    echo = np.correlate(r[: before + _TAPS - 1], _path(line[before:], r[before:]))
+    taps, _ = path(line[before:], r[before:])
+    echo = np.correlate(r[: before + TAPS - 1], taps)
     line = line[:before]
     power = float(echo @ echo)
     should_be = power > max(_TELLING * float(line @ line), before * _QUIETEST)
@@ -57,9 +56,7 @@ def somebody_beside(heard: bytes, played: bytes, heard_rate: int, played_rate: i
     left, echo = _parts(heard, played, heard_rate, played_rate, delay_ms)
     if len(left) < 2 * _WINDOW:
         return False
-    powers = _powers(left)
-    noise = max(float(np.quantile(powers, 0.2)), _QUIETEST)
-    now = float(powers[-_NOW:].mean())
+    now, noise = _now_and_before(left)
     if now <= _BESIDE_NOISE * noise or now <= _BESIDE_ECHO * float(np.max(_powers(echo))):
         return False
     return _is_voice(left)
@@ -76,12 +73,20 @@ def _parts(heard: bytes, played: bytes, heard_rate: int, played_rate: int, delay
     line, r = _aligned(heard, played, heard_rate, played_rate, delay_ms)
     if len(line) < 2 * _WINDOW:
         return line, line
-    echo = np.correlate(r, _path(line, r))
+    taps, _ = path(line, r)
+    echo = np.correlate(r, taps)
     return line - echo, echo
 
 
 def _is_voice(left: Samples) -> bool:
-    return float(np.sort(_repeats(left))[-_VOICED]) >= _IS_VOICE
+    now, noise = _now_and_before(left)
+    return float(np.sort(_repeats(left))[-_VOICED]) >= (_SURELY_VOICE if now <= _FAINT * noise else _IS_VOICE)
+
+
+def _now_and_before(left: Samples) -> tuple[float, float]:
+    """The power of the latest, and that of the quieter parts of all."""
+    powers = _powers(left)
+    return float(powers[-_NOW:].mean()), max(float(np.quantile(powers, 0.2)), _QUIETEST)
 
 
 def _repeats(samples: Samples) -> Samples:
@@ -92,22 +97,14 @@ def _repeats(samples: Samples) -> Samples:
 
 
 def _aligned(heard: bytes, played: bytes, heard_rate: int, played_rate: int, delay_ms: int) -> tuple[Samples, Samples]:
-    """The line, and what can have come back in it: the first _TAPS of that in its first sample, and so on."""
+    """The line, and what can have come back in it: the first TAPS of that in its first sample, and so on."""
     line = latest(heard, heard_rate, _ALL)
     r = latest(played, played_rate, int(PLAYED_S * RATE))
-    late = delay_ms * RATE // 1000 + _LATER - _TAPS + 1  # than now, of the last that can; below 0 it is to come
-    size = len(line) + _TAPS - 1
+    late = delay_ms * RATE // 1000 + LATER - TAPS + 1  # than now, of the last that can; below 0 it is to come
+    size = len(line) + TAPS - 1
     r = np.concatenate((np.zeros(size), r, np.zeros(max(0, -late))))
     last = len(r) - max(0, late)
     return line, r[last - size : last]
-
-
-def _path(x: Samples, r: Samples) -> Samples:
-    """By least squares, as if what is before and behind were like what is between: that makes one row of sums."""
-    own = np.correlate(r, r[: len(x)])
-    gram = own[_LAGS]
-    gram.ravel()[:: _TAPS + 1] += _RIDGE * max(float(own[0]), 1.0)
-    return np.asarray(np.linalg.solve(gram, np.correlate(r, x)))
 
 
 def _powers(samples: Samples) -> Samples:

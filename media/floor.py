@@ -110,6 +110,7 @@ class Floor(FrameProcessor):
         self._hummed = False  # the hold was put off for that
         self._muted = False
         self._echo_ms: int | None = None  # delay of the line's echo, once there was any
+        self._told_by = 0.0  # how much of the line was explained when that was learnt
         self._withheld: VADUserStartedSpeakingFrame | None = None
         self._doubts = 0  # looks without echo, since the last one with it
         self._timer: Handle | None = None
@@ -167,9 +168,14 @@ class Floor(FrameProcessor):
             self._state = _State.ECHO
             self._decide("echo", "the caller's line brings what the bot says", _values(like))
         self._doubts = 0
-        if self._echo_ms is None or like.tells_delay:
-            self._echo_ms = like.delay_ms
+        self._learn_delay(like)
         self._set_timer(LOOK_S, self._look_again)
+
+    def _learn_delay(self, like: Likeness) -> None:
+        """The fading end of an echo agrees about as well some milliseconds off, where its path is cut."""
+        known_ms = self._echo_ms
+        if known_ms is None or (like.tells_delay and (like.explained >= self._told_by or not like.is_near(known_ms))):
+            self._echo_ms, self._told_by = like.delay_ms, min(like.explained, PLAIN)
 
     def _look_again(self) -> None:
         """Is what sounds like the bot still the bot alone?"""
@@ -338,7 +344,8 @@ class Floor(FrameProcessor):
             if like is None:
                 return None
             if like.is_echo(known_ms):
-                if like.explained < PLAIN and somebody_beside(*compared, like.delay_ms):
+                delays = {like.delay_ms, known_ms}  # where either path explains what is left, nobody is
+                if like.explained < PLAIN and all(somebody_beside(*compared, delay_ms) for delay_ms in delays):
                     return replace(like, refuted=True)
                 return like
         like = likeness(*compared)

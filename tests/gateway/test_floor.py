@@ -12,7 +12,7 @@ import pytest
 from gateway.registry import carrier_names, serializer_class
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
 from media.echo import NOT_ECHO, Likeness
-from media.floor import BARELY_DB, DOUBTS, LOOK_AGAIN_S, LOOK_S, Floor, FloorParams, fades
+from media.floor import BARELY_DB, DOUBTS, LOOK_AGAIN_S, LOOK_S, PLAIN, Floor, FloorParams, fades
 from media.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
@@ -860,14 +860,54 @@ def test_what_is_only_doubtful_is_not_looked_at_for_a_voice(monkeypatch: pytest.
     assert talk.probe.decisions == ["held"]
 
 
-@pytest.mark.parametrize(("explained", "known_ms"), [(0.25, 206), (0.24, 200)])
-def test_what_is_echo_because_nothing_is_left_tells_no_delay(
-    monkeypatch: pytest.MonkeyPatch, explained: float, known_ms: int
+@pytest.mark.parametrize(
+    ("first", "explained", "delay_ms", "known_ms"),
+    [
+        (0.8, 0.24, 400, 200),  # echo because nothing is left
+        (0.8, 0.25, 400, 400),  # another path
+        (0.8, 0.25, 208, 200),  # the same, and its fading end
+        (0.8, 0.79, 206, 200),
+        (0.8, 0.8, 206, 206),
+        (1.0, 0.89, 206, 200),
+        (1.0, 0.9, 206, 206),  # plain enough, if less so than once before
+    ],
+)
+def test_the_delay_is_learnt_from_what_tells_it_best(
+    monkeypatch: pytest.MonkeyPatch, first: float, explained: float, delay_ms: int, known_ms: int
 ) -> None:
     talk = Talk()
-    looking(talk, monkeypatch, ECHO, Likeness(explained=explained, rest_db=1.0, delay_ms=206))
+    looking(talk, monkeypatch, Likeness(first, 2.0, 200), Likeness(explained, 1.0, delay_ms))
     talk.call.run(0.2)
     assert talk.floor._echo_ms == known_ms
+
+
+@pytest.mark.parametrize(
+    ("explained", "beside", "decisions"),
+    [
+        (0.8, {206, 200}, ["echo", "held"]),
+        (0.8, {206}, ["echo"]),  # a path that begins too late leaves some of the echo itself
+        (0.8, {200}, ["echo"]),
+        (PLAIN, {206, 200}, ["echo"]),
+    ],
+)
+def test_somebody_is_beside_the_echo_where_no_path_explains_him(
+    monkeypatch: pytest.MonkeyPatch, explained: float, beside: set[int], decisions: list[str]
+) -> None:
+    talk = Talk()
+    looks: list[int | None] = []
+
+    def like(*compared: Any) -> Likeness:
+        looks.append(compared[4] if len(compared) > 4 else None)
+        return Likeness(0.95, 2.0, 200) if len(looks) == 1 else Likeness(explained, 12.0, 206)
+
+    monkeypatch.setattr("media.floor.likeness", like)
+    monkeypatch.setattr("media.floor.somebody_beside", lambda *compared: compared[4] in beside)
+    talk.speak()
+    talk.call.run(1.0)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.run(0.3)
+    assert talk.probe.decisions == decisions
+    assert looks[:2] == [None, 200]
 
 
 @pytest.mark.parametrize(("then", "decisions"), [(ECHO, ["echo"]), (DOUBTFUL, ["held"]), (NOT_ECHO, ["held"])])

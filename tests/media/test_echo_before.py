@@ -10,6 +10,7 @@ from media.echo import LONGEST_DELAY_S, RATE, WINDOW_S, Samples
 from media.echo_before import PLAYED_S, is_new, leaves_voice, somebody_beside
 from media.resample import resample_all
 from tests.media.test_echo import voice
+from tests.media.test_hum import hum
 
 SPOKE_S = 0.16  # at the end
 
@@ -119,6 +120,39 @@ def test_noise_that_begins_beside_the_echo_is_nobody() -> None:
     car = np.random.default_rng(8).normal(0, 600, int(SPOKE_S * RATE))
     heard = telephone(returned(SAID, 0.2, -20) + at_the_end(car, len(SAID)))
     assert not somebody_beside(heard, pcm(SAID), RATE, RATE, 200)
+
+
+def passing_car(seed: int, rms: float) -> Samples:
+    """A band of noise that swells over a second, to so much at its end: half a voice, in pieces of 40 ms."""
+    rng = np.random.default_rng(seed)
+    spectrum = np.fft.rfft(rng.normal(size=RATE))
+    hertz = np.arange(len(spectrum))
+    band = np.fft.irfft(spectrum * ((hertz > 250) & (hertz < 450))) * 10 ** np.linspace(-1.5, 0, RATE)
+    return np.asarray(band / np.sqrt((band[-1280:] ** 2).mean()) * rms)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 4, 5])
+@pytest.mark.parametrize(("rms", "nobody"), [(65.0, True), (140.0, False)])  # 9.5 and 15 dB above noise of 10
+def test_what_is_faint_beside_an_echo_must_surely_be_a_voice(seed: int, rms: float, nobody: bool) -> None:
+    heard = telephone(returned(SAID, 0.2, -35) + at_the_end(passing_car(seed, rms), len(SAID)))
+    assert somebody_beside(heard, pcm(SAID), RATE, RATE, 200) is not nobody
+    assert leaves_voice(heard, pcm(SAID), RATE, RATE, 200) is not nobody
+
+
+def test_a_faint_voice_beside_an_echo_is_somebody() -> None:
+    heard = telephone(returned(SAID, 0.2, -35) + at_the_end(hum(150, SPOKE_S) * 0.02, len(SAID)))
+    assert somebody_beside(heard, pcm(SAID), RATE, RATE, 200)
+    assert leaves_voice(heard, pcm(SAID), RATE, RATE, 200)
+
+
+@pytest.mark.parametrize("pitch", [90.0, 120.0, 150.0])
+@pytest.mark.parametrize("seconds", [0.3, 0.35, 0.45])
+def test_an_echo_that_has_just_begun_leaves_nobody(pitch: float, seconds: float) -> None:
+    """No more than a vowel of it has come back, of which the window cuts off the end."""
+    said = at_the_end(hum(pitch, seconds), len(SAID))
+    heard = telephone(returned(said, 0.2, -10), noise=20.0)
+    assert not somebody_beside(heard, pcm(said), RATE, RATE, 200)
+    assert not leaves_voice(heard, pcm(said), RATE, RATE, 200)
 
 
 @DELAYS
