@@ -18,7 +18,7 @@ from gateway import registry
 from gateway.core import CallCore
 from gateway.hangups import CallControl
 from gateway.ports import BotRoute
-from gateway.records import CallRecord
+from gateway.records import CallRecord, masked
 from gateway.session import CallSession
 from gateway.snapshot import Snapshot
 from gateway.store import PROVISIONAL, CallKey, HangUp, StoredCall, StoreError
@@ -100,7 +100,8 @@ class MediaSockets:
         except NotAuthentic as exc:
             raise Refused(exc.status, exc.reason, not_before_s=http.refused_upgrade_s, checked=exc.checked) from None
         except TokenError as exc:
-            raise Refused(403, exc.reason) from None
+            known: dict[str, Any] = {"call": exc.call_id} if exc.call_id else {}
+            raise Refused(403, exc.reason, **known) from None
         except StoreError as exc:
             raise Refused(503, "store", problem=str(exc)) from None
 
@@ -110,7 +111,7 @@ class MediaSockets:
         ttl_s = max(claims.expires - now, 0.0) + 1.0
         holder, repeat_s = (key, REUSE_S) if claims.carrier in _RETRYING else ("", 0.0)
         if not await self._gateway.store.once(key, now, ttl_s=ttl_s, holder=holder, repeat_s=repeat_s):
-            raise TokenError("used")
+            raise TokenError("used", claims.call_id)
 
     async def _connected(self, snapshot: Snapshot, claims: Claims, stream: StandingStream | None) -> StoredCall | None:
         """Take the slot that the webhook reserved, or another where there was no webhook. Raises Refused."""
@@ -136,7 +137,7 @@ class MediaSockets:
         """Raises Refused, unless the call was let in when somebody still did."""
         if await self._gateway.store.call(key) is None:
             await self._gateway.answering.nobody_answers(_inbound(key, info), time.time())
-            raise Refused(404, "no-bot")
+            raise Refused(404, "no-bot", call=key.call_id, to_number=masked(info.to_number))
 
     async def _reserve(self, snapshot: Snapshot, key: CallKey, stream: StandingStream) -> None:
         """A slot for a call that has no name yet. Raises Refused."""

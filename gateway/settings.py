@@ -329,7 +329,7 @@ def understood(data: Table, base_dir: str | Path = ".", *, strict: bool = False)
         numbers=MappingProxyType(numbers),
         schedules=MappingProxyType(schedules),
         base_dir=base_dir,
-        warnings=() if gateway is None or found else tuple(_warnings(gateway, carriers, numbers)),
+        warnings=() if gateway is None or found else tuple(_warnings(gateway, api or ApiSettings(), carriers, numbers)),
     )
     return settings, found
 
@@ -349,14 +349,21 @@ def _no_store(store: str | Secret) -> ConfigError | None:
     return None
 
 
+SHORT = 16  # characters: a secret of fewer can be found by trying
+
+
 def _warnings(
-    gateway: GatewaySettings, carriers: Mapping[str, Any], numbers: Mapping[str, NumberEntry]
+    gateway: GatewaySettings, api: ApiSettings, carriers: Mapping[str, Any], numbers: Mapping[str, NumberEntry]
 ) -> Iterator[str]:
     for name, settings in carriers.items():
         if not settings.verify_signatures:
             yield f"carriers.{name}.verify_signatures is off: whoever knows the webhook's URL can make calls"
     if gateway.secret is None:
         yield "gateway.secret is not set: media tokens are only valid in this process, and end with it"
+    own = {toml_path("api.tokens", name) + ".secret": token.secret for name, token in api.tokens.items()}
+    for where, secret in {"gateway.secret": gateway.secret, **own}.items():
+        if secret is not None and not secret.problem() and (size := len(secret.reveal())) < SHORT:
+            yield f"{where} has {size} characters and can be guessed: `openssl rand -hex 32` makes a good one"
     if gateway.generic_ws:
         yield "gateway.generic_ws is on: whoever reaches /ws reaches a bot, with no token"
     if not numbers and not any(own.named_bots() or own.urls_name_bots for own in carriers.values()):

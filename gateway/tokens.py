@@ -29,11 +29,11 @@ REUSE_S = 10.0  # a carrier that retries its handshake does so within this time
 
 
 class TokenError(GatewayError):
-    """The token does not let anybody in; `reason` is a word for counters and logs."""
+    """The token does not let anybody in; `reason` is a word for counters and logs, `call_id` what it was made for."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, call_id: str = "") -> None:
         super().__init__(f"token refused: {reason}")
-        self.reason = reason
+        self.reason, self.call_id = reason, call_id
 
 
 class Claims(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True):
@@ -139,5 +139,5 @@ class TokenMint:
         except (InvalidTag, msgspec.MsgspecError):
             raise TokenError("forged") from None
         if claims.expires < self._now():
-            raise TokenError("expired")
+            raise TokenError("expired", claims.call_id)
         return claims

@@ -50,7 +50,7 @@ def test_who_has_bots_in_urls_needs_no_numbers(tmp_path: Path) -> None:
 
 def test_a_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_TWILIO_TOKEN", "t")
-    (tmp_path / "key").write_text("k\n")
+    (tmp_path / "key").write_text("sixteen and more\n")
     path = write(
         tmp_path / "gateway.toml",
         """
@@ -79,7 +79,7 @@ def test_a_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(path)
     assert settings.gateway.silence_timeout_s == 20.0
     assert settings.gateway.secret is not None
-    assert settings.gateway.secret.reveal() == "k"
+    assert settings.gateway.secret.reveal() == "sixteen and more"
     assert settings.carriers["twilio"].lead_ms == 300
     assert settings.carriers["twilio"].auth_token.reveal() == "t"
     assert settings.bots["echo"].sample_rate == 16000
@@ -248,6 +248,19 @@ def test_a_carrier_can_be_switched_off() -> None:
 def test_the_gateways_own_secret_must_be_there_if_named(tmp_path: Path) -> None:
     data = {"gateway": {"secret": {"file": "none"}}}
     assert "cannot be read" in problems(data, base_dir=tmp_path)["gateway.secret"]
+
+
+def test_a_secret_that_can_be_guessed_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"gateway": {"secret": {"env": "TEST_OWN"}}, "api": {"tokens": {"crm": {"secret": {"env": "TEST_CRM"}}}}}
+    monkeypatch.setenv("TEST_OWN", "k" * 15)
+    monkeypatch.setenv("TEST_CRM", "t" * 16)
+    (short,) = [warning for warning in parse_settings(data).warnings if "guessed" in warning]
+    assert short.startswith("gateway.secret has 15 characters")
+    assert "kkk" not in short
+    monkeypatch.setenv("TEST_OWN", "k" * 16)
+    monkeypatch.setenv("TEST_CRM", "t")
+    (short,) = [warning for warning in parse_settings(data).warnings if "guessed" in warning]
+    assert short.startswith("api.tokens.crm.secret has 1 characters")
 
 
 def test_a_secret_tells_its_name_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

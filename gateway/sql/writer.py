@@ -33,6 +33,12 @@ _BATCH = 2000  # operations in one transaction
 _STUCK_S = 1.0  # a transaction that is running gets this much longer before its waiters are told
 
 
+def named(error: BaseException | None) -> str:
+    """What a driver complains of, without its words: "OperationalError SQLITE_FULL", of PostgreSQL its SQLSTATE."""
+    code = getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None)
+    return f"{type(error).__name__} {code}" if code else type(error).__name__
+
+
 class _Operation:
     __slots__ = ("asked", "failed", "function", "future", "result", "together")
 
@@ -285,8 +291,9 @@ class Writer:
         """What the waiter gets. An error of the database does not name values: they may be numbers of callers."""
         if isinstance(exc, StoreError) or not isinstance(exc, DBAPIError):
             return exc
-        log.error("store.failed", thread=self._name, problem=type(exc.orig).__name__)
-        return StoreError(f"the database refused: {type(exc.orig).__name__}")
+        problem = named(exc.orig)
+        log.error("store.failed", thread=self._name, problem=problem)
+        return StoreError(f"the database refused: {problem}")
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -26,6 +26,7 @@ from sqlalchemy.pool import NullPool
 
 from gateway.records import CallRecord
 from gateway.sql.tables import to_json
+from gateway.sql.writer import named
 from gateway.store import (
     CLAIM_S,
     LEASE_S,
@@ -1011,6 +1012,15 @@ async def test_what_cannot_be_written_fails_alone(store: SqlStore) -> None:
     assert isinstance(answers[1], Exception)
     assert [answers[0], answers[2], answers[3]] == [Admitted(NOW + 30), True, Admitted(NOW + 30)]
     assert (await store.usage(NOW)).reserved == 2
+
+
+def test_a_full_disk_is_named_and_nothing_of_the_statement() -> None:
+    full = sqlite3.connect(":memory:")
+    full.execute("PRAGMA max_page_count = 1")
+    with contextlib.closing(full), pytest.raises(sqlite3.OperationalError) as refused:
+        full.execute("CREATE TABLE calls (number TEXT DEFAULT '+14155550123')")
+    assert named(refused.value) == "OperationalError SQLITE_FULL"
+    assert named(ValueError("+14155550123")) == "ValueError"
 
 
 def test_the_queue_has_a_limit(url: str) -> None:

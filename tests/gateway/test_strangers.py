@@ -238,6 +238,7 @@ def test_a_socket_without_a_good_token_stays_out(carrier: str, tmp_path: Path) -
                 assert status == 403, what
                 assert [(said["event"], said["reason"]) for said in log] == [("media.refused", reason)], what
                 assert token not in str(log) or not token
+                assert log[0].get("call") == (claims["call_id"] if what == "expired" else None), what
             refused = {why: count for (_, why), count in one.gateway.metrics.refused.items()}
             assert refused == {"malformed": 3, "forged": 3, "expired": 1}
             await floor.nothing_came_of_it(one)
