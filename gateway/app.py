@@ -19,7 +19,7 @@ from bots.base import Build
 from gateway import registry
 from gateway.alive import Lives
 from gateway.answering import Answering
-from gateway.calls import CallRegistry
+from gateway.calls import LAST_WORDS_S, CallRegistry
 from gateway.carrier_api import CarrierApi, Patience
 from gateway.clock import Clock
 from gateway.colleagues import Colleagues
@@ -224,8 +224,9 @@ class Gateway:
         ]
 
     async def drain(self) -> None:
-        """Refuse new calls; live ones say their last words."""
-        cut = await self.calls.drain(self.settings.gateway.drain_s)
+        """Refuse new calls; live ones may end by themselves, and then say their last words."""
+        limits = self.settings.gateway
+        cut = await self.calls.drain(limits.drain_s, min(limits.last_words_s, LAST_WORDS_S))
         if cut:
             log.warning("gateway.calls_cut", calls=cut)
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
+
+import structlog
 
 from gateway.session import CallSession
 from gateway.store import CallKey
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.app")
+
+LAST_WORDS_S = 20.0  # at most, for calls that were not over when the drain was
+CUT_S = 5.0  # for those that were cut off to be gone
 
 
 class CallRegistry:
@@ -44,22 +52,34 @@ class CallRegistry:
         if not self._live:
             self._empty.set()
 
-    async def drain(self, limit_s: float) -> int:
-        """Let every call say its last words and end; cut off what is left at the limit. Gives how many were cut."""
+    async def drain(self, limit_s: float, last_words_s: float = LAST_WORDS_S) -> int:
+        """Wait for `limit_s` until calls have ended by themselves; whoever is left says what is queued, and ends.
+
+        Those that are still there after `last_words_s` are cut off. Gives how many were.
+        """
         self.draining = True
         for session in self:
+            session.core.hand_over()
+        if await self._gone(limit_s):
+            return 0
+        log.info("gateway.last_words", calls=len(self._live), limit_s=last_words_s)
+        for session in self:
             session.core.shutdown()
-        try:
+        if await self._gone(last_words_s):
+            return 0
+        cut = self.cut()
+        await self._gone(CUT_S)
+        return cut
+
+    def cut(self) -> int:
+        """End every call at once. Gives how many there were."""
+        for session in self:
+            session.core.cancel("shutdown")
+        return len(self._live)
+
+    async def _gone(self, limit_s: float) -> bool:
+        """Wait until no call is left; False: there was one for all that time."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._empty.wait()
-        except TimeoutError:
-            cut = len(self._live)
-            for session in self:
-                session.core.cancel("shutdown")
-            try:
-                async with asyncio.timeout(5.0):
-                    await self._empty.wait()
-            except TimeoutError:
-                pass
-            return cut
-        return 0
+        return not self._live

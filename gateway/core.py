@@ -398,13 +398,16 @@ class CallCore:
         self.control = None
         self.cancel("displaced")
 
+    def hand_over(self) -> None:
+        """The process is going to go down: another may take the call over, where its carrier can bring it there."""
+        if self.state in (CallState.LIVE, CallState.PAUSED) and (messages := self.serializer.hand_over()):
+            self.counters["handed_over"] += 1  # the carrier ends it when another has it; else the drain's limit does
+            self._say_at_once(messages)
+
     def shutdown(self) -> None:
         """The process goes down: say what is queued, then end."""
         if self.state is CallState.OPENING:
             self._move(CallEvent.SHUTDOWN, "shutdown", self.now())
-        elif self.state in (CallState.LIVE, CallState.PAUSED) and (messages := self.serializer.hand_over()):
-            self.counters["handed_over"] += 1  # the carrier ends it when another has it; else the drain's limit does
-            self._say_at_once(messages)
         else:
             self._end(CallEvent.SHUTDOWN, "shutdown", self.now())
 

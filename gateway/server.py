@@ -130,11 +130,13 @@ class Server(uvicorn.Server):
         if self._drain is None:
             self._drain = asyncio.get_running_loop().create_task(self._drain_then_stop(), name="drain")
         else:
+            self._gateway.calls.cut()  # it is we who end them, before uvicorn closes their sockets
             self.should_exit = self.force_exit = True
 
     async def _drain_then_stop(self) -> None:
         live = len(self._gateway.calls)
-        log.info("gateway.draining", calls=live, limit_s=self._gateway.settings.gateway.drain_s)
+        hint = {"hint": "a second signal ends them at once"} if live else {}
+        log.info("gateway.draining", calls=live, limit_s=self._gateway.settings.gateway.drain_s, **hint)
         try:
             await self._gateway.drain()
         finally:

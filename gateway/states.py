@@ -83,7 +83,13 @@ _ENDED_BY = {
     _E.SOCKET_CLOSED: "caller",
 }
 # ... unless the carrier says why.
-_ENDED_BY_REASON = {"carrier": "carrier", "error": "carrier", "protocol": "carrier", "reconnect": "gateway"}
+_ENDED_BY_REASON = {
+    "carrier": "carrier",
+    "error": "carrier",
+    "protocol": "carrier",
+    "reconnect": "gateway",
+    "shutdown": "gateway",  # also of calls that are cut off
+}
 
 
 def who_ended(event: CallEvent, reason: str) -> str:

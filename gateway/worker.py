@@ -87,7 +87,9 @@ def main() -> int:
         orders = msgspec.json.decode(given.readline(), type=Orders)
     try:
         log_as(load_settings(Path(orders.config)), orders.name)
-        return run(_work(orders))
+        code = run(_work(orders))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over, well or not: a second one must not say otherwise
+        return code
     except ConfigError as exc:
         for error in exc.errors if isinstance(exc, ConfigErrors) else (exc,):
             log.error("worker.not_started", problem=str(error))

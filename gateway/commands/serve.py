@@ -200,12 +200,12 @@ def use_made_up_secrets(config: Path) -> None:
 
 def _asking_nobody(settings: Settings, lacking: Iterable[str]) -> Settings:
     """Carriers with made-up credentials are not asked to hang up: the socket is closed. And as the callers are on this
-    machine, too, that it is busy is no reason to turn one away."""
+    machine, too, that it is busy is no reason to turn one away, and Ctrl-C does not wait for them to hang up."""
     carriers = dict(settings.carriers)
     for name in carriers.keys() & set(lacking):
         if hasattr(carriers[name], "auto_hang_up"):
             carriers[name] = dataclasses.replace(carriers[name], auto_hang_up=False)
-    gateway = dataclasses.replace(settings.gateway, max_lateness_ms=0.0)
+    gateway = dataclasses.replace(settings.gateway, max_lateness_ms=0.0, drain_s=0.0)
     return dataclasses.replace(settings, gateway=gateway, carriers=MappingProxyType(carriers))
 
 

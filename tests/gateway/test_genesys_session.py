@@ -292,7 +292,7 @@ def test_a_monitor_goes_on_elsewhere_when_this_process_goes_down() -> None:
     probe = Probe()
     call = session(probe, settings=settings, session="monitor")
     call.run(30.0)
-    call.core.shutdown()
+    call.core.hand_over()
     call.run(1.0)
     assert said(call, "reconnect") == [{"info": "draining"}]
     assert (call.core.state, call.core.reason, call.core.ended_by) == (CallState.CLOSED, "reconnect", "gateway")
@@ -322,6 +322,9 @@ def test_a_monitor_goes_on_elsewhere_when_this_process_goes_down() -> None:
 def test_who_cannot_be_handed_over_is_told_that_it_is_an_error(options: Any, settings: Any) -> None:
     call = session(settings=settings, **options)
     call.run(1.0)
+    call.core.hand_over()
+    call.run(2.0)
+    assert call.core.state is CallState.LIVE
     call.core.shutdown()
     call.run(2.0)
     assert said(call, "disconnect") == [{"reason": "error"}]
@@ -332,10 +335,10 @@ def test_who_cannot_be_handed_over_is_told_that_it_is_an_error(options: Any, set
 def test_a_monitor_that_does_not_come_again_is_cut_off_at_the_drains_limit() -> None:
     call = session(session="monitor", reconnects=False)
     call.run(1.0)
-    call.core.shutdown()
+    call.core.hand_over()
     call.run(5.0)
     assert call.core.state is CallState.LIVE
-    call.core.cancel("shutdown")
+    call.core.shutdown()
     call.run(1.0)
     assert said(call, "disconnect") == [{"reason": "error"}]
     assert call.core.state is CallState.CLOSED

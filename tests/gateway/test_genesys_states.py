@@ -491,10 +491,11 @@ class AnySession(RuleBasedStateMachine):
         self.client.wake()
 
     @precondition(live)
-    @rule(what=st.sampled_from(["shutdown", "fail", "cancel"]))
+    @rule(what=st.sampled_from(["hand over", "shutdown", "fail", "cancel"]))
     def the_gateway_acts(self, what: str) -> None:
         core = self.client.core
-        {"shutdown": core.shutdown, "fail": lambda: core.fail("broken"), "cancel": core.cancel}[what]()
+        acts = {"hand over": core.hand_over, "shutdown": core.shutdown, "cancel": core.cancel}
+        acts.get(what, lambda: core.fail("broken"))()
         self.client.wake()
 
     def teardown(self) -> None:

@@ -484,7 +484,7 @@ async def site(folder: Path, carriers: Sequence[str], *, longest_s: float, scale
             if account.web is not None:
                 account.api_base = rest.base(account.carrier)
         tables = [
-            f"[gateway]\nmax_calls = 2000\nmax_lateness_ms = 0\nlongest_call_s = {longest_s}",
+            f"[gateway]\nmax_calls = 2000\nmax_lateness_ms = 0\nlongest_call_s = {longest_s}\ndrain_s = 0",
             'secret = { file = "token.secret" }\n',
             *(account.toml for account in accounts.values()),
             *(f'[bots.{name}]\nuse = "echo"\napology = ""\n' for name in BOTS),
