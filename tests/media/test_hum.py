@@ -57,15 +57,16 @@ def test_what_an_open_mouth_adds_is_8_thousandths_of_the_power_and_more(share: f
     assert hums(line(said), RATE) is (share < 0.008)
 
 
-@pytest.mark.parametrize(("hertz", "closed"), [(750, True), (900, False)])
+@pytest.mark.parametrize(("hertz", "closed"), [(750, True), (850, False)])
 def test_an_open_mouth_is_heard_from_850_hertz_on(hertz: float, closed: bool) -> None:
     t = np.arange(int(0.25 * RATE)) / RATE
     said = 3000 * np.sin(2 * np.pi * 200 * t) + 1500 * np.sin(2 * np.pi * hertz * t)
     assert hums(line(said), RATE) is closed
 
 
-def test_who_opens_his_mouth_hums_no_more() -> None:
-    assert not hums(line(hum(150, 0.4), voice(3, 0.04)), RATE)
+@pytest.mark.parametrize("seconds", [0.02, 0.04])
+def test_who_opens_his_mouth_hums_no_more(seconds: float) -> None:
+    assert not hums(line(hum(150, 0.4), voice(3, seconds)), RATE)
 
 
 def test_what_was_said_a_while_ago_does_not_count() -> None:
@@ -83,6 +84,15 @@ def test_where_the_line_is_not_known_yet_nothing_is_a_hum(seconds: float) -> Non
     assert not hums(heard[len(heard) - 2 * int(seconds * RATE) :], RATE)
 
 
+def test_after_six_tenths_of_a_second_it_is_known() -> None:
+    assert hums(line(hum(150, 0.24))[-2 * int(0.6 * RATE) :], RATE)
+
+
+@pytest.mark.parametrize(("seconds", "closed"), [(0.2, True), (0.18, False)])
+def test_lips_are_closed_for_a_fifth_of_a_second(seconds: float, closed: bool) -> None:
+    assert hums(line(voice(3, 0.3), hum(150, seconds)), RATE) is closed
+
+
 @pytest.mark.parametrize("rate", [16000, 24000])
 def test_other_rates(rate: int) -> None:
     assert hums(resample_all(line(hum(150, 0.25)), RATE, rate), rate)
@@ -92,3 +102,4 @@ def test_other_rates(rate: int) -> None:
 def test_no_more_of_the_line_counts_than_is_said() -> None:
     before = np.random.default_rng(4).normal(0, 5000, 3 * RATE).astype("<i2").tobytes()
     assert hums(before + line(hum(150, 0.24)), RATE)
+    assert not hums(before + line(voice(3, 0.24)), RATE)
