@@ -43,8 +43,8 @@ class Incoming:
         """The caller's audio in a message; None: it is something else, or the serializer has to see it."""
         return None
 
-    def pcm(self, payload: bytes) -> bytes:
-        """`payload` as s16le; ValueError: what `expand` refuses."""
+    def pcm(self, payload: Any) -> Any:
+        """`payload` as s16le, both bytes; ValueError: what `expand` refuses."""
         expand = self.expand
         if expand is not None:
             return expand(payload)
@@ -53,7 +53,7 @@ class Incoming:
         if len(payload) != self.rate * PACKET_MS // 1000 * 2:  # else what was held was a stray byte
             payload = self._odd + payload
         even = len(payload) & ~1
-        self._odd = payload[even:]
+        self._odd = bytes(payload[even:])
         return payload[:even]
 
     def frames(
