@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import errno
 import importlib.metadata
 import json
 import os
@@ -33,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # gateway calls list | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _stop_writing()
         return OK
     except ConfigErrors as exc:
         for error in exc.errors:
@@ -49,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {told}", file=sys.stderr)
         return USAGE
     except OSError as exc:
+        if exc.errno in _FULL and exc.filename is None:
+            _stop_writing()
+            print(f"error: {exc.strerror}", file=sys.stderr)
+            return FAILED
         if exc.filename is None:  # else it is about a file that the user has named, or where one would be
             raise
         print(f"error: {exc.filename}: {exc.strerror}", file=sys.stderr)
@@ -56,6 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _stop_writing() -> None:
+    """What standard output has not taken is not tried again when Python ends."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # ---------------------------------------------------------------- commands

@@ -400,7 +400,9 @@ class CallCore:
 
     def hand_over(self) -> None:
         """The process is going to go down: another may take the call over, where its carrier can bring it there."""
-        if self.state in (CallState.LIVE, CallState.PAUSED) and (messages := self.serializer.hand_over()):
+        if self.state not in (CallState.LIVE, CallState.PAUSED) or self.counters["handed_over"]:
+            return
+        if messages := self.serializer.hand_over():
             self.counters["handed_over"] += 1  # the carrier ends it when another has it; else the drain's limit does
             self._say_at_once(messages)
 

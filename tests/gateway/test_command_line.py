@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,10 @@ def test_ctrl_c_at_once_is_no_traceback(capsys: pytest.CaptureFixture[str], monk
     monkeypatch.setattr(cli, "_parser", interrupted)
     assert main(["version"]) == 130
     assert capsys.readouterr() == ("", "\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_no_traceback() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-m", "gateway.cli", "version"], stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, b"error: No space left on device\n")

@@ -293,6 +293,7 @@ def test_a_monitor_goes_on_elsewhere_when_this_process_goes_down() -> None:
     call = session(probe, settings=settings, session="monitor")
     call.run(30.0)
     call.core.hand_over()
+    call.core.hand_over()  # by the API, and then by a signal
     call.run(1.0)
     assert said(call, "reconnect") == [{"info": "draining"}]
     assert (call.core.state, call.core.reason, call.core.ended_by) == (CallState.CLOSED, "reconnect", "gateway")

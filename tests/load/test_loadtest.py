@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.server
 import io
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -99,6 +101,26 @@ def test_five_calls_for_two_seconds(
     assert (code == BOTTLENECK) == (not found["valid"])
     assert "<svg" in page.read_text()
     assert "http://" not in page.read_text()  # it stands alone
+
+
+def test_ctrl_c_ends_it_with_a_report(
+    served: tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Impatient(Progress):
+        """Presses Ctrl-C when all calls are up."""
+
+        def __call__(self, moment: Moment, tally: Tally) -> None:
+            if moment.live == 2 and not pressed:
+                pressed.append(moment.t)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    pressed: list[float] = []
+    monkeypatch.setattr("gateway.commands.loadtest.Progress", Impatient)
+    code, found = loadtest(capsys, served, "--calls", "2", "--seconds", "3600")
+    assert code in (0, 1, BOTTLENECK)
+    assert found["partial"]
+    assert pressed
+    assert found["calls"]["placed"] == 2
 
 
 SCENARIOS = """
