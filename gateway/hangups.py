@@ -257,19 +257,21 @@ class HangUps:
     async def _still_stands(self, http: CarrierHttp, key: CallKey, due: PendingHangUp) -> bool:
         """Nobody has the call: first the carrier's report, then its state. False: nothing is to be ended."""
         ref = due.ref
-        if await self._reported_over(key):
-            await self._was_over(key, due, "ended by itself")
-            return False
-        if await self._has_come_again(key):
-            self._sides.pop(key, None)
-            await self._note(key, HangUp.NONE, "it has come again")
-            return False
-        phase = await self._ask_phase(http, ref)
-        if phase is not None and phase.final:
-            event = CallStatus(carrier=ref.carrier, call_id=ref.call_id, phase=phase, key=f"asked-{phase.value}")
-            await self._store.fold(event, time.time())
-            await self._was_over(key, due, "asked: it is over")
-            return False
+        # Most calls are over with their stream, but not in the same moment: their carrier is asked a second time.
+        for _ in range(2 if due.reason == STREAM_OVER else 1):
+            if await self._reported_over(key):
+                await self._was_over(key, due, "ended by itself")
+                return False
+            if await self._has_come_again(key):
+                self._sides.pop(key, None)
+                await self._note(key, HangUp.NONE, "it has come again")
+                return False
+            phase = await self._ask_phase(http, ref)
+            if phase is not None and phase.final:
+                event = CallStatus(carrier=ref.carrier, call_id=ref.call_id, phase=phase, key=f"asked-{phase.value}")
+                await self._store.fold(event, time.time())
+                await self._was_over(key, due, "asked: it is over")
+                return False
         self.counters["orphans_ended"] += 1
         return True
 
