@@ -83,7 +83,9 @@ def with_another_end(graph: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "why"), [(under_another_name, "encoder.2"), (with_another_end, "another network")], ids=str
+    ("change", "why"),
+    [(under_another_name, "encoder.2"), (with_another_end, "another network")],
+    ids=["another name", "another end"],
 )
 def test_another_network_runs_as_it_stands(
     change: Any, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
