@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from bots.base import Build
 from gateway import garbage
@@ -170,10 +171,17 @@ ROUNDS = 6  # of which one leaves nothing: what a library does for the first tim
 
 @pytest.fixture
 def silent() -> Iterator[None]:
-    """A log that keeps its lines, as pytest does, keeps what they are about."""
+    """A log that keeps its lines, as pytest does, keeps what they are about; one that draws tracebacks, frames."""
+    before = structlog.get_config()
+    structlog.configure(processors=[_said_nothing], cache_logger_on_first_use=False)
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
+    structlog.configure(**before)
+
+
+def _said_nothing(logger: Any, method: str, event: Any) -> Any:
+    raise structlog.DropEvent
 
 
 @pytest.mark.usefixtures("silent")

@@ -25,9 +25,11 @@ from tests.endtoend.test_agent import LONG
 
 @pytest.fixture
 def logged() -> Iterator[list[Any]]:
+    before = structlog.get_config()  # it is everybody's
     structlog.reset_defaults()
     with capture_logs() as logs:
         yield logs
+    structlog.configure(**before)
 
 
 Watched = tuple[Stalls, list[int]]
