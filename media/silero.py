@@ -93,7 +93,7 @@ class SileroModel:
         if names != ["input", "sr", "state"]:
             raise ConfigError("vad.model", f"{path} has inputs {names}", "a version 5 model of Silero's is needed")
         self.path = path
-        as_it_is = {rate: _Original(session, rate) for rate in WINDOW}
+        as_it_is = {rate: _Network(session, sr=np.array(rate, np.int64)) for rate in WINDOW}
         self._steps: Mapping[int, Step] = _quicker(path, as_it_is) or as_it_is
 
     def step(self, sample_rate: int, audio: Floats, state: Floats) -> tuple[Floats, Floats]:
@@ -109,25 +109,14 @@ class SileroModel:
         return self._steps[sample_rate](audio, state)
 
 
-class _Original:
-    """The network of the file, at one rate."""
+class _Network:
+    """A session at one rate; `more` are the inputs that never change."""
 
-    def __init__(self, session: Any, rate: int) -> None:
-        self._run, self._rate = session.run, np.array(rate, np.int64)
-
-    def __call__(self, audio: Floats, state: Floats) -> tuple[Floats, Floats]:
-        confidence, state = self._run(_RESULTS, {"input": audio, "state": state, "sr": self._rate})
-        return confidence[:, 0], state
-
-
-class _Redrawn:
-    """The same function, drawn by silero_graph."""
-
-    def __init__(self, file: bytes) -> None:
-        self._run = open_session(file).run
+    def __init__(self, session: Any, **more: Any) -> None:
+        self._run, self._more = session.run, more
 
     def __call__(self, audio: Floats, state: Floats) -> tuple[Floats, Floats]:
-        confidence, state = self._run(_RESULTS, {"input": audio, "state": state})
+        confidence, state = self._run(_RESULTS, {"input": audio, "state": state, **self._more})
         return confidence[:, 0], state
 
 
@@ -136,7 +125,7 @@ def _quicker(path: Path, as_it_is: Mapping[int, Step]) -> Mapping[int, Step] | N
     try:
         from media.silero_graph import redrawn  # and onnx with it: 0.1 s, for who has a detector
 
-        quick = {rate: _Redrawn(file) for rate, file in redrawn(path.read_bytes()).items()}
+        quick = {rate: _Network(open_session(file)) for rate, file in redrawn(path.read_bytes()).items()}
         if all(_agree(rate, step, quick[rate]) for rate, step in as_it_is.items()):
             return quick
         problem = "another network than is known"
