@@ -24,7 +24,7 @@ from media.frames import (
     WireFrame,
 )
 from media.resample import Resampler, make_resampler
-from serializers.json_audio import Incoming, Outgoing
+from serializers.audio import Incoming, Outgoing
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pybase64 import b64encode_as_string
-
 from media.call import CallInfo, MediaFormat
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
 from media.frames import (
@@ -22,14 +20,11 @@ from media.frames import (
     Frame,
     InterruptionFrame,
     MarkFrame,
-    OutputAudioRawFrame,
-    OutputTransportMessageFrame,
-    OutputTransportMessageUrgentFrame,
 )
+from serializers.audio import JsonOutgoing, NumberedOutgoing, whole_samples
 from serializers.base import Ending, FrameSerializer, Messages, WireOptions
 from serializers.fields import Json, number, text
-from serializers.json_audio import Outgoing, whole_samples
-from serializers.json_base import Handlers, JsonSerializer, Writers
+from serializers.json_base import Handlers, JsonSerializer
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +59,7 @@ class ExotelFrameSerializer(JsonSerializer):
     lead_ms: ClassVar[int] = 400
     cushion_ms: ClassVar[int] = 40  # the message that it leaves in is so much longer
     echoes_marks_on_clear: ClassVar[bool] = True
+    outgoing: JsonOutgoing
 
     @dataclass(kw_only=True)
     class InputParams(FrameSerializer.InputParams):
@@ -88,13 +84,12 @@ class ExotelFrameSerializer(JsonSerializer):
             raise ValueError(f"packet_ms must be a multiple of 20 up to 1000, got {self._p.packet_ms}")
         self._stream_sid = ""
         self._call_sid = call_sid or ""
-        self._head = ""  # of a media message, up to the payload
-        self._held = b""  # linear PCM at the wire's rate that does not fill a packet yet
-        self._mulaw = False
-        self.outgoing.is_open = True
+        if self._p.outbound_media_extras:
+            self.outgoing = NumberedOutgoing()
+        self.outgoing.tail = '"}}'
+        self.outgoing.grid = GRID
+        self.outgoing.compress = bytes
         self.incoming.expand = whole_samples
-        self._chunks = 0
-        self._sent_ms = 0.0
         self._set_rate(self._p.exotel_sample_rate)
         self._set_stream(stream_sid)
 
@@ -112,24 +107,23 @@ class ExotelFrameSerializer(JsonSerializer):
         return serializer
 
     @property
-    def send_rate(self) -> int:
-        return self._rate
-
-    @property
     def packet_ms(self) -> int:
         return self._packet_ms
 
     def _set_rate(self, rate: int) -> None:
-        self._rate = self.incoming.rate = rate
+        out = self.outgoing
+        out.rate = self.incoming.rate = rate
         self._packet_ms = self._p.packet_ms or PACKET_MS.get(rate, 100)
         self.clear_grain_ms = self._packet_ms  # `clear` drops what has not begun; the message in play is finished
-        self._packet = -(-rate * self._packet_ms // 500 // GRID) * GRID  # bytes of linear PCM
-        self._held = b""
+        out.piece = out.shortest = -(-rate * self._packet_ms // 500 // GRID) * GRID
+        out.longest = 2 * out.piece - 1  # what is left over goes with the last
+        out.forget()
         self._out_resamplers.clear()
 
     def _set_stream(self, stream_sid: str) -> None:
         self._stream_sid = stream_sid
-        self._head = f'{{"event":"media","stream_sid":{json.dumps(stream_sid)},"media":{{"payload":"'
+        self.outgoing.is_open = bool(stream_sid) and not self._p.one_way
+        self.outgoing.head = f'{{"event":"media","stream_sid":{json.dumps(stream_sid)},"media":{{"payload":"'
 
     # ------------------------------------------------------------ in
 
@@ -153,14 +147,16 @@ class ExotelFrameSerializer(JsonSerializer):
             media_format = {}
         rate = number(_either(media_format, "sample_rate", "sampleRate"))
         if rate in RATES:
-            if rate != self._rate:
-                log.warning("exotel: start says %d Hz, %d were asked for; start is followed", rate, self._rate)
+            if rate != self.send_rate:
+                log.warning("exotel: start says %d Hz, %d were asked for; start is followed", rate, self.send_rate)
             self._set_rate(rate)
         encoding = str(media_format.get("encoding", "")).lower()
-        self._mulaw = any(name in encoding for name in MULAW_NAMES)
-        self.incoming.expand = ulaw_to_pcm if self._mulaw else whole_samples
+        if any(name in encoding for name in MULAW_NAMES):
+            self.incoming.expand, self.outgoing.compress = ulaw_to_pcm, pcm_to_ulaw
+            form = MediaFormat("PCMU", self.send_rate)
+        else:
+            form = MediaFormat("L16", self.send_rate)
         parameters = _either(start, "custom_parameters", "customParameters")
-        form = MediaFormat("PCMU" if self._mulaw else "L16", self._rate)
         call = CallInfo(
             carrier="exotel",
             call_id=text(_either(start, "call_sid", "callSid")) or self._call_sid,
@@ -197,78 +193,15 @@ class ExotelFrameSerializer(JsonSerializer):
 
     # ------------------------------------------------------------ out
 
-    @property
-    def short_out(self) -> Outgoing | None:
-        return None  # `encode_audio` is the way
-
-    def _say_audio(self, frame: OutputAudioRawFrame) -> Messages:
-        return self.encode_audio(frame.audio, frame.sample_rate)
-
-    def _clear(self, frame: InterruptionFrame) -> Messages:
-        self._held = b""
-        self.reset_wire_pcm()
+    def _interruption(self, frame: InterruptionFrame) -> Messages:
+        self._forget()
         return self._command({"event": "clear", "stream_sid": self._stream_sid})
 
     def _mark(self, frame: MarkFrame) -> Messages:
         return self._command({"event": "mark", "stream_sid": self._stream_sid, "mark": {"name": frame.name}})
 
     def _command(self, message: Json) -> Messages:
-        if not self._stream_sid or self._p.one_way:
-            return ()
         return (json.dumps(message, separators=(",", ":")),)
-
-    def encode_audio(self, pcm: bytes, rate: int) -> Messages:
-        if not self._stream_sid or self._p.one_way:
-            return ()
-        if rate != self._rate:
-            pcm = self.wire_pcm(pcm, rate)
-        if self._held:
-            pcm = self._held + pcm
-        size = self._packet
-        if len(pcm) == size:
-            self._held = b""
-            return (self._media(pcm),)
-        at, messages = 0, []
-        while (left := len(pcm) - at) >= size:
-            taken = size if left >= 2 * size else left - left % GRID
-            messages.append(self._media(pcm[at : at + taken]))
-            at += taken
-        self._held = pcm[at:]
-        return messages
-
-    @property
-    def held_samples(self) -> int:
-        return len(self._held) >> 1
-
-    @property
-    def padding_samples(self) -> int:
-        return (self._packet - len(self._held)) >> 1 if self._held else 0
-
-    def flush(self) -> Messages:
-        messages = list(self.encode_audio(self.flush_wire_pcm(), self._rate))
-        if tail := self._held:
-            self._held = b""
-            messages.append(self._media(tail.ljust(self._packet, b"\0")))
-        return messages
-
-    def _media(self, pcm: bytes) -> str:
-        payload = b64encode_as_string(pcm_to_ulaw(pcm) if self._mulaw else pcm)
-        if not self._p.outbound_media_extras:
-            return f'{self._head}{payload}"}}}}'
-        self._chunks += 1
-        at = int(self._sent_ms)
-        self._sent_ms += len(pcm) * 500 / self._rate
-        return (
-            f'{self._head}{payload}","chunk":"{self._chunks}","timestamp":"{at}"}},"sequence_number":"{self._chunks}"}}'
-        )
-
-    _SAY: ClassVar[Writers] = {
-        OutputAudioRawFrame: _say_audio,
-        InterruptionFrame: _clear,
-        MarkFrame: _mark,
-        OutputTransportMessageFrame: JsonSerializer._application,
-        OutputTransportMessageUrgentFrame: JsonSerializer._application,
-    }
 
 
 def _either(message: Mapping[str, Any], snake: str, camel: str) -> Any:

@@ -1,7 +1,7 @@
 """What the carriers have in common whose messages are JSON objects with an `event`.
 
-A carrier's class has two tables: what it hears (`_ON`, by the event's name) and what it says (`_SAY`, by the frame's
-class). Methods stand in them unbound, so that a call binds nothing.
+A carrier's class has a table of what it hears: `_ON`, by the event's name. Methods stand in it unbound, so that a call
+binds nothing. What it says is the same for all, but for how: `_interruption` and `_mark` are the carrier's.
 """
 
 from __future__ import annotations
@@ -13,20 +13,29 @@ import msgspec
 from pybase64 import b64decode
 
 from media.errors import RemoteProtocolError, UnusableStreamError
-from media.frames import Frame, InputDTMFFrame, OutputAudioRawFrame, PlayedFrame
-from serializers.base import FrameSerializer, HangUp, Message, Messages
+from media.frames import (
+    Frame,
+    InputDTMFFrame,
+    InterruptionFrame,
+    MarkFrame,
+    OutputAudioRawFrame,
+    OutputTransportMessageFrame,
+    OutputTransportMessageUrgentFrame,
+    PlayedFrame,
+)
+from serializers.audio import Incoming, JsonIncoming, JsonOutgoing, Outgoing
+from serializers.base import HangUp, Message, Messages
 from serializers.fields import Json, keypad_entry, number, outline, text
-from serializers.json_audio import Incoming, JsonIncoming, JsonOutgoing, Outgoing
 from serializers.media_message import UNREADABLE
+from serializers.table_base import TableSerializer
 
 Handlers = Mapping[str, Callable[[Any, Json], Sequence[Frame]]]
-Writers = Mapping[type[Frame], Callable[[Any, Any], Messages]]
 
 
 _read_any = msgspec.json.Decoder().decode
 
 
-class JsonSerializer(FrameSerializer):
+class JsonSerializer(TableSerializer):
     """Base of the serializers whose control messages are JSON.
 
     `decode` takes well-formed audio the short way, which `incoming` is; everything else goes through `_ON`. A carrier
@@ -38,7 +47,13 @@ class JsonSerializer(FrameSerializer):
     outgoing: Outgoing
 
     _ON: ClassVar[Handlers]
-    _SAY: ClassVar[Writers]
+    says: ClassVar[Mapping[type[Frame], str]] = {
+        OutputAudioRawFrame: "_audio",
+        InterruptionFrame: "_interruption",
+        MarkFrame: "_mark",
+        OutputTransportMessageFrame: "application_message",
+        OutputTransportMessageUrgentFrame: "application_message",
+    }
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
@@ -139,16 +154,13 @@ class JsonSerializer(FrameSerializer):
     # ------------------------------------------------------------ out
 
     def encode(self, frame: Frame) -> Messages:
-        if not self.outgoing.is_open:
-            return ()
-        handle = self._SAY.get(type(frame))
-        return handle(self, frame) if handle is not None else self._encode_subclass(frame)
+        return super().encode(frame) if self.outgoing.is_open else ()
 
-    def _encode_subclass(self, frame: Frame) -> Messages:
-        for cls, handle in self._SAY.items():
-            if isinstance(frame, cls):
-                return handle(self, frame)
-        return ()
+    def _interruption(self, frame: InterruptionFrame) -> Messages:
+        raise NotImplementedError
+
+    def _mark(self, frame: MarkFrame) -> Messages:
+        raise NotImplementedError
 
     def _audio(self, frame: OutputAudioRawFrame) -> Messages:
         return self.encode_audio(frame.audio, frame.sample_rate)
@@ -174,9 +186,6 @@ class JsonSerializer(FrameSerializer):
         """What has not left yet never does."""
         self.outgoing.forget()
         self.reset_wire_pcm()
-
-    def _application(self, frame: Frame) -> Messages:
-        return self.application_message(frame)
 
 
 def lacking(**needed: str | None) -> Sequence[str]:

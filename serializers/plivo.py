@@ -22,18 +22,15 @@ from media.frames import (
     Frame,
     InterruptionFrame,
     MarkFrame,
-    OutputAudioRawFrame,
     OutputDTMFFrame,
     OutputDTMFUrgentFrame,
-    OutputTransportMessageFrame,
-    OutputTransportMessageUrgentFrame,
     PlaybackClearedFrame,
     PlayedFrame,
 )
+from serializers.audio import JsonOutgoing
 from serializers.base import Ending, FrameSerializer, HangUp, Messages, WireOptions
 from serializers.fields import Json, number, text
-from serializers.json_audio import JsonOutgoing
-from serializers.json_base import Handlers, JsonSerializer, Writers, lacking
+from serializers.json_base import Handlers, JsonSerializer, lacking
 from serializers.media_message import UNREADABLE
 
 log = logging.getLogger(__name__)
@@ -204,7 +201,7 @@ class PlivoFrameSerializer(JsonSerializer):
 
     # ------------------------------------------------------------ out
 
-    def _interrupt(self, frame: InterruptionFrame) -> Messages:
+    def _interruption(self, frame: InterruptionFrame) -> Messages:
         self._forget()
         return self._clear
 
@@ -214,14 +211,10 @@ class PlivoFrameSerializer(JsonSerializer):
     def _digit(self, frame: OutputDTMFFrame | OutputDTMFUrgentFrame) -> Messages:
         return (f'{{"event":"sendDTMF","dtmf":"{frame.button.value}"}}',)
 
-    _SAY: ClassVar[Writers] = {
-        OutputAudioRawFrame: JsonSerializer._audio,
-        InterruptionFrame: _interrupt,
-        MarkFrame: _mark,
-        OutputDTMFFrame: _digit,
-        OutputDTMFUrgentFrame: _digit,
-        OutputTransportMessageFrame: JsonSerializer._application,
-        OutputTransportMessageUrgentFrame: JsonSerializer._application,
+    says: ClassVar[Mapping[type[Frame], str]] = {
+        **JsonSerializer.says,
+        OutputDTMFFrame: "_digit",
+        OutputDTMFUrgentFrame: "_digit",
     }
 
 

@@ -22,14 +22,11 @@ from media.frames import (
     Frame,
     InterruptionFrame,
     MarkFrame,
-    OutputAudioRawFrame,
-    OutputTransportMessageFrame,
-    OutputTransportMessageUrgentFrame,
 )
+from serializers.audio import Codec, JsonOutgoing, whole_samples
 from serializers.base import Ending, FrameSerializer, HangUp, Messages, WireOptions
 from serializers.fields import Json, number, text
-from serializers.json_audio import Codec, JsonOutgoing, whole_samples
-from serializers.json_base import Handlers, JsonSerializer, Writers, lacking
+from serializers.json_base import Handlers, JsonSerializer, lacking
 
 log = logging.getLogger(__name__)
 
@@ -218,20 +215,12 @@ class TelnyxFrameSerializer(JsonSerializer):
 
     # ------------------------------------------------------------ out
 
-    def _interrupt(self, frame: InterruptionFrame) -> Messages:
+    def _interruption(self, frame: InterruptionFrame) -> Messages:
         self._forget()
         return _CLEAR
 
     def _mark(self, frame: MarkFrame) -> Messages:
         return (f'{{"event":"mark","mark":{{"name":{json.dumps(frame.name)}}}}}',)
-
-    _SAY: ClassVar[Writers] = {
-        OutputAudioRawFrame: JsonSerializer._audio,
-        InterruptionFrame: _interrupt,
-        MarkFrame: _mark,
-        OutputTransportMessageFrame: JsonSerializer._application,
-        OutputTransportMessageUrgentFrame: JsonSerializer._application,
-    }
 
 
 _START_KEYS = frozenset(("call_control_id", "from", "to", "custom_parameters", "media_format"))

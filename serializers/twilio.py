@@ -19,14 +19,11 @@ from media.frames import (
     Frame,
     InterruptionFrame,
     MarkFrame,
-    OutputAudioRawFrame,
-    OutputTransportMessageFrame,
-    OutputTransportMessageUrgentFrame,
 )
+from serializers.audio import JsonOutgoing
 from serializers.base import Ending, FrameSerializer, HangUp, Messages, WireOptions
 from serializers.fields import Json, number
-from serializers.json_audio import JsonOutgoing
-from serializers.json_base import Handlers, JsonSerializer, Writers, lacking
+from serializers.json_base import Handlers, JsonSerializer, lacking
 
 log = logging.getLogger(__name__)
 
@@ -173,20 +170,12 @@ class TwilioFrameSerializer(JsonSerializer):
 
     # ------------------------------------------------------------ out
 
-    def _clear(self, frame: InterruptionFrame) -> Messages:
+    def _interruption(self, frame: InterruptionFrame) -> Messages:
         self._forget()
         return self._clear_message
 
     def _mark(self, frame: MarkFrame) -> Messages:
         return (f"{self._mark_head}{json.dumps(frame.name)}}}}}",)
-
-    _SAY: ClassVar[Writers] = {
-        OutputAudioRawFrame: JsonSerializer._audio,
-        InterruptionFrame: _clear,
-        MarkFrame: _mark,
-        OutputTransportMessageFrame: JsonSerializer._application,
-        OutputTransportMessageUrgentFrame: JsonSerializer._application,
-    }
 
 
 def _hang_up(

@@ -20,16 +20,13 @@ from media.frames import (
     Frame,
     InterruptionFrame,
     MarkFrame,
-    OutputAudioRawFrame,
-    OutputTransportMessageFrame,
-    OutputTransportMessageUrgentFrame,
     PlaybackClearedFrame,
     PlayedFrame,
 )
+from serializers.audio import BinaryIncoming, Incoming, Outgoing
 from serializers.base import Ending, FrameSerializer, Message, Messages, WireOptions
 from serializers.fields import Json
-from serializers.json_audio import BinaryIncoming, Incoming, Outgoing
-from serializers.json_base import Handlers, JsonSerializer, Writers
+from serializers.json_base import Handlers, JsonSerializer
 
 log = logging.getLogger(__name__)
 
@@ -188,17 +185,9 @@ class VonageFrameSerializer(JsonSerializer):
 
     # ------------------------------------------------------------ out
 
-    def _clear(self, frame: InterruptionFrame) -> Messages:
+    def _interruption(self, frame: InterruptionFrame) -> Messages:
         self._forget()
         return ('{"action":"clear"}',)
 
     def _mark(self, frame: MarkFrame) -> Messages:
         return (f'{{"action":"notify","payload":{{"id":{json.dumps(frame.name)}}}}}',)
-
-    _SAY: ClassVar[Writers] = {
-        OutputAudioRawFrame: JsonSerializer._audio,
-        InterruptionFrame: _clear,
-        MarkFrame: _mark,
-        OutputTransportMessageFrame: JsonSerializer._application,
-        OutputTransportMessageUrgentFrame: JsonSerializer._application,
-    }

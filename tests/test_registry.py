@@ -43,7 +43,7 @@ def test_listing_imports_nothing() -> None:
         "print([m for m in sys.modules if m.startswith(('serializers.', 'webhooks.', 'bots.'))])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    of_all = {"serializers.json_audio", "serializers.media_message", "webhooks.characters", "webhooks.notes"}
+    of_all = {"serializers.audio", "serializers.media_message", "webhooks.characters", "webhooks.notes"}
     base = {"bots.base", "serializers.base", "webhooks.base"} | of_all
     assert set(eval(done.stdout)) <= base
 

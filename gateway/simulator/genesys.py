@@ -107,6 +107,7 @@ class FakeGenesys(FakeCarrier):
         self.organization_id = options.get("organization_id") or own or "5b1f0a52-9c3e-4b7a-8d21-6f0c2e9a7b14"
         self.close_code = 1000
         self.state = "idle"  # "opening", "active", "closing", "closed"
+        self._opened = False  # the server has said so
         self.seq = self.server_seq = 0
         self.selected: JsonObject | None = None  # of the offer
         self.samples = round(options.get("position_s", 0.0) * RATE)  # offered so far
@@ -391,7 +392,8 @@ class FakeGenesys(FakeCarrier):
         return ()
 
     def _take_opened(self, message: JsonObject, parameters: JsonObject, now: float) -> Messages:
-        if self.state != "opening":
+        crossed = self.state == "closing" and not self._opened
+        if self.state != "opening" and not crossed:
             self.violate("opened comes once (409)", self.state)
         optional = {"startPaused": bool, "discardTo": str, "supportedLanguages": list}
         self.only("opened", parameters, {"media": list}, optional, "opened has its documented fields only (400)")
@@ -404,6 +406,9 @@ class FakeGenesys(FakeCarrier):
             self.violate("supportedLanguages only when asked (400)", "not asked")
         if languages is not None and not all(isinstance(language, str) for language in languages):
             self.violate("supportedLanguages are texts (400)", "another type")
+        self._opened = True
+        if crossed:
+            return ()  # our close, which is answered next
         self.state, self._deadline = "active", None
         self.selected = parameters["media"][0] if parameters["media"] else None
         self._ping_at = now + FIRST_PING_S

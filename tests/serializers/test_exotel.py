@@ -604,11 +604,11 @@ def replay(name: str) -> list[Any]:
             frames += serializer.decode(json.dumps(message))
         elif message["event"] == "media":
             sent = b64decode(message["media"]["payload"])
-            pcm = ulaw_to_pcm(sent) if serializer._mulaw else sent
+            pcm = ulaw_to_pcm(sent) if serializer.outgoing.compress is pcm_to_ulaw else sent
             (again,) = serializer.encode(speech(pcm, serializer.send_rate))
             assert json.loads(again).keys() == message.keys()
             assert len(payload(again)) == len(sent)
-            assert serializer._mulaw or json.loads(again) == message
+            assert serializer.outgoing.compress is pcm_to_ulaw or json.loads(again) == message
         else:
             frame = MarkFrame(message["mark"]["name"]) if message["event"] == "mark" else InterruptionFrame()
             assert [json.loads(again) for again in serializer.encode(frame)] == [message]

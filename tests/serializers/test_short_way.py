@@ -1,4 +1,4 @@
-"""Audio is read and written the short way (`serializers/json_audio.py`), all else by the serializer: both agree.
+"""Audio is read and written the short way (`serializers/audio.py`), all else by the serializer: both agree.
 
 The short way is an optimisation and nothing else, so for any stream of messages the frames, or the errors, have to be
 those of the strict way; and what is written is what the carriers' pages ask for, said here in other words.
@@ -26,6 +26,7 @@ from media.codecs import audioop
 from media.errors import RemoteProtocolError
 from media.frames import Frame, InputAudioRawFrame, InterruptionFrame, OutputAudioRawFrame
 from serializers.base import FrameSerializer, WireOptions
+from serializers.exotel import ExotelFrameSerializer
 from serializers.json_base import JsonSerializer
 from serializers.plivo import PlivoFrameSerializer
 from serializers.twilio import TwilioFrameSerializer
@@ -42,7 +43,9 @@ WIRES: Mapping[str, tuple[str, CallPlan]] = {
     "vonage": ("vonage", CallPlan(sample_rate=16000)),
     "vonage-8k": ("vonage", CallPlan(sample_rate=8000)),
     "exotel": ("exotel", CallPlan()),
+    "exotel-numbered": ("exotel", CallPlan()),
 }
+OPTIONS: Mapping[str, Mapping[str, Any]] = {"exotel-numbered": {"outbound_media_extras": True, "packet_ms": 40}}
 RATES = st.sampled_from([None, 8000, 16000, 24000])  # of the pipeline
 
 bytes_of_audio = st.binary(max_size=40) | st.integers(0, 170).map(bytes)
@@ -102,6 +105,7 @@ def started(wire: str, pipeline_rate: int | None = None) -> JsonSerializer:
         receive_codec=plan.receive_codec,
         send_codec=plan.send_codec,
         send_sample_rate=plan.sample_rate,
+        options=OPTIONS.get(wire),
     )
     serializer = serializer_class(carrier).for_call(options)
     assert isinstance(serializer, JsonSerializer)
@@ -177,7 +181,10 @@ LENGTHS = {
     "plivo-linear": (1, 12_288),
     "vonage": (640, 640),
     "vonage-8k": (320, 320),
+    "exotel": (3200, 6399),
+    "exotel-numbered": (640, 1279),
 }
+GRID = 320  # bytes, of which Exotel's messages are multiples
 CODECS: Mapping[str, Callable[[bytes], bytes]] = {
     "telnyx-A-law": lambda pcm: audioop.byteswap(pcm, 2),
     "telnyx-linear": lambda pcm: audioop.lin2alaw(pcm, 2),
@@ -190,14 +197,18 @@ class Model:
 
     def __init__(self, wire: str) -> None:
         self.wire, self.held = wire, b""
+        self.count = self.sent = 0
         self.shortest, self.longest = LENGTHS[wire]
 
     def write(self, pcm: bytes) -> list[Any]:
         self.held += pcm
         messages = []
         while len(self.held) >= self.shortest:
-            messages.append(self.message(self.held[: self.longest]))
-            self.held = self.held[self.longest :]
+            size = self.longest
+            if self.wire.startswith("exotel"):  # short ones; the rest goes with the last
+                size = self.shortest if len(self.held) > size else len(self.held) // GRID * GRID
+            messages.append(self.message(self.held[:size]))
+            self.held = self.held[size:]
         return messages
 
     def flush(self) -> list[Any]:
@@ -207,6 +218,8 @@ class Model:
     def message(self, pcm: bytes) -> Any:
         if self.wire.startswith("vonage"):
             return pcm
+        if self.wire.startswith("exotel"):
+            return self.exotel(pcm)
         wire = CODECS.get(self.wire, lambda pcm: audioop.lin2ulaw(pcm, 2))(pcm)
         media: dict[str, Any] = {"payload": base64.b64encode(wire).decode()}
         if self.wire == "twilio":
@@ -215,6 +228,19 @@ class Model:
             return {"event": "media", "media": media}
         kind, rate = ("audio/x-mulaw", 8000) if self.wire == "plivo" else ("audio/x-l16", 16000)
         return {"event": "playAudio", "media": {"contentType": kind, "sampleRate": rate, **media}, "streamId": "MZ1"}
+
+    def exotel(self, pcm: bytes) -> Any:
+        message: dict[str, Any] = {
+            "event": "media",
+            "stream_sid": "MZ1",
+            "media": {"payload": base64.b64encode(pcm).decode()},
+        }
+        if self.wire == "exotel-numbered":
+            self.count += 1
+            message["sequence_number"] = message["media"]["chunk"] = str(self.count)
+            message["media"]["timestamp"] = str(self.sent // 16)  # ms
+            self.sent += len(pcm)
+        return message
 
 
 def read_again(messages: Iterable[str | bytes]) -> list[Any]:
@@ -233,7 +259,7 @@ def pieces(wire: str) -> st.SearchStrategy[int]:
 def test_what_is_written_is_what_the_carrier_takes(wire: str, data: st.DataObject) -> None:
     """By the outbox, at the wire's rate: that is what every packet of every call is sent by."""
     serializer, model = started(wire), Model(wire)
-    if isinstance(serializer, TwilioFrameSerializer):
+    if isinstance(serializer, TwilioFrameSerializer | ExotelFrameSerializer):
         serializer._set_stream("MZ1")
     if isinstance(serializer, PlivoFrameSerializer):
         serializer._bind("MZ1", serializer._format)

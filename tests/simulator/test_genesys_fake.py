@@ -99,6 +99,17 @@ def test_it_can_be_found_by_name() -> None:
     assert fake_carrier("genesys") is FakeGenesys
 
 
+def test_opened_may_cross_a_caller_who_hangs_up() -> None:
+    server = Server()
+    media = server.last("open")["parameters"]["media"]
+    server.hear(server.fake.hang_up(server.now))
+    server.say("opened", {"media": [media[0]]})
+    assert server.fake.state == "closing"
+    assert not server.fake.ready
+    server.say("closed")
+    assert (server.fake.state, server.fake.violations) == ("closed", [])
+
+
 # ---------------------------------------------------------------- what it says
 
 
@@ -362,6 +373,7 @@ REFUSED: dict[str, tuple[Callable[[], Server], Callable[[Server], object], str]]
     "an error": (running, lambda s: s.say("error", {"code": 500}), "only the server's types"),
     "too long": (running, lambda s: s.say("disconnect", {"reason": "x" * 64_000}), "message too large"),
     "too much audio": (running, lambda s: s.send(b"\xff" * 64_001), "message too large"),
+    "opened twice, while it closes": (closing, lambda s: s.say("opened", {"media": []}), "opened comes once"),
     "opened twice": (running, lambda s: s.say("opened", {"media": []}), "opened comes once"),
     "opened without media": (Server, lambda s: s.say("opened"), "opened has its documented fields"),
     "selectedLanguage": (
