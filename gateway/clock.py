@@ -42,7 +42,12 @@ class Clock:
     now = staticmethod(time.monotonic)  # seconds
 
     def add(self, member: Ticked) -> None:
+        was_idle = not any(self._phases)
         min(self._phases, key=len).add(member)
+        if was_idle and self._timer is not None:
+            self._timer.cancel()
+            self._due = min(self._due, self.now() + STEP_S)
+            self._again(max(0.0, self._due - self.now()))
 
     def discard(self, member: Ticked) -> None:
         for phase in self._phases:
@@ -88,9 +93,11 @@ class Clock:
     def _beat(self) -> None:
         now, due = self.now(), self._due
         self.ticks += 1
-        self._lateness.append(max(0.0, now - due))
+        steps = 1 if any(self._phases) else PHASES  # with no call up, one beat stands for those of all phases
+        self._lateness.extend((max(0.0, now - due),) * steps)
         # After a stall longer than a tick the missed phases are not made up: each call catches up by itself.
-        self._due = due = due + STEP_S if now - due < TICK_S else now + STEP_S
+        step = steps * STEP_S
+        self._due = due = due + step if now - due < TICK_S else now + step
         phase = self._phases[self._phase]
         self._phase = (self._phase + 1) % PHASES
         self._again(max(0.0, due - now))  # late: sockets are read, and it goes on at once
