@@ -292,13 +292,12 @@ def load_detector(settings: Settings) -> None:
     """
     if settings.vad.analyzer != "silero":
         return
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise ConfigError("vad.analyzer", "onnxruntime is not installed", f"pip install onnxruntime, or {_NO_MODEL}")
     model = settings.base_dir / settings.vad.model if settings.vad.model else None
-    from media.silero import load_model  # numpy and the model's runtime: not for bots that do not hear
-
     try:
-        load_model(model)
+        with importing("vad.analyzer"):
+            from media.silero import load_model  # numpy and the model's runtime: not for bots that do not hear
+
+            load_model(model)
     except ConfigError as exc:
         raise ConfigError(exc.path, " ".join(exc.problem.split()), f"{exc.remedy}, or {_NO_MODEL}") from None
 

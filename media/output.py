@@ -150,8 +150,6 @@ class OutputStage(FrameProcessor):
         self.spoken: Spoken | None = None
         self.interruptions = 0
         self._resampler: Resampler | None = None
-        # The bot speaks: what it says is not heard to its end. Sound that is no speech does not count.
-        self.is_audible = False
         self._stream_silence_s = 0.0
         self._speech_at = 0.0  # when the first audio of this speech came
         self._stop_timer: TimerHandle | None = None
@@ -183,6 +181,11 @@ class OutputStage(FrameProcessor):
     def epoch(self) -> int:
         """One more for each interruption."""
         return self.outlet.epoch
+
+    @property
+    def is_audible(self) -> bool:
+        """The bot speaks: what it says is not heard to its end. Sound that is no speech does not count."""
+        return self.outlet.next_speaking != NOBODY_SPEAKS
 
     @property
     def is_waiting(self) -> bool:
@@ -496,7 +499,7 @@ class OutputStage(FrameProcessor):
         elif item is _SPEECH_STARTS:
             self._cancel_stop()
             if not self.is_audible:
-                self.is_audible, self.outlet.next_speaking = True, now
+                self.outlet.next_speaking = now
                 self._begin_reply()
                 if self.spoke is not None:
                     self.spoke(True)
@@ -595,7 +598,7 @@ class OutputStage(FrameProcessor):
     def _silence(self) -> None:
         self._cancel_stop()
         if self.is_audible:
-            self.is_audible, self.outlet.next_speaking = False, NOBODY_SPEAKS
+            self.outlet.next_speaking = NOBODY_SPEAKS
             if self.spoke is not None:
                 self.spoke(False)
             self.broadcast_frame(BotStoppedSpeakingFrame)

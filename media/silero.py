@@ -82,11 +82,13 @@ def default_model() -> Path:
 
 
 class SileroModel:
-    """The network. ConfigError if `path` is not a model of Silero's, version 5."""
+    """The network. ConfigError if `path` is no model of Silero's, version 5; ModuleNotFoundError: nothing runs it."""
 
     def __init__(self, path: Path) -> None:
         try:
             session = open_session(path)
+        except ModuleNotFoundError:  # the runtime's
+            raise
         except Exception as exc:  # onnxruntime's own kinds share no base of their own
             raise ConfigError("vad.model", f"{path} cannot be loaded: {exc}", "name an ONNX file of Silero's") from exc
         names = sorted(item.name for item in session.get_inputs())

