@@ -33,9 +33,14 @@ INTERNAL_ERROR: Final = 1011
 SERVICE_RESTART: Final = 1012
 
 _KNOWN: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
-_FIN, _RESERVED, _OPCODE = 0x80, 0x70, 0x0F
-_MASKED, _LENGTH = 0x80, 0x7F
-_TWO_BYTES, _EIGHT_BYTES = 126, 127
+# Each by itself, and Final: what is compiled has them in the code then, and looks for none of them.
+_FIN: Final = 0x80
+_RESERVED: Final = 0x70
+_OPCODE: Final = 0x0F
+_MASKED: Final = 0x80
+_LENGTH: Final = 0x7F
+_TWO_BYTES: Final = 126
+_EIGHT_BYTES: Final = 127
 _MIDDLE: Final = 8  # bytes of the head of a masked frame whose length takes two bytes
 _CONTROL_LIMIT: Final = 125
 _CLOSED_BY_PEER: Final = frozenset({*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)})
