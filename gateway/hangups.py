@@ -77,6 +77,7 @@ class HangUps:
         self.rhythm = rhythm or Rhythm()
         self.counters: Counter[str] = Counter()
         self.on_away: Callable[[], Awaitable[None]] = _nothing  # the lease had run out: take the live calls back
+        self.wrote: Callable[[str], None] = lambda problem: None  # told how each renewal of the lease went
         self.settled: Callable[[CallKey], None] = lambda key: None  # told when no more will be known of a call's end
         self.lives: Callable[[CallKey], bool] = lambda key: False  # whether a socket of this process has the call
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -95,7 +96,8 @@ class HangUps:
         self._locks.begin(self.worker.id)
         await self._renew()
         await self._bury()
-        self._spawn(keep_lease(self._renew, self.on_away, self._scaled(self.rhythm.lease_s) / 3), "lease")
+        every_s = self._scaled(self.rhythm.lease_s) / 3
+        self._spawn(keep_lease(self._renew, self.on_away, every_s, self.wrote), "lease")
         self._spawn(self._look(), "hang-ups")
 
     async def _renew(self) -> bool:

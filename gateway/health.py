@@ -3,6 +3,9 @@
 Counts say how many calls may be; lateness says how those that are up fare. Where it grows past the limit new calls are
 refused, and taken again only when it has been well below the limit for a while: so admission does not flutter, and
 callers who are let in do not bring back what was just over.
+
+And whether the database takes what is written: without that no new call can be answered. The renewal of the worker's
+lease shows it, a write that comes every few seconds, calls or none.
 """
 
 from __future__ import annotations
@@ -31,6 +34,15 @@ class Health:
         self._looked_at = float("-inf")
         self._bad_at = float("-inf")
         self.overloaded = False
+        self.unwritten = ""  # why the last write of the lease failed
+
+    def wrote(self, problem: str) -> None:
+        """What came of a write: "", or why it failed."""
+        if problem and not self.unwritten:
+            log.error("gateway.store_refuses", problem=problem)
+        elif self.unwritten and not problem:
+            log.info("gateway.store_takes_again")
+        self.unwritten = problem
 
     def look(self, now: float) -> bool:
         """Whether new calls should be refused."""

@@ -31,13 +31,24 @@ async def prune(store: Store, keep_s: float, *, every_s: float = PRUNE_EVERY_S) 
         await asyncio.sleep(every_s)
 
 
-async def keep_lease(renew: Callable[[], Awaitable[bool]], away: Callable[[], Awaitable[None]], every_s: float) -> None:
-    """Renew this worker's lease; `away` is called when it had run out, so that its calls were taken for lost."""
+async def keep_lease(
+    renew: Callable[[], Awaitable[bool]],
+    away: Callable[[], Awaitable[None]],
+    every_s: float,
+    told: Callable[[str], None] = lambda problem: None,
+) -> None:
+    """Renew this worker's lease; `away` is called when it had run out, so that its calls were taken for lost.
+
+    `told` hears what came of each: "", or why the store did not take it.
+    """
     while True:
         await asyncio.sleep(every_s)
         try:
-            if not await renew():
+            held = await renew()
+            told("")
+            if not held:
                 log.error("worker.lease_was_lost")
                 await away()
         except StoreError as exc:
             log.error("worker.lease_not_renewed", problem=str(exc))
+            told(exc.brief)

@@ -54,6 +54,8 @@ def create_app(gateway: Gateway) -> Starlette:
             return JSONResponse({"status": "draining"}, status_code=503)
         if gateway.calls.full:
             return JSONResponse({"status": "full"}, status_code=503)
+        if gateway.health.unwritten:
+            return JSONResponse({"status": "store", "problem": gateway.health.unwritten}, status_code=503)
         if gateway.health.look(gateway.clock.now()):
             return JSONResponse({"status": "overloaded"}, status_code=503)
         return JSONResponse({"status": "ready"})

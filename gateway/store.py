@@ -34,7 +34,11 @@ IN_DOUBT = ("socket-lost", STREAM_OVER, "orphan-")  # reasons of hang-ups for wh
 
 
 class StoreError(GatewayError):
-    """The store did not do what it was asked."""
+    """The store did not do what it was asked. `brief` is for everybody's eyes: it names no host and no user."""
+
+    def __init__(self, problem: str, *, brief: str = "") -> None:
+        super().__init__(problem)
+        self.brief = brief or problem
 
 
 class StoreBusy(StoreError):

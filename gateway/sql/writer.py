@@ -283,7 +283,8 @@ class Writer:
             except DBAPIError as exc:
                 if time.monotonic() >= deadline:
                     why = str(exc.orig).partition("\n")[0]
-                    raise StoreBusy(f"the database cannot be reached: {why}") from None
+                    brief = "the database cannot be reached"
+                    raise StoreBusy(f"{brief}: {why}", brief=brief) from None
                 time.sleep(0.05)
         return self._connection
 

@@ -80,6 +80,7 @@ async def running(
     port: int = 0,
     account: str = "",
     number: str = "default",
+    lease_s: float = 15.0,
 ) -> AsyncIterator[Running]:
     """A gateway that listens.
 
@@ -90,6 +91,7 @@ async def running(
         bots: by name; the first one answers `number`.
         account: further lines of each carrier's table.
         number: the one entry of [numbers]; with "default" every number is answered.
+        lease_s: the worker's, which it renews every third of it.
     """
     bots = bots or {"echo": echo}
     accounts = {name: make_up(name, folder) for name in carriers}
@@ -112,20 +114,20 @@ async def running(
         ]
         config.write_text("\n".join(tables))
         settings = load_settings(config, strict=True)
-        async with serving(settings, bots, port=port) as (it, up):
+        async with serving(settings, bots, port=port, lease_s=lease_s) as (it, up):
             yield Running(it, up, accounts, config)
 
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, bots: Mapping[str, Build], *, port: int = 0
+    settings: Settings, bots: Mapping[str, Build], *, port: int = 0, lease_s: float = 15.0
 ) -> AsyncIterator[tuple[Gateway, Server]]:
     design_filters(settings)
     gateway = Gateway(
         settings,
         bots,
         patience=Patience(scale=0.2),
-        rhythm=Rhythm(report_s=0.3, look_s=0.1, scale=1.0),
+        rhythm=Rhythm(report_s=0.3, look_s=0.1, lease_s=lease_s, scale=1.0),
     )
     up = server(gateway, host="127.0.0.1", port=port)
     task: asyncio.Task[Any] = asyncio.create_task(up.serve(), name="server")

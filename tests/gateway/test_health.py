@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+from structlog.testing import capture_logs
 
 from gateway.health import CALM_S, LOOK_S, Health
 from gateway.simulator.base import CallPlan
-from gateway.store import CallKey
+from gateway.sql import slots
+from gateway.store import CallKey, StoreError
+from gateway.store_sql import SqlStore
+from tests.gateway.rig import running
 from tests.matrix.desk import desk, web_of
 
 LIMIT_S = 0.040
@@ -85,3 +95,51 @@ async def answers(folder: Path) -> tuple[list[bool], str, int]:
 
 def test_new_calls_are_turned_away_and_those_let_in_are_not(tmp_path: Path) -> None:
     assert asyncio.run(answers(tmp_path)) == ([True, False, True], "overloaded", 1)
+
+
+async def until_said(lines: Sequence[Mapping[str, Any]], event: str, times: int) -> None:
+    async with asyncio.timeout(60):
+        while sum(one["event"] == event for one in lines) < times:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+def test_it_is_not_ready_while_the_database_refuses_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with running(tmp_path, lease_s=0.3) as it, it.client() as http:
+
+            async def until(status: int) -> dict[str, Any]:
+                async with asyncio.timeout(60):
+                    while (reply := await http.get(f"{it.url}/ready")).status_code != status:  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
+                assert (await http.get(f"{it.url}/health")).status_code == 200
+                return dict(reply.json())
+
+            assert await until(200) == {"status": "ready"}
+            refuses = sqlite3.OperationalError("database or disk is full")
+            refuses.sqlite_errorname = "SQLITE_FULL"
+
+            def refused(*anything: Any) -> bool:
+                raise OperationalError("INSERT", {}, refuses)
+
+            with monkeypatch.context() as broken, capture_logs() as lines:
+                broken.setattr(slots, "renew", refused)
+                problem = "the database refused: OperationalError SQLITE_FULL"
+                assert await until(503) == {"status": "store", "problem": problem}
+                await until_said(lines, "worker.lease_not_renewed", 2)
+                assert [one for one in lines if one["event"] == "gateway.store_refuses"] == [
+                    {"event": "gateway.store_refuses", "log_level": "error", "problem": problem}
+                ]
+            assert await until(200) == {"status": "ready"}
+
+    asyncio.run(main())
+
+
+def test_who_asks_whether_it_is_ready_hears_nothing_of_where_the_database_is() -> None:
+    async def main() -> None:
+        url = "postgresql+psycopg://gateway:secret@127.0.0.1:9/gateway"
+        with pytest.raises(StoreError) as caught:
+            await SqlStore(url, wait_s=0.2).open()
+        assert "9" in str(caught.value)
+        assert caught.value.brief == "the database cannot be reached"
+
+    asyncio.run(main())
