@@ -52,7 +52,8 @@ class CallInfo:
         """
         announced = claims.announced
         if announced and self.call_id not in ("", claims.call_id):
-            log.warning("%s: start names another call than its webhook, which is believed", self.carrier)
+            say = "%s: the start of %s names another call than its webhook, which is believed"
+            log.warning(say, self.carrier, claims.call_id)
         return replace(
             self,
             call_id=claims.call_id if announced else self.call_id or claims.call_id,

@@ -34,6 +34,7 @@ def test_the_webhook_says_whose_call_it_is(caplog: pytest.LogCaptureFixture) -> 
         assert not caplog.messages
         assert CallInfo(carrier="telnyx", call_id=THEIRS).completed_by(claims).call_id == OURS
     (said,) = caplog.messages
+    assert OURS in said
     assert THEIRS not in said
 
 
