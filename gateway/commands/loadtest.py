@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from gateway.commands.terminable import terminable
 from gateway.load.crew import GeneratorFailed, Moment, NobodyThere, Run, Server, perform
 from gateway.load.doorway import settings_of
 from gateway.load.page import load_page
@@ -30,12 +31,14 @@ def run(args: argparse.Namespace) -> int:
     progress = Progress(plan, sys.stderr if not args.json and sys.stderr.isatty() else None)
     try:
         server.answers()
-        done = perform(plan, server, processes=args.processes, tell=progress)
+        with terminable():
+            done = perform(plan, server, processes=args.processes, tell=progress)
     except (GeneratorFailed, NobodyThere) as exc:
         progress.clear()
         print(f"error: {exc}", file=sys.stderr)
         return USAGE
-    progress.clear()
+    finally:
+        progress.clear()
     return tell(done, args)
 
 
@@ -124,4 +127,5 @@ class Progress:
     def clear(self) -> None:
         if self._out is not None and self._wide:
             self._out.write("\r" + " " * self._wide + "\r")
+            self._wide = 0
             self._out.flush()

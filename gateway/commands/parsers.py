@@ -338,7 +338,7 @@ says = "silence"       # or "markers"
 end = "caller"         # who ends it, and how: caller, bot, drop, half-open, refused, never-start
 
 Exit code 1: a call went wrong, or had a gap. 3: the generator was the bottleneck, and there is no report. Ctrl-C ends
-the test with a report of what there is; a second one, without.
+the test with a report of what there is; a second one, and SIGTERM, without.
 """
 _CAPACITY = """Find out how many calls this machine carries on one core, and what gives way first.
 

@@ -124,7 +124,10 @@ def perform(
     cores: Sequence[int] = (),
     tell: Tell = lambda moment, tally: None,
 ) -> Run:
-    """One whole test. Ctrl-C ends it early, with what there is. Raises GeneratorFailed."""
+    """One whole test. Ctrl-C ends it early, with what there is; a second one ends it at once: KeyboardInterrupt.
+
+    Raises GeneratorFailed.
+    """
     run = Run(plan, before=server.usage())
     first = calibrate()
     with _started(plan, processes, cores) as workers:
@@ -134,8 +137,7 @@ def perform(
             run.partial = True
             for worker in workers:
                 worker.stop()
-            with contextlib.suppress(KeyboardInterrupt):
-                _listen(run, workers, server, tell)
+            _listen(run, workers, server, tell)
     run.calibration_ms = (first, calibrate())
     run.scraped = server.scraped
     for worker in workers:
@@ -186,6 +188,9 @@ class _Worker:
         with contextlib.suppress(OSError):
             self._in.close()
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def end(self) -> None:
         self.stop()
         try:
@@ -203,6 +208,10 @@ def _started(plan: LoadPlan, processes: int, cores: Sequence[int]) -> Iterator[l
         for share in range(processes):
             workers.append(_Worker(replace(plan, share=share, shares=processes), cores))
         yield workers
+    except (KeyboardInterrupt, SystemExit):
+        for worker in workers:
+            worker.kill()  # it would bring its calls to their end first
+        raise
     finally:
         for worker in workers:
             worker.end()

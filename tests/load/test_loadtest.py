@@ -23,6 +23,7 @@ import pytest
 
 from gateway import cli
 from gateway.commands.loadtest import Progress
+from gateway.load import crew
 from gateway.load.crew import Moment, Run
 from gateway.load.page import load_page
 from gateway.load.plan import LoadPlan
@@ -125,6 +126,44 @@ def test_ctrl_c_ends_it_with_a_report(
     assert found["partial"]
     assert pressed
     assert found["calls"]["placed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("pressed", "code"), [((signal.SIGINT, signal.SIGINT), 130), ((signal.SIGTERM,), 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_second_ctrl_c_and_sigterm_end_it_at_once_and_leave_nothing(
+    pressed: tuple[int, ...],
+    code: int,
+    served: tuple[str, str],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left = list(pressed)
+
+    class Impatient(Progress):
+        def __call__(self, moment: Moment, tally: Tally) -> None:
+            if left and (moment.live or len(left) < len(pressed)):
+                os.kill(os.getpid(), left.pop())
+
+    generators: list[Any] = []
+    begun = crew._Worker.__init__
+
+    def begin(worker: Any, *args: Any) -> None:
+        begun(worker, *args)
+        generators.append(worker)
+
+    monkeypatch.setattr("gateway.commands.loadtest.Progress", Impatient)
+    monkeypatch.setattr(crew._Worker, "__init__", begin)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of the test run ignores it
+    try:
+        ended = cli.main(["loadtest", served[0], "--config", served[1], "--calls", "2", "--seconds", "60"])
+    except SystemExit as exc:
+        ended = int(str(exc.code))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    said = capfd.readouterr()
+    assert (ended, said.out, said.err.strip(), left) == (code, "", "", [])
+    assert [one._process.returncode for one in generators] == [-signal.SIGKILL]
 
 
 SCENARIOS = """
