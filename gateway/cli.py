@@ -1,15 +1,14 @@
 """The command line, `gateway COMMAND`: those that serve and place calls; the rest is in `commands/parsers.py`.
 
-Exit codes: 0 fine, 1 the check or the call failed, 2 wrong usage or configuration.
+Exit codes: 0 fine, 1 the check or the call failed, 2 wrong usage or configuration, 130 Ctrl-C. Little is imported
+before `main`, where Ctrl-C is no traceback.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import errno
-import importlib.metadata
 import json
 import os
 import sys
@@ -119,8 +118,8 @@ def demo(args: argparse.Namespace) -> int:
 def call(args: argparse.Namespace) -> int:
     """Place a simulated call to a running gateway and print its timeline.
 
-    The gateway's own [gateway] secret lets the call in, so both must use the same configuration. At Ctrl-C the caller
-    hangs up.
+    The gateway's own [gateway] secret lets the call in, so both must use the same configuration. At Ctrl-C or SIGTERM
+    the caller hangs up.
 
     Genesys Cloud calls with --session: connector (a bot in an Architect flow), monitor (customer and agent, nothing
     is played), monitor-mono, probe (the test that Genesys makes when an administrator saves the integration). What
@@ -131,6 +130,8 @@ def call(args: argparse.Namespace) -> int:
     Example: gateway call --carrier genesys --to +15550100 --session monitor --wav me.wav --agent-wav you.wav
     Example: gateway call --carrier genesys --to +15550100 --act "2 pause" --act "4 resume" --act "5 limit 2"
     """
+    import asyncio
+
     from gateway.commands.call import call as place_one
 
     return asyncio.run(place_one(args))
@@ -171,6 +172,8 @@ class _TellVersion(argparse.Action):
 
 
 def _version(name: str) -> str:
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

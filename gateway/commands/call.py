@@ -29,7 +29,7 @@ from media.wav import read_wav, write_wav
 async def call(args: argparse.Namespace) -> int:
     """Place the call, print its timeline, write what was heard. Gives 0 if the call was right.
 
-    At Ctrl-C the caller hangs up; a second one, or one outside the call, ends the command.
+    At Ctrl-C or SIGTERM the caller hangs up; a second one, or one outside the call, ends the command.
     """
     options, acts = genesys.options_of(args, voice), genesys.acts_of(args)
     use_made_up_secrets(args.config)
@@ -91,7 +91,7 @@ async def _placed(settings: Settings, args: argparse.Namespace, carrier: FakeCar
 
 
 class Meanwhile:
-    """Beside the script: what was asked with --act, and Ctrl-C."""
+    """Beside the script: what was asked with --act, and Ctrl-C or SIGTERM."""
 
     def __init__(self, carrier: FakeCarrier, acts: Callable[[float], Sequence[Message]]) -> None:
         self._carrier, self._acts = carrier, acts
@@ -108,17 +108,22 @@ class Meanwhile:
         self._hangs_up = True
 
 
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
 @contextmanager
 def _at_ctrl_c(do: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # where no signal arrives
         yield
         return
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, do)
+    for number in _ENDING:
+        loop.add_signal_handler(number, do)
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in _ENDING:
+            loop.remove_signal_handler(number)
 
 
 async def _again(place: Callable[[], Awaitable[CallReport]]) -> CallReport:

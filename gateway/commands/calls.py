@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -75,6 +76,10 @@ class Api:
             raise Refusal(
                 0, f"no answer from {self._origin}: {exc or type(exc).__name__}; is the gateway running there?"
             ) from None
+        except KeyboardInterrupt:
+            if method != "GET":
+                print("it is not known whether the gateway has taken it", file=sys.stderr)
+            raise
         try:
             answer = reply.json()
             detail = answer.get("detail")
@@ -197,26 +202,39 @@ def dial(api: Api, args: argparse.Namespace, console: Console) -> int:
     taken = api.ask("POST", "/calls", body=order)
     if not args.wait:
         return _taken(taken, args, "is being placed")
-    path = api.path(f"{taken['carrier']}/{taken['call_id']}")
-    while True:
-        record = api.ask("GET", path)
-        if record["ended"] is not None and record["hang_up"] != "pending":
-            break
-        time.sleep(POLL_S)
+    path = api.path(_name(taken))
+    with _leaving(lambda: f"{_name(taken)} goes on: `gateway calls end {_name(taken)}` ends it"):
+        while True:
+            record = api.ask("GET", path)
+            if record["ended"] is not None and record["hang_up"] != "pending":
+                break
+            time.sleep(POLL_S)
     _print_record(record, args, console)
     return OK if record["answered"] is not None else FAILED
 
 
 def drain(api: Api, args: argparse.Namespace, console: Console) -> int:
     live = api.ask("POST", "/drain")["live"]
-    while args.wait and live:
-        time.sleep(POLL_S)
-        live = len(api.ask("GET", "/calls/live")["calls"])
-    if args.json:
-        print(json.dumps({"live": live}))
-    else:
-        print(f"new calls are refused; {live} {'call is' if live == 1 else 'calls are'} still up")
+
+    def standing() -> str:
+        return f"new calls are refused; {live} {'call is' if live == 1 else 'calls are'} still up"
+
+    with _leaving(standing):
+        while args.wait and live:
+            time.sleep(POLL_S)
+            live = len(api.ask("GET", "/calls/live")["calls"])
+    print(json.dumps({"live": live}) if args.json else standing())
     return OK
+
+
+@contextlib.contextmanager
+def _leaving(standing: Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C ends the waiting, not what is waited for: that is said."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(standing(), file=sys.stderr)
+        raise
 
 
 _VERBS: Mapping[str, Callable[[Api, argparse.Namespace, Console], int]] = {

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
+import subprocess
 import sys
 import termios
+import threading
 import time
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -293,3 +298,79 @@ def test_a_record_on_the_screen_has_the_transcript_line_by_line() -> None:
         ("", "   12.5 s  caller  hello"),
     ]
     assert list(_lines({"transcript": []})) == []
+
+
+# ---------------------------------------------------------------- Ctrl-C
+
+START = "import signal, sys; signal.signal(2, signal.default_int_handler); from gateway.cli import main; "
+DIAL = ("dial", "--carrier", "twilio", "--from", "+14155550100", "--to", "+14155550177")
+PLACED = {"carrier": "twilio", "call_id": "CA1"}
+
+
+@pytest.mark.parametrize(
+    ("words", "answers", "said"),
+    [
+        (
+            (*DIAL, "--wait", "--json"),
+            {"/api/calls": PLACED, "/api/calls/twilio/CA1": {**PLACED, "ended": None, "hang_up": "none"}},
+            "twilio/CA1 goes on: `gateway calls end twilio/CA1` ends it",
+        ),
+        (
+            ("drain", "--wait"),
+            {"/api/drain": {"live": 2}, "/api/calls/live": {"calls": [PLACED]}},
+            "new calls are refused; 1 call is still up",
+        ),
+        (DIAL, {}, "it is not known whether the gateway has taken it"),
+        (("calls", "list"), {}, ""),
+    ],
+    ids=["a call is waited for", "calls are waited for", "an order is not answered", "a question is not answered"],
+)
+def test_who_stops_waiting_hears_what_is_known(words: Sequence[str], answers: Mapping[str, Any], said: str) -> None:
+    asked: list[str] = []
+    over = threading.Event()
+
+    class Answers(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            path = self.path.partition("?")[0]
+            asked.append(path)
+            if path not in answers:
+                over.wait(120)
+                return
+            body = json.dumps(answers[path]).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # A worker of a test run ignores SIGINT, and so would its children.
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                START + "sys.exit(main())",
+                *words,
+                "--url",
+                f"http://127.0.0.1:{server.server_port}",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        limit = time.monotonic() + 180
+        while len(asked) < (3 if answers else 1) and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        try:
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+            over.set()
+            server.shutdown()
+    assert (process.returncode, out, err.strip()) == (130, "", said)

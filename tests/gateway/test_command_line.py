@@ -97,6 +97,15 @@ def test_ctrl_c_at_once_is_no_traceback(capsys: pytest.CaptureFixture[str], monk
     assert capsys.readouterr() == ("", "\n")
 
 
+def test_what_is_slow_to_import_is_not_before_ctrl_c_is_caught() -> None:
+    slow = "{'asyncio', 'httpx', 'importlib.metadata', 'numpy', 'rich'}"
+    told = f"import sys, gateway.cli; print(sorted({slow} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {told}"], stdout=-1
+    )
+    assert (done.returncode, done.stdout) == (0, b"[]\n")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_no_traceback() -> None:
     with open("/dev/full", "wb") as full:
