@@ -227,7 +227,8 @@ class Gateway:
     async def drain(self) -> None:
         """Refuse new calls; live ones may end by themselves, and then say their last words."""
         limits = self.settings.gateway
-        cut = await self.calls.drain(limits.drain_s, min(limits.last_words_s, LAST_WORDS_S))
+        last_words_s = min(limits.last_words_s, LAST_WORDS_S)
+        cut = await self.calls.drain(limits.drain_s, last_words_s, self.expected.coming)
         if cut:
             log.warning("gateway.calls_cut", calls=cut)
 

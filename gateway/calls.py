@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 
@@ -14,6 +14,7 @@ from gateway.store import CallKey
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.app")
 
 LAST_WORDS_S = 20.0  # at most, for calls that were not over when the drain was
+LOOK_S = 0.1  # between two looks whether one is on its way
 CUT_S = 5.0  # for those that were cut off to be gone
 
 
@@ -23,6 +24,7 @@ class CallRegistry:
     def __init__(self, max_calls: int) -> None:
         self.max_calls = max_calls
         self.draining = False
+        self.lets_in = True  # calls that were answered before the drain began
         self.ended = 0  # calls so far
         self._live: set[CallSession] = set()
         self._empty = asyncio.Event()
@@ -52,15 +54,20 @@ class CallRegistry:
         if not self._live:
             self._empty.set()
 
-    async def drain(self, limit_s: float, last_words_s: float = LAST_WORDS_S) -> int:
+    async def drain(
+        self, limit_s: float, last_words_s: float = LAST_WORDS_S, coming: Callable[[], bool] = lambda: False
+    ) -> int:
         """Wait for `limit_s` until calls have ended by themselves; whoever is left says what is queued, and ends.
 
-        Those that are still there after `last_words_s` are cut off. Gives how many were.
+        Those that are still there after `last_words_s` are cut off. Gives how many were. `coming`: a call was let in
+        whose socket is on its way.
         """
-        self.draining = True
+        self.draining = self.lets_in = True
         for session in self:
             session.core.hand_over()
-        if await self._gone(limit_s):
+        gone = await self._gone(limit_s, coming)
+        self.lets_in = False
+        if gone:
             return 0
         log.info("gateway.last_words", calls=len(self._live), limit_s=last_words_s)
         for session in self:
@@ -77,9 +84,12 @@ class CallRegistry:
             session.core.cancel("shutdown")
         return len(self._live)
 
-    async def _gone(self, limit_s: float) -> bool:
-        """Wait until no call is left; False: there was one for all that time."""
+    async def _gone(self, limit_s: float, coming: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until no call is left, and none on its way; False: there was one for all that time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._empty.wait()
+                while coming():
+                    await asyncio.sleep(LOOK_S)
+                    await self._empty.wait()
         return not self._live

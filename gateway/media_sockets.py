@@ -21,7 +21,7 @@ from gateway.ports import BotRoute
 from gateway.records import CallRecord, masked
 from gateway.session import CallSession
 from gateway.snapshot import Snapshot
-from gateway.store import PROVISIONAL, CallKey, HangUp, StoredCall, StoreError
+from gateway.store import PROVISIONAL, CallKey, HangUp, Standing, StoredCall, StoreError
 from gateway.store import Refused as AdmissionRefused
 from gateway.tokens import REUSE_S, Claims, TokenError, used_key
 from gateway.wires import Receive, Send, wire
@@ -39,6 +39,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.app")
 
 # Carriers that retry a handshake by themselves may show their token again for the same call.
 _RETRYING = frozenset({"plivo", "exotel"})
+_LET_IN = (Standing.EXPECTED, Standing.DIALLING, Standing.LIVE)
 LATE_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # between tries to write what the store did not take; the last one repeats
 
 
@@ -84,7 +85,7 @@ class MediaSockets:
         http = snapshot.carriers.get(carrier)
         if http is None:
             raise Refused(404, "unknown-carrier")
-        if self._gateway.calls.draining:
+        if self._gateway.calls.draining and not await self._was_let_in(carrier, scope["path_params"].get("token", "")):
             raise Refused(503, "draining")
         upgrade = self._gateway.answering.upgrade(scope)
         try:
@@ -104,6 +105,17 @@ class MediaSockets:
             raise Refused(403, exc.reason, **known) from None
         except StoreError as exc:
             raise Refused(503, "store", problem=str(exc)) from None
+
+    async def _was_let_in(self, carrier: str, token: str) -> bool:
+        """Its webhook was answered before the drain began: no other gateway expects it."""
+        if not self._gateway.calls.lets_in:
+            return False
+        try:
+            claims = self._gateway.mint.read(carrier, token)
+            stored = await self._gateway.store.call(CallKey(carrier, claims.call_id))
+        except (TokenError, StoreError):
+            return False
+        return stored is not None and stored.standing in _LET_IN
 
     async def _use_up(self, token: str, claims: Claims) -> None:
         """A token is good once, in whichever worker. Raises TokenError."""
@@ -255,6 +267,8 @@ class MediaSockets:
 
         def started(info: CallInfo) -> BotRoute | None:
             control.info = info
+            if gateway.calls.draining:  # it was not up yet when those that were got this
+                asyncio.get_running_loop().call_soon(session.core.hand_over)
             route = snapshot.route(info, claims.bot, stream.bot if stream is not None else "")
             bot = route.bot if route is not None else ""
             if stream is not None:

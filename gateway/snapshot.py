@@ -163,11 +163,15 @@ def _digest(reveal: Callable[[], str]) -> bytes:
 # ---------------------------------------------------------------- between webhook and media socket
 
 
+COMES_S = 5.0  # a socket comes within a second or two of its webhook's answer; or never, if the caller has hung up
+
+
 class Expected:
     """The snapshots by which calls were answered whose media sockets have not come yet."""
 
     def __init__(self) -> None:
         self._by_key: dict[CallKey, tuple[float, Snapshot]] = {}
+        self._coming: dict[CallKey, float] = {}
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -176,9 +180,11 @@ class Expected:
         self.prune()
         self._by_key.pop(key, None)
         self._by_key[key] = time.monotonic() + ttl_s, snapshot
+        self._coming[key] = time.monotonic() + COMES_S
 
     def take(self, key: CallKey, *, keep: bool = False) -> Snapshot | None:
         """`keep`: the carrier may come again for the same call."""
+        self._coming.pop(key, None)
         found = self._by_key.get(key)
         if found is None:
             return None
@@ -186,9 +192,16 @@ class Expected:
             del self._by_key[key]
         return found[1] if found[0] > time.monotonic() else None
 
+    def coming(self) -> bool:
+        """Whether a call was answered just now."""
+        now = time.monotonic()
+        return any(until > now for until in self._coming.values())
+
     def prune(self) -> None:
         """Forget those that did not come in time. They stand about in that order; a straggler goes a little later."""
         now = time.monotonic()
+        while self._coming and (first := next(iter(self._coming.items())))[1] <= now:
+            del self._coming[first[0]]
         while self._by_key:
             key, (until, _) = next(iter(self._by_key.items()))
             if until > now:
