@@ -102,7 +102,8 @@ def _aligned(heard: bytes, played: bytes, heard_rate: int, played_rate: int, del
     r = latest(played, played_rate, int(PLAYED_S * RATE))
     late = delay_ms * RATE // 1000 + LATER - TAPS + 1  # than now, of the last that can; below 0 it is to come
     size = len(line) + TAPS - 1
-    r = np.concatenate((np.zeros(size), r, np.zeros(max(0, -late))))
+    # Soon after an interruption less is known to have been played than the line is late.
+    r = np.concatenate((np.zeros(size + max(0, late)), r, np.zeros(max(0, -late))))
     last = len(r) - max(0, late)
     return line, r[last - size : last]
 

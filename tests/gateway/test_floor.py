@@ -1050,6 +1050,26 @@ def test_a_caller_who_speaks_over_the_echo_is_heard() -> None:
     assert len(talk.probe.of(VADUserStartedSpeakingFrame)) == 1
 
 
+def test_a_look_soon_after_an_interruption_is_not_the_last() -> None:
+    """Of the new reply less has been played than the line is late; then the caller speaks."""
+    talk = Talk()
+    line = np.random.default_rng(4).normal(0, 100, 4 * talk.rate)
+    late = int(0.4 * talk.rate)
+    line[late : 3 * late] += np.frombuffer(talk.sound, "<i2")[: 2 * late] * 0.03
+    line[int(1.7 * talk.rate) :] += np.frombuffer(sound(2.3, seed=9), "<i2")
+    talk.speak()
+    talk.call.say(ulaw_to_pcm(pcm_to_ulaw(np.clip(line, -32768, 32767).astype("<i2").tobytes())))
+    talk.call.run(1.2)
+    talk.call.core.inject(VADUserStartedSpeakingFrame(START_S))
+    talk.call.run(0.05)
+    talk.call.core.inject(InterruptionFrame(reason="a key"))
+    talk.speak()
+    talk.call.run(0.45)
+    assert talk.probe.decisions == ["echo"]
+    talk.call.run(0.5)
+    assert talk.probe.decisions == ["echo", "held"]
+
+
 def with_pauses(pcm: bytes) -> bytes:
     """0.1 s of silence in every third of a second."""
     samples = np.frombuffer(pcm, "<i2").copy()

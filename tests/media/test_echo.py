@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from media.codecs import pcm_to_ulaw, ulaw_to_pcm
-from media.echo import LONGEST_DELAY_S, NOISE_S, NOT_ECHO, RATE, WINDOW_S, Likeness, likeness, path
+from media.echo import LONGEST_DELAY_S, NOISE_S, NOT_ECHO, RATE, WINDOW_S, Likeness, latest, likeness, path
 from media.resample import resample_all
 
 Samples = NDArray[np.float64]
@@ -88,12 +88,83 @@ def test_a_wire_and_a_pipeline_of_other_rates() -> None:
     assert like.is_echo()
 
 
+def test_the_longest_delay() -> None:
+    """What agrees best a little later than that is looked for where there is room for the filter."""
+    said = voice(1)
+    for delay_s in (0.798, 0.803):
+        heard = line(later(said, delay_s, -15))
+        for around_ms in (None, 800):
+            like = likeness(heard, pcm(said), RATE, RATE, around_ms)
+            assert like is not None
+            assert like.is_echo()
+            assert like.delay_ms == pytest.approx(800, abs=4)
+
+
+@pytest.mark.parametrize(("off_ms", "found"), [(-60, False), (-35, True), (35, True), (60, False)])
+def test_around_a_known_delay_is_looked_and_nowhere_else(off_ms: int, found: bool) -> None:
+    said = voice(1)
+    like = likeness(line(later(said, 0.3, -15)), pcm(said), RATE, RATE, 300 + off_ms)
+    assert like is not None
+    assert (like.explained > 0.9) is found
+
+
+def test_an_echo_is_found_where_its_words_are_however_soft_others_were() -> None:
+    said = voice(1)
+    echo = later(said, 0.2, -15)
+    for loud_s, soft_s in ((0.6, 0.3), (1.0, 0.7)):  # before now
+        part = said.copy()
+        part[-int(loud_s * RATE) : -int(soft_s * RATE)] *= 0.03
+        like = likeness(line(echo), pcm(part), RATE, RATE)
+        assert like is not None
+        assert like.delay_ms == pytest.approx(200, abs=4)
+
+
+def test_of_the_line_no_more_is_looked_at_than_is_said() -> None:
+    """What there was before that may have been loud or silent: neither is the line's noise."""
+    said = voice(1)
+    heard = line(later(said, 0.2, -20), noise=100.0)
+    like = likeness(heard, pcm(said), RATE, RATE)
+    assert like is not None
+    for before in (bytes(4 * RATE), pcm(voice(2))):
+        assert likeness(before + heard, pcm(said), RATE, RATE) == like
+
+
+def test_on_a_line_of_digital_silence_what_is_next_to_nothing_is_nobody() -> None:
+    for rms, nobody in ((9.0, True), (40.0, False)):
+        hiss = np.random.default_rng(1).normal(0, rms, int(WINDOW_S * RATE))
+        like = likeness(line(hiss, noise=0.0), pcm(voice(1)), RATE, RATE, 200)
+        assert like is not None
+        assert like.is_echo(200) is nobody
+
+
+def test_where_parts_are_cut_from_other_rates_nothing_begins() -> None:
+    """A filter that begins out of nothing in the middle of a word would leave a click."""
+    said = voice(1)
+    heard = resample_all(line(np.tile(later(said, 0.0, -10), 6)[-int(1.7 * RATE) :]), RATE, 16000)
+    plain = latest(resample_all(heard, 16000, RATE), RATE, 1920)
+    assert latest(heard, 16000, 1920) == pytest.approx(plain, abs=30)
+
+
 def test_where_there_is_nothing_to_compare() -> None:
     said = voice(1)
     assert likeness(b"", pcm(said), RATE, RATE) is None
     assert likeness(bytes(8000), pcm(said), RATE, RATE) is None
     assert likeness(line(voice(2, 0.3)), bytes(16000), RATE, RATE) == NOT_ECHO
     assert likeness(line(voice(2, 0.3)), b"", RATE, RATE) == NOT_ECHO
+    assert likeness(line(noise=20.0), bytes(16000), RATE, RATE, 200) == NOT_ECHO  # not even on a line that echoes
+
+
+@pytest.mark.parametrize(("rms", "enough"), [(6.0, False), (10.0, True)])
+def test_what_is_next_to_nothing_is_not_compared(rms: float, enough: bool) -> None:
+    heard = line(noise=0.0)
+    heard = heard[: -4 * RATE // 10] + np.random.default_rng(1).normal(0, rms, 2 * RATE // 10).astype("<i2").tobytes()
+    assert (likeness(heard, pcm(voice(1)), RATE, RATE) is not None) is enough
+
+
+def test_a_tenth_of_a_second_is_enough_to_compare() -> None:
+    heard = line(voice(2, 0.3))
+    assert likeness(heard[-2 * 780 :], pcm(voice(1)), RATE, RATE) is None
+    assert likeness(heard[-2 * 820 :], pcm(voice(1)), RATE, RATE) is not None
 
 
 def test_the_end_of_what_was_played_is_echo_too() -> None:

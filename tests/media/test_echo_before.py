@@ -65,6 +65,24 @@ def test_what_came_back_more_faintly_before_was_not_missing(share: float, new: b
     assert is_new(telephone(echo, noise=1.0), pcm(SAID), RATE, RATE, 200) is new
 
 
+@pytest.mark.parametrize(("seconds_ago", "new"), [((0.7, 0.4), False), ((1.2, 0.9), False), ((1.7, 1.4), True)])
+def test_the_second_before_is_what_tells(seconds_ago: tuple[float, float], new: bool) -> None:
+    """Then it came back for a while, and now."""
+    echo = returned(SAID, 0.75, -15)
+    heard = at_the_end(echo[-int(WINDOW_S * RATE) :], len(SAID))
+    then = slice(*(-int(ago * RATE) for ago in seconds_ago))
+    heard[then] = echo[then]
+    played = pcm(SAID)[-2 * int(PLAYED_S * RATE) :]
+    assert is_new(telephone(heard, noise=1.0), played, RATE, RATE, 750) is new
+
+
+def test_a_window_before_is_enough() -> None:
+    now = returned(SAID, 0.2, -15)[-int(WINDOW_S * RATE) :]
+    heard = telephone(at_the_end(now, len(SAID)))
+    assert is_new(heard[-4 * int((WINDOW_S + 0.01) * RATE) :], pcm(SAID), RATE, RATE, 200)
+    assert not is_new(heard[-4 * int((WINDOW_S - 0.01) * RATE) :], pcm(SAID), RATE, RATE, 200)
+
+
 @pytest.mark.parametrize(("louder", "new"), [(0.7, True), (1.5, False)])
 def test_noise_hides_what_would_be_a_quarter_of_its_power(louder: float, new: bool) -> None:
     now = returned(SAID, 0.2, -15)
@@ -116,6 +134,59 @@ def test_a_voice_far_below_the_echo_is_not_told_from_what_no_path_explains() -> 
     assert not somebody_beside(heard, pcm(SAID), RATE, RATE, 200)
 
 
+@pytest.mark.parametrize(("beside_db", "somebody"), [(-12.0, False), (-6.0, True)])
+def test_it_is_the_loudest_of_the_echo_that_a_voice_is_measured_by(beside_db: float, somebody: bool) -> None:
+    """One word of it, however soft the rest."""
+    said = SAID.copy()
+    said[-int(0.7 * RATE) :] *= 0.1
+    caller = voice(5, SPOKE_S) * 10 ** ((-15 + beside_db) / 20)
+    heard = telephone(returned(said, 0.2, -15) + at_the_end(caller, len(said)), noise=1.0)
+    assert somebody_beside(heard, pcm(said), RATE, RATE, 200) is somebody
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.7])
+def test_a_voice_that_has_just_begun_or_lasts(seconds: float) -> None:
+    caller = at_the_end(voice(5, seconds) * 0.1, len(SAID))
+    assert somebody_beside(telephone(returned(SAID, 0.2, -20) + caller), pcm(SAID), RATE, RATE, 200)
+
+
+@pytest.mark.parametrize(("level", "somebody"), [(0.01, False), (0.02, True)])  # 5 and 9 dB above noise of 10
+def test_a_voice_in_the_noise_is_nobody(level: float, somebody: bool) -> None:
+    heard = telephone(returned(SAID, 0.2, -35) + at_the_end(hum(150, SPOKE_S) * level, len(SAID)))
+    assert somebody_beside(heard, pcm(SAID), RATE, RATE, 200) is somebody
+
+
+def test_on_a_line_of_digital_silence_what_is_next_to_nothing_is_nobody() -> None:
+    for level, somebody in ((0.008, False), (0.08, True)):
+        heard = telephone(at_the_end(hum(150, SPOKE_S) * level, len(SAID)), noise=0.0)
+        assert somebody_beside(heard, bytes(2 * len(SAID)), RATE, RATE, 200) is somebody
+
+
+@pytest.mark.parametrize("played_s", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("delay_s", [0.005, 0.05, 0.4, 0.75])
+def test_a_bot_that_has_just_begun_to_speak(delay_s: float, played_s: float) -> None:
+    """After an interruption nothing is known of what was played before, and the line may be later than that."""
+    begins, delay_ms = len(SAID) - int(played_s * RATE), round(delay_s * 1000)
+    played = pcm(SAID[begins:])
+    echo = returned(at_the_end(SAID[begins:], len(SAID)), delay_s, -15)
+    caller = at_the_end(voice(5, SPOKE_S) * 0.2, len(SAID))
+    assert somebody_beside(telephone(echo + caller), played, RATE, RATE, delay_ms)
+    assert leaves_voice(telephone(echo + caller), played, RATE, RATE, delay_ms)
+    assert not somebody_beside(telephone(echo), played, RATE, RATE, delay_ms)
+    assert not leaves_voice(telephone(echo), played, RATE, RATE, delay_ms)
+    assert not is_new(telephone(echo), played, RATE, RATE, delay_ms)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_loud_noise_that_half_repeats_itself_is_nobody(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    spectrum = np.fft.rfft(rng.normal(size=RATE))
+    hertz = np.arange(len(spectrum))
+    band = np.fft.irfft(spectrum * ((hertz > 250) & (hertz < 750)))[-int(SPOKE_S * RATE) :]
+    heard = telephone(returned(SAID, 0.2, -35) + at_the_end(band / band.std() * 500, len(SAID)))
+    assert not leaves_voice(heard, pcm(SAID), RATE, RATE, 200)
+
+
 def test_noise_that_begins_beside_the_echo_is_nobody() -> None:
     car = np.random.default_rng(8).normal(0, 600, int(SPOKE_S * RATE))
     heard = telephone(returned(SAID, 0.2, -20) + at_the_end(car, len(SAID)))
@@ -139,8 +210,11 @@ def test_what_is_faint_beside_an_echo_must_surely_be_a_voice(seed: int, rms: flo
     assert leaves_voice(heard, pcm(SAID), RATE, RATE, 200) is not nobody
 
 
-def test_a_faint_voice_beside_an_echo_is_somebody() -> None:
-    heard = telephone(returned(SAID, 0.2, -35) + at_the_end(hum(150, SPOKE_S) * 0.02, len(SAID)))
+@pytest.mark.parametrize("breath", [0.0, 15.0])
+def test_a_faint_voice_beside_an_echo_is_somebody(breath: float) -> None:
+    caller = hum(150, SPOKE_S) * 0.02
+    caller += np.random.default_rng(6).normal(0, breath, len(caller))
+    heard = telephone(returned(SAID, 0.2, -35) + at_the_end(caller, len(SAID)))
     assert somebody_beside(heard, pcm(SAID), RATE, RATE, 200)
     assert leaves_voice(heard, pcm(SAID), RATE, RATE, 200)
 
@@ -163,6 +237,12 @@ def test_what_an_echo_leaves_is_a_voice_or_not(delay_s: float) -> None:
     assert leaves_voice(telephone(echo + caller), pcm(SAID), RATE, RATE, delay_ms)
     assert not leaves_voice(telephone(echo + car), pcm(SAID), RATE, RATE, delay_ms)
     assert not leaves_voice(telephone(echo), pcm(SAID), RATE, RATE, delay_ms)
+
+
+def test_of_a_line_that_is_too_short_nobody_is_known() -> None:
+    heard = telephone(at_the_end(voice(5, SPOKE_S) * 0.2, 4000))
+    assert somebody_beside(heard, bytes(2 * len(SAID)), RATE, RATE, 200)
+    assert not somebody_beside(heard[-4 * int((WINDOW_S - 0.01) * RATE) :], bytes(2 * len(SAID)), RATE, RATE, 200)
 
 
 def test_of_a_line_that_is_too_short_nothing_is_said_against_a_voice() -> None:
