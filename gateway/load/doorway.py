@@ -22,6 +22,8 @@ from gateway.simulator.web import FakeWeb, Reply, Stage, WebCall, Webhook, fake_
 from gateway.tokens import TokenMint
 from media.errors import ConfigError
 
+RING_S = 30.0  # from the caller's dialling to a document with a stream
+
 
 def settings_of(config: Path) -> Settings:
     """Those of the gateway that is called. Raises ConfigError or ConfigErrors."""
@@ -102,17 +104,21 @@ class Doorway:
     async def _ring(self, name: str, plan: CallPlan, strict: bool, tally: Tally) -> Entry:
         web = self._web(name)
         call = web.place(plan, time.time())
-        async with asyncio.timeout(30.0):
-            while call.webhooks and call.stage is not Stage.CONNECTING:
-                await self._deliver(web, call, call.webhooks.popleft(), tally)
+        broken: list[str] = []
+        try:
+            async with asyncio.timeout(RING_S):
+                while call.webhooks and call.stage is not Stage.CONNECTING:
+                    broken += await self._deliver(web, call, call.webhooks.popleft(), tally)
+        except TimeoutError:
+            web.calls.pop(call.call_id, None)
+            raise Turned("webhook: too many, too slowly", refused=False) from None
         if call.stage is not Stage.CONNECTING:
             web.calls.pop(call.call_id, None)
-            violations = [str(violation) for violation in web.violations]
-            web.violations.clear()
-            if violations:
-                raise Turned(violations[0], refused=False)
+            if broken:
+                raise Turned(broken[0], refused=False)
             refused = call.over and not call.end.startswith("failed")
             raise Turned(f"webhook: {call.end or call.stage.value}", refused=refused)
+        tally.failed.update(broken)
         fake = _cheap(web.media(call, strict=strict, record=False))
         where = self._reach(call.media_url)
         return Entry(fake, where, fake.handshake_headers(call.media_url), web, call)
@@ -129,10 +135,11 @@ class Doorway:
             web.media_opened(call, entry.carrier, now)
             web.media_closed(call, now)
         while call.webhooks:
-            await self._deliver(web, call, call.webhooks.popleft(), tally)
+            tally.failed.update(await self._deliver(web, call, call.webhooks.popleft(), tally))
         web.calls.pop(call.call_id, None)
 
-    async def _deliver(self, web: FakeWeb, call: WebCall, webhook: Webhook, tally: Tally) -> None:
+    async def _deliver(self, web: FakeWeb, call: WebCall, webhook: Webhook, tally: Tally) -> list[str]:
+        """What the carrier holds against the answer."""
         signed = web.signed(webhook, time.time())
         began = time.monotonic()
         reply: Reply | None = None
@@ -147,6 +154,9 @@ class Doorway:
         except NotDelivered as exc:
             tally.failed[f"webhook: {exc}"] += 1
         web.take_reply(call, webhook, reply, time.time())
+        broken = [str(violation) for violation in web.violations]
+        web.violations.clear()
+        return [] if reply is None else broken  # that there was none is counted
 
     def _web(self, name: str) -> FakeWeb:
         web = self._webs.get(name)

@@ -19,7 +19,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from gateway.load.doorway import Doorway, Turned, settings_of
-from gateway.load.line import CLOSING_S, Line, Over
+from gateway.load.line import CLOSING_S, CONNECT_S, Line, Over
 from gateway.load.plan import Arrival, LoadPlan, arrivals
 from gateway.load.sockets import Sockets, available
 from gateway.load.tally import Tally
@@ -55,8 +55,8 @@ class Generator:
 
     async def run(self) -> Tally:
         """The whole test."""
-        plan, queue = self._plan, list(arrivals(self._plan))
-        queue.reverse()
+        plan, coming = self._plan, arrivals(self._plan)
+        following = next(coming, None)
         step = VISIT_S / PHASES
         began = due = self.now()
         ends, tells, phase = began + plan.whole_s, began + TELL_S, 0
@@ -76,8 +76,9 @@ class Generator:
             self.tally.own_lateness.add(late)
             if self._sockets is not None:
                 self._sockets.round()
-            while queue and began + queue[-1].at <= now and not self._stopping:
-                self._place(queue.pop())
+            while following is not None and began + following.at <= now and not self._stopping:
+                self._place(following)
+                following = next(coming, None)
             for line in tuple(self._phases[phase]):
                 line.visit(now, due)
             phase = (phase + 1) % PHASES
@@ -132,10 +133,10 @@ class Generator:
         line.entry = entry
         min(self._phases, key=len).add(line)
         try:
-            await self._connect(wire)
+            async with asyncio.timeout(CONNECT_S):
+                await self._connect(wire)
         except OSError as exc:
-            self.tally.failed[f"no connection: {type(exc).__name__}"] += 1
-            self._forget(line)
+            line.unreachable(type(exc).__name__)
 
     async def _connect(self, wire: Wire) -> None:
         """Raises OSError."""

@@ -20,6 +20,7 @@ BOT_LATE_S = 10.0  # for a bot that should have ended the call
 SILENCED_S = 3.0  # a barge-in that has not silenced the bot by then has failed
 STOPPED_S = 0.1  # without audio for so long after a barge-in: the bot has stopped
 KEYS_S = 0.25  # between two keys
+HALF_OPEN_S = 300.0  # for the gateway to give up a half-open call; then its socket is closed here
 _ABANDONED = ("drop", "half-open", "never-start")  # ends after which nothing is expected of the gateway
 
 
@@ -63,6 +64,7 @@ class Line:
         self._problem = ""
         self._gone = False
         self._still = False  # half-open, or never started
+        self._half_open_at: float | None = None
         self.ear = Ear(carrier, tally)
         carrier.on_sound = self.ear.take
 
@@ -80,6 +82,10 @@ class Line:
             self._still = True
         else:
             self._send(self.carrier.opening(now))
+
+    def unreachable(self, why: str) -> None:
+        """There is no connection."""
+        self._over(Over.FAILED, f"no connection: {why}")
 
     def refused(self, status: int) -> None:
         if self.scenario.end == "refused" and 400 <= status < 500:
@@ -157,6 +163,8 @@ class Line:
         if self._ended_at is not None and now - self._ended_at > CLOSING_S and not self._problem:
             self._fail("the gateway did not answer the end of the call", now)
             return
+        if self._half_open_at is not None and now - self._half_open_at > HALF_OPEN_S:
+            self.abandon()
         if self._still:
             return
         if carrier.ready and carrier.ended_by is None:
@@ -235,6 +243,7 @@ class Line:
             wire.abort()
         elif wire is not None:
             self._ended_at = math.inf
+            self._half_open_at = now
             self._still = True
             wire.stop_reading()
 

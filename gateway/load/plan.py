@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from heapq import heapify, heappop, heapreplace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -103,18 +104,27 @@ def arrivals(plan: LoadPlan) -> Iterator[Arrival]:
     each time it is over; the first time it lasts a part of its length, so that ends and beginnings do not bunch.
     """
     kinds = _dealt(plan.scenarios, plan.calls)
-    found: list[Arrival] = []
-    for place in range(plan.share, plan.calls, plan.shares):
-        scenario = kinds[place]
-        carriers = scenario.carriers or plan.carriers
-        at, number = plan.rise_s * place / plan.calls, place
-        part = (place + 1) / plan.calls
-        while at < plan.whole_s:
-            left = plan.whole_s - at
-            lasts = min(left, scenario.seconds * part) if scenario.seconds else left
-            found.append(Arrival(at, number, lasts, scenario, carriers[number % len(carriers)]))
-            at, number, part = at + lasts, number + plan.calls, 1.0
-    return iter(sorted(found))
+    places = range(plan.share, plan.calls, plan.shares)
+    following = [
+        _arrival(plan, plan.rise_s * place / plan.calls, place, kinds[place], (place + 1) / plan.calls)
+        for place in places
+    ]  # at each place; long tests have more arrivals than memory should hold
+    heapify(following)
+    while following:
+        arrival = following[0]
+        yield arrival
+        at = arrival.at + arrival.lasts
+        if at < plan.whole_s:
+            heapreplace(following, _arrival(plan, at, arrival.number + plan.calls, arrival.scenario))
+        else:
+            heappop(following)
+
+
+def _arrival(plan: LoadPlan, at: float, number: int, scenario: Scenario, part: float = 1.0) -> Arrival:
+    """`part`: of the scenario's length."""
+    carriers, left = scenario.carriers or plan.carriers, plan.whole_s - at
+    lasts = min(left, scenario.seconds * part) if scenario.seconds else left
+    return Arrival(at, number, lasts, scenario, carriers[number % len(carriers)])
 
 
 def _dealt(scenarios: Sequence[Scenario], count: int) -> list[Scenario]:

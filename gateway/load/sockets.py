@@ -17,6 +17,7 @@ from typing import Protocol
 
 READ = 16_384  # bytes at a time
 _IN, _OUT = getattr(select, "EPOLLIN", 1), getattr(select, "EPOLLOUT", 4)
+_END = getattr(select, "EPOLLRDHUP", 0x2000)  # the other side has closed
 _STAMPS = 35  # SO_TIMESTAMPNS of Linux, which Python does not name: the moment of each packet, by the clock of the day
 AT_ONCE_S = 50e-6
 _STAMP = Struct("@ll")  # struct timespec
@@ -85,13 +86,9 @@ class Sockets:
     def watch(self, number: int, events: int) -> None:
         self._poll.modify(number, events)
 
-    def forget(self, number: int) -> None:
-        with contextlib.suppress(OSError):  # who does not read any more has been forgotten before
-            self._poll.unregister(number)
-
     def end(self, number: int) -> None:
         """The round's end tells."""
-        self.forget(number)
+        self._poll.unregister(number)
         self._ended.append(self._pipes.pop(number))
 
 
@@ -140,11 +137,15 @@ class Pipe:
             self._socket.close()
 
     def pause_reading(self) -> None:
-        """For good."""
+        """For good. The end is still told, where the kernel gets to know of it: not behind more than it takes."""
         self._is_read = False
-        self._sockets.forget(self._number)
+        if self._number >= 0:
+            self._sockets.watch(self._number, _END)
 
     def ready(self, event: int) -> None:
+        if not self._is_read:
+            self.abort()
+            return
         if event & _OUT:
             self._flush()
         if event & ~_OUT and self._number >= 0:

@@ -67,6 +67,7 @@ class Wire:
         self._listener = listener
         self._transport: asyncio.Transport | Pipe | None = None
         self._open = False
+        self._given_up = False
         self._kept = b""
         self._pieces: list[bytes] = []  # of a message in several frames
         self._kind = 0
@@ -90,6 +91,7 @@ class Wire:
             self._transport.write(frame(_CLOSE, code.to_bytes(2, "big")))
 
     def abort(self) -> None:
+        self._given_up = True  # what connects only now is not wanted any more
         if self._transport is not None:
             self._transport.abort()
 
@@ -105,7 +107,10 @@ class Wire:
 
     def connected(self, transport: asyncio.Transport | Pipe) -> None:
         self._transport = transport
-        transport.write(self._request)
+        if self._given_up:
+            transport.abort()
+        else:
+            transport.write(self._request)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

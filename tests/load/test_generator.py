@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import signal
 import threading
+from pathlib import Path
 
-from gateway.load.generator import write_whole
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+from gateway.load.doorway import Doorway, settings_of
+from gateway.load.generator import Generator, write_whole
+from gateway.load.plan import End, LoadPlan, Scenario
+from gateway.load.tally import Tally
 
 
 def test_a_report_is_written_whole_whatever_interrupts_it() -> None:
@@ -36,3 +46,58 @@ def test_a_report_is_written_whole_whatever_interrupts_it() -> None:
         reading.join()
         os.close(out)
     assert b"".join(read) == told
+
+
+async def impatient(caller: ServerConnection) -> None:
+    """A gateway that gives up who is silent."""
+    try:
+        while True:
+            await asyncio.wait_for(caller.recv(), 0.5)
+    except TimeoutError:
+        caller.transport.abort()
+    except ConnectionClosed:
+        pass
+
+
+OF_A_CALL = 10  # objects of the gateway's own classes, while it is up
+
+
+def held() -> int:
+    """Objects of the gateway's own classes."""
+    gc.collect()
+    return sum(str(type(each).__module__).startswith("gateway.") for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("end", ["drop", "half-open", "never-start"])
+def test_of_a_call_that_has_ended_nothing_is_kept(end: End, tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    (tmp_path / "secret").write_text("0123456789abcdef0123456789abcdef")
+    config.write_text(
+        '[gateway]\nsecret = { file = "secret" }\n[carriers.twilio]\nauth_token = { file = "secret" }\n'
+        '[bots.echo]\nuse = "echo"\n[numbers.default]\nbot = "echo"\n'
+    )
+    kept: list[int] = []
+    generators: list[Generator] = []
+
+    def tell(t: float, tally: Tally) -> None:
+        ended = tally.done + tally.failed.total()
+        if len(kept) < 3 and ended >= 50 * (len(kept) + 1):
+            kept.append(held() - OF_A_CALL * (tally.placed - ended))
+        if len(kept) == 3 or t > 60 * (len(kept) + 1):
+            generators[0].stop()
+
+    async def main() -> None:
+        async with serve(impatient, "127.0.0.1", 0) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            scenarios = (Scenario(seconds=0.2, end=end),)
+            plan = LoadPlan(
+                url=f"ws://127.0.0.1:{port}", config=str(config), calls=10, seconds=600.0, scenarios=scenarios
+            )
+            doorway = Doorway(plan, settings_of(config))
+            generators.append(Generator(plan, doorway, tell))
+            await generators[0].run()
+            doorway.close()
+
+    asyncio.run(main())
+    assert len(kept) == 3
+    assert kept[2] - kept[0] < 50  # in which 100 calls have ended

@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from gateway.load.line import BOT_LATE_S, SILENCED_S, Line, Over
+from gateway.load.line import BOT_LATE_S, HALF_OPEN_S, SILENCED_S, Line, Over
 from gateway.load.plan import Arrival, Scenario
 from gateway.load.tally import Tally
 from gateway.load.wire import Wire
@@ -50,6 +50,8 @@ class Caller:
 
     def abort(self) -> None:
         self.is_gone = True
+
+    def pause_reading(self) -> None: ...
 
     def now(self) -> float:
         return self.t
@@ -166,3 +168,25 @@ def test_all_say_their_marker_every_two_seconds(carrier: str) -> None:
     assert len(spoken) >= 2 * period
     assert any(spoken[:period])
     assert spoken[:period] == spoken[period : 2 * period]
+
+
+@pytest.mark.parametrize("given_up", [True, False])
+def test_a_half_open_call_ends_when_the_gateway_gives_it_up_and_else_after_some_minutes(given_up: bool) -> None:
+    caller = Caller(lasts=1.0, end="half-open")
+    caller.run(30.0)
+    assert (caller.outcome, caller.tally.live) == (None, 1)
+    if given_up:
+        caller.line.lost(1006)
+    else:
+        caller.run(HALF_OPEN_S)
+    assert (caller.outcome, caller.tally.live) == ((Over.DONE, ""), 0)
+    assert caller.is_gone is not given_up
+
+
+def test_a_call_that_connects_after_it_was_given_up_is_not_begun() -> None:
+    caller = Caller()
+    wire = Wire("ws://127.0.0.1:1/", {}, caller.line)
+    wire.abort()
+    wire.connection_made(cast(asyncio.Transport, caller))
+    assert caller.is_gone
+    assert caller.written == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,17 @@ def test_short_calls_are_replaced_on_schedule() -> None:
     assert len(found) > 70
     assert {live_at(found, t) for t in (2.5, 7.9, 13.3, 31.0)} == {10}
     assert max(each.at + each.lasts for each in found) <= 32.0
+
+
+def test_arrivals_are_in_order_and_made_one_by_one() -> None:
+    kinds = (Scenario(seconds=0.5), Scenario(seconds=0.7), Scenario())
+    found = list(arrivals(plan(scenarios=kinds)))
+    assert found == sorted(found)
+    assert len({each.number for each in found}) == len(found)
+    before = sys.getallocatedblocks()
+    coming = arrivals(plan(seconds=20_000.0, scenarios=kinds))
+    assert next(coming).number == 0
+    assert sys.getallocatedblocks() - before < 10_000  # more than 200,000 are to come
 
 
 def test_generators_share_the_calls() -> None:
