@@ -18,10 +18,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gateway.commands.console import Console
 from gateway.public_url import is_loopback_url
 from media.errors import ConfigError, GatewayError
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from gateway.commands import demo_talk
+from gateway.commands.console import Console
 from gateway.commands.demo_talk import Talk
 from gateway.commands.serve import write_sample
 from gateway.commands.terminable import terminable

@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from gateway import registry
+from gateway.commands.console import Console
 from gateway.doctor.examine import Examination
 from gateway.doctor.judge import Finding
 from gateway.settings import load_settings

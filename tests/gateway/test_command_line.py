@@ -111,3 +111,27 @@ def test_a_full_disk_is_no_traceback() -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run([sys.executable, "-m", "gateway.cli", "version"], stdout=full, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (1, b"error: No space left on device\n")
+
+
+TABLE = """
+import argparse, sys
+from gateway import cli
+from gateway.commands.console import Console
+
+class Parser:
+    def parse_args(self, argv):
+        return argparse.Namespace(command=lambda args: Console(width=80).print("x" * 1_000_000))
+
+cli._parser = Parser
+sys.exit(cli.main([]))
+"""
+
+
+def test_a_table_whose_reader_has_seen_enough_is_no_failure() -> None:
+    process = subprocess.Popen([sys.executable, "-c", TABLE], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(120), said) == (0, b"")
