@@ -120,7 +120,7 @@ from gateway.commands.console import Console
 
 class Parser:
     def parse_args(self, argv):
-        return argparse.Namespace(command=lambda args: Console(width=80).print("x" * 1_000_000))
+        return argparse.Namespace(command=lambda args: Console(width=80, highlight=False).print("seen\\n" * 20_000))
 
 cli._parser = Parser
 sys.exit(cli.main([]))
