@@ -46,8 +46,9 @@ class Clock:
         min(self._phases, key=len).add(member)
         if was_idle and self._timer is not None:
             self._timer.cancel()
-            self._due = min(self._due, self.now() + STEP_S)
-            self._again(max(0.0, self._due - self.now()))
+            now = self.now()
+            self._due = min(self._due, now + STEP_S)
+            self._again(max(0.0, self._due - now))
 
     def discard(self, member: Ticked) -> None:
         for phase in self._phases:

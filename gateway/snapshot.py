@@ -170,8 +170,8 @@ class Expected:
     """The snapshots by which calls were answered whose media sockets have not come yet."""
 
     def __init__(self) -> None:
-        self._by_key: dict[CallKey, tuple[float, Snapshot]] = {}
-        self._coming: dict[CallKey, float] = {}
+        # Until when it may come, and until when it most likely does.
+        self._by_key: dict[CallKey, tuple[float, float, Snapshot]] = {}
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -179,31 +179,30 @@ class Expected:
     def put(self, key: CallKey, snapshot: Snapshot, ttl_s: float) -> None:
         self.prune()
         self._by_key.pop(key, None)
-        self._by_key[key] = time.monotonic() + ttl_s, snapshot
-        self._coming[key] = time.monotonic() + COMES_S
+        now = time.monotonic()
+        self._by_key[key] = now + ttl_s, now + COMES_S, snapshot
 
     def take(self, key: CallKey, *, keep: bool = False) -> Snapshot | None:
         """`keep`: the carrier may come again for the same call."""
-        self._coming.pop(key, None)
-        found = self._by_key.get(key)
-        if found is None:
+        if key not in self._by_key:
             return None
-        if not keep:
+        until, _, snapshot = self._by_key[key]
+        if keep:
+            self._by_key[key] = until, 0.0, snapshot
+        else:
             del self._by_key[key]
-        return found[1] if found[0] > time.monotonic() else None
+        return snapshot if until > time.monotonic() else None
 
     def coming(self) -> bool:
         """Whether a call was answered just now."""
         now = time.monotonic()
-        return any(until > now for until in self._coming.values())
+        return any(likely > now for _, likely, _ in self._by_key.values())
 
     def prune(self) -> None:
         """Forget those that did not come in time. They stand about in that order; a straggler goes a little later."""
         now = time.monotonic()
-        while self._coming and (first := next(iter(self._coming.items())))[1] <= now:
-            del self._coming[first[0]]
         while self._by_key:
-            key, (until, _) = next(iter(self._by_key.items()))
+            key, (until, _, _) = next(iter(self._by_key.items()))
             if until > now:
                 return
             del self._by_key[key]

@@ -79,7 +79,7 @@ async def _placed(settings: Settings, args: argparse.Namespace, carrier: FakeCar
     # Handshakes are signed over the public URL, also where we go straight to the gateway.
     public = settings.gateway.public_url if args.url is None else ""
     meanwhile = Meanwhile(carrier, acts)
-    with _at_ctrl_c(meanwhile.interrupted):
+    with _at_a_signal(meanwhile.interrupted):
         return await place_call(
             carrier,
             _ws(url) + path,
@@ -112,7 +112,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def _at_ctrl_c(do: Callable[[], None]) -> Iterator[None]:
+def _at_a_signal(do: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # where no signal arrives
         yield
         return

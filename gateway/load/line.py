@@ -64,7 +64,6 @@ class Line:
         self._problem = ""
         self._gone = False
         self._still = False  # half-open, or never started
-        self._half_open_at: float | None = None
         self.ear = Ear(carrier, tally)
         carrier.on_sound = self.ear.take
 
@@ -163,9 +162,9 @@ class Line:
         if self._ended_at is not None and now - self._ended_at > CLOSING_S and not self._problem:
             self._fail("the gateway did not answer the end of the call", now)
             return
-        if self._half_open_at is not None and now - self._half_open_at > HALF_OPEN_S:
-            self.abandon()
         if self._still:
+            if scenario.end == "half-open" and at > self.arrival.lasts + HALF_OPEN_S:
+                self.abandon()
             return
         if carrier.ready and carrier.ended_by is None:
             if self._due is None:
@@ -243,7 +242,6 @@ class Line:
             wire.abort()
         elif wire is not None:
             self._ended_at = math.inf
-            self._half_open_at = now
             self._still = True
             wire.stop_reading()
 
