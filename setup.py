@@ -1,6 +1,7 @@
 """The compiled build: with GATEWAY_COMPILED=1 mypyc makes machine code of the modules that pyproject.toml lists.
 
-And the C compiler of media/convolution.c, which media/resample.py takes where it is there.
+And the C compiler of media/convolution.c and gateway/lean/sysio.c, which media/resample.py and gateway/lean/rounds.py
+take where they are there.
 
 What a package is stands in pyproject.toml; without the variable this file adds nothing. docs/performance.md has the
 command, and what it gains.
@@ -61,6 +62,10 @@ class Compile(build_ext):
                 extra_compile_args=[] if sys.platform == "win32" else ["-O3"],
             )
         )
+        if sys.platform == "linux":
+            self.distribution.ext_modules.append(
+                Extension("gateway.lean.sysio", ["gateway/lean/sysio.c"], extra_compile_args=["-O3"])
+            )
         super().finalize_options()
 
     def run(self) -> None:

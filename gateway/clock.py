@@ -13,6 +13,8 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
+from gateway.lean.rounds import Rounds
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.clock")
 
 TICK_S = 0.020
@@ -27,9 +29,13 @@ class Ticked(Protocol):
 
 
 class Clock:
-    """Ticks every member each 20 ms; `lateness_s` says how late the loop was, the first sign of overload."""
+    """Ticks every member each 20 ms; `lateness_s` says how late the loop was, the first sign of overload.
+
+    Its beats, four to a tick, are the rounds in which sockets are read: `rounds`.
+    """
 
     def __init__(self) -> None:
+        self.rounds = Rounds()
         self._phases: list[set[Ticked]] = [set() for _ in range(PHASES)]
         self._lateness: deque[float] = deque(maxlen=1000)  # the last five seconds
         self._phase = 0  # the next one
@@ -63,6 +69,7 @@ class Clock:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.rounds.stop()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -102,6 +109,7 @@ class Clock:
         phase = self._phases[self._phase]
         self._phase = (self._phase + 1) % PHASES
         self._again(max(0.0, due - now))  # late: sockets are read, and it goes on at once
+        self.rounds.read()
         if phase:
             _tick(tuple(phase), now)
 

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
 from gateway.control import ControlError
-from gateway.lean.socket import LeanSocket
+from gateway.lean import socket as lean
 from gateway.store import CallKey, StoreError, Worker
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Colleagues:
         config = uvicorn.Config(
             app,
             uds=self.endpoint,
-            ws=LeanSocket,
+            ws=lean.PROTOCOL,
             ws_ping_interval=None,
             lifespan="off",
             log_config=None,

@@ -65,6 +65,7 @@ class DirectWire:
     async def carry(self, core: CallCore, close_soon: CloseSoon) -> None:
         self._core, self._close_soon = core, close_soon
         self._socket = self._take_over(self)
+        self._socket.read_in(self._clock.rounds)
         self._say()
         self._clock.add(self)
         try:

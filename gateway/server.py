@@ -88,7 +88,7 @@ class StockSocket(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
 
-WEBSOCKETS: dict[str, type[asyncio.Protocol]] = {"lean": lean.LeanSocket, "websockets": StockSocket}
+WEBSOCKETS: dict[str, type[asyncio.Protocol]] = {"lean": lean.PROTOCOL, "websockets": StockSocket}
 
 
 class Server(uvicorn.Server):

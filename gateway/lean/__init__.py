@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from gateway.lean.rounds import Rounds
+
 EXTENSION: Final = "gateway.lean"  # scope["extensions"][EXTENSION]["take_over"](taker) gives a DirectSocket
 
 
@@ -32,6 +34,9 @@ class DirectSocket(Protocol):
 
     def send(self, *messages: str | bytes) -> None:
         """In one write; nothing where the socket is closed. Raises UnicodeEncodeError and sends none of them."""
+
+    def read_in(self, rounds: Rounds) -> None:
+        """From now on it is read by them, where that can be, and what it sends leaves at once."""
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Say so, and let go: no method of the Taker's is called any more. Raises ValueError for an unusable code."""

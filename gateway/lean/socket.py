@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from gateway.lean import EXTENSION, DirectSocket, Taker, frames
 from gateway.lean.frames import Broken, Closed, Parser, Ping, Pong
 from gateway.lean.handshake import BadRequest, Handshake, Upgrade
+from gateway.lean.rounds import IS_POSSIBLE, Member, Rounds, send_now
 
 LINGER_S = 2.0  # after the application's end: for what was sent last to be read, and for the peer's half of the close
 CLOSE_S = 10.0  # for the same while the application still runs
@@ -41,8 +42,9 @@ class Phase(Enum):
 _OPEN: Final = Phase.OPEN  # an enumeration's members are found slowly
 
 
-class LeanSocket(asyncio.Protocol):
-    """One connection, from the request for an upgrade to its end."""
+class LeanSocket(Member):
+    """One connection, from the request for an upgrade to its end: an asyncio.Protocol in all but the base class, for
+    which the compiled build would look up each attribute."""
 
     def __init__(
         self,
@@ -78,6 +80,10 @@ class LeanSocket(asyncio.Protocol):
         self._reading = True
         self._waiter: asyncio.Future[None] | None = None
         self._writers: list[asyncio.Future[None]] = []
+        # In rounds.
+        self._rounds: Rounds | None = None
+        self._number = -1  # of the socket; -1: the loop reads it
+        self._is_behind = False  # the transport had to be given what the socket did not take at once
         # For one that has taken over.
         self._taker: Taker | None = None
         self._on_message: Callable[[str | bytes], None] | None = None
@@ -92,6 +98,7 @@ class LeanSocket(asyncio.Protocol):
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._leave_rounds()
         self._lost, self._phase = True, Phase.CLOSED
         self._connections.discard(self)
         self._stop_pinging()
@@ -353,9 +360,38 @@ class LeanSocket(asyncio.Protocol):
     def send(self, *messages: str | bytes) -> None:
         if self._phase is not _OPEN:
             return
-        data = frames.message(messages[0]) if len(messages) == 1 else b"".join(map(frames.message, messages))
-        if not self._transport.is_closing():  # it may be, and has not told us yet
-            self._transport.write(data)
+        self._write(frames.message(messages[0]) if len(messages) == 1 else b"".join(map(frames.message, messages)))
+
+    def read_in(self, rounds: Rounds) -> None:
+        if not IS_POSSIBLE or self._phase is not _OPEN or self._transport.is_closing() or is_ssl(self._transport):
+            return
+        socket = self._transport.get_extra_info("socket")
+        if socket is None:
+            return
+        number: int = socket.fileno()
+        self._transport.pause_reading()
+        try:
+            rounds.add(number, self)
+        except OSError:  # no descriptor is left
+            self._transport.resume_reading()
+            return
+        self._rounds, self._number, self._is_behind = rounds, number, True
+
+    def hand_back(self) -> None:
+        if self._leave_rounds() and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        self._leave_rounds()
+        self._transport.abort()
+
+    def _leave_rounds(self) -> bool:
+        rounds, self._rounds = self._rounds, None
+        if rounds is None:
+            return False
+        rounds.discard(self._number)
+        self._number = -1
+        return True
 
     def close(self, code: int = frames.NORMAL, reason: str = "") -> None:
         if self._phase is not _OPEN:
@@ -364,6 +400,7 @@ class LeanSocket(asyncio.Protocol):
         self._closed_by_application, self._phase = True, Phase.CLOSING
         self._taker = self._on_message = None
         self._stop_pinging()
+        self.hand_back()
         self._end_soon()
         self._resume_reading()
         self._over(code, reason)
@@ -406,6 +443,7 @@ class LeanSocket(asyncio.Protocol):
         """
         self._phase = Phase.CLOSED
         self._stop_pinging()
+        self.hand_back()
         if half and not self._transport.is_closing():
             self._resume_reading()
             self._transport.write_eof()
@@ -416,6 +454,12 @@ class LeanSocket(asyncio.Protocol):
         self._over(code, reason)
 
     def _write(self, data: bytes) -> None:
+        if self._number >= 0 and not (self._is_behind and self._transport.get_write_buffer_size()):
+            sent = send_now(self._number, data)
+            self._is_behind = sent < len(data)
+            if not self._is_behind:
+                return
+            data = data[sent:]
         if not self._transport.is_closing():  # it may be, and has not told us yet
             self._transport.write(data)
 
@@ -463,6 +507,8 @@ class LeanSocket(asyncio.Protocol):
             self._ping_timer.cancel()
             self._ping_timer = None
 
+
+PROTOCOL = cast("type[asyncio.Protocol]", LeanSocket)  # for uvicorn's `ws=`
 
 _CONTROLS: dict[type, Callable[[LeanSocket, Any], None]] = {
     Ping: LeanSocket._on_ping,
