@@ -49,6 +49,29 @@ def test_each_member_is_told_the_time_once_a_tick() -> None:
     assert all(is_about(len(member.at), SECONDS / TICK_S) for member in members)
 
 
+def test_sockets_are_read_with_each_beat_and_let_go_when_it_stops() -> None:
+    told: list[str] = []
+
+    class Told:
+        def read(self) -> None:
+            told.append("read")
+
+        def stop(self) -> None:
+            told.append("stop")
+
+    async def main() -> int:
+        clock = Clock()
+        clock.rounds = Told()  # type: ignore[assignment]
+        clock.add(Member())
+        async with clock.running():
+            await asyncio.sleep(SECONDS)
+        return clock.ticks
+
+    assert asyncio.run(main()) == len(told) - 1 > 0
+    assert told[-1] == "stop"
+    assert told.count("stop") == 1
+
+
 def test_with_no_call_up_it_wakes_but_once_a_tick() -> None:
     async def main() -> None:
         clock, member = Clock(), Member()
