@@ -42,7 +42,6 @@ class Rounds:
     def __init__(self) -> None:
         self._members: dict[int, Member] = {}  # by the numbers of their sockets
         self._epoll: select.epoll | None = None
-        self._number = -1  # of `_epoll`
 
     def __len__(self) -> int:
         return len(self._members)
@@ -51,25 +50,28 @@ class Rounds:
         """`number`: of a plain socket that nobody else reads. Raises OSError."""
         if self._epoll is None:
             self._epoll = select.epoll()
-            self._number = self._epoll.fileno()
-        sysio.watch(self._number, number)
-        self._members[number] = member
+        try:
+            sysio.watch(self._epoll.fileno(), number)
+            self._members[number] = member
+        finally:
+            self._close_if_idle()
 
     def discard(self, number: int) -> None:
         """Before the socket is closed."""
-        if self._members.pop(number, None) is None or self._epoll is None:
-            return
-        if self._members:
+        if self._members.pop(number, None) is not None and self._epoll is not None:
             self._epoll.unregister(number)
-        else:
+            self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._epoll is not None and not self._members:
             self._epoll.close()
-            self._epoll, self._number = None, -1
+            self._epoll = None
 
     def read(self) -> None:
         """One look at all of them."""
-        if self._number < 0:
+        if self._epoll is None:
             return
-        for member, data in sysio.read(self._number, self._members):
+        for member, data in sysio.read(self._epoll.fileno(), self._members):
             try:
                 if data is None:
                     member.hand_back()

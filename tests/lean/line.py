@@ -277,5 +277,10 @@ ECHOES: dict[str, tuple[type[Any], App]] = {
 }
 
 
+async def until(done: Callable[[], object]) -> None:
+    while not done():  # noqa: ASYNC110 - what is waited for are the loop's own timers, or the kernel
+        await asyncio.sleep(0.001)
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(main, 60))

@@ -10,6 +10,7 @@ import select
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from gateway.lean import EXTENSION, DirectSocket
 from gateway.lean import rounds as module
 from gateway.lean import socket as lean
 from gateway.lean.rounds import IS_POSSIBLE, Member, Rounds
-from tests.lean.line import close_of, masked, request
+from tests.lean.line import close_of, masked, request, until
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -182,11 +183,6 @@ def run(main: Coroutine[Any, Any, None], loop: str = "uvloop") -> None:
 
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
-
-
-async def until(done: Callable[[], object]) -> None:
-    while not done():  # noqa: ASYNC110 - what is waited for is the kernel
-        await asyncio.sleep(0.001)
 
 
 async def read_until(app: Taking, done: Callable[[], object]) -> None:
@@ -389,6 +385,16 @@ def test_without_rounds_the_loop_reads_again() -> None:
 
 
 # ---------------------------------------------------------------- members
+
+
+@interpreted
+def test_what_cannot_be_watched_leaves_no_descriptor() -> None:
+    with Path(__file__).open() as file:
+        together, before = Rounds(), open_files()
+        with pytest.raises(PermissionError):
+            together.add(file.fileno(), Member())
+        assert not together
+        assert open_files() == before
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

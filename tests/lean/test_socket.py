@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import gc
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,16 +13,11 @@ from uvicorn.protocols.utils import ClientDisconnected
 
 from gateway.lean import EXTENSION, DirectSocket
 from gateway.lean.socket import QUEUED_LIMIT, LeanSocket
-from tests.lean.line import Echo, Line, Served, close_of, direct_echo, echo, masked, request, run
+from tests.lean.line import Echo, Line, Served, close_of, direct_echo, echo, masked, request, run, until
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 Events = list[dict[str, Any]]
-
-
-async def until(done: Callable[[], object]) -> None:
-    while not done():  # noqa: ASYNC110 - what is waited for are the loop's own timers
-        await asyncio.sleep(0.001)
 
 
 def listener(events: Events) -> Any:
