@@ -96,23 +96,21 @@ class Program:
         context = PrepareContext(folder, (8000,), tongue.speak)
         prepared: Any = registry.bot(use).prepare(CodeSettings(options=options or {}, **keys), context)
         build = await prepared
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))  # for `threads_are_done`
         program = cls(LiveVirtualCall(carrier, build), tongue)
-        await program.settle()
+        await program.go(0.2)
         return program
 
-    async def settle(self) -> None:
-        """Time for what is made in threads, then a moment of the call's."""
-        await self.call.go(0.1)
-        await asyncio.sleep(0.05)
-        await self.call.go(0.1)
-
     async def go(self, seconds: float) -> None:
-        await self.call.go(seconds)
+        """The call's time stands still while threads are at work, however slow they are."""
+        end = self.call.t + seconds
+        while self.call.t < end - 1e-9 and self.call.closed_with is None:
+            await threads_are_done()
+            await self.call.go(STEP_S)
 
     async def press(self, digits: str) -> None:
         self.call.press(digits)
-        await self.call.go(0.05)
-        await self.settle()
+        await self.go(0.25)
 
     @property
     def heard(self) -> list[tuple[str, float]]:
