@@ -1,7 +1,7 @@
 """The compiled build: with GATEWAY_COMPILED=1 mypyc makes machine code of the modules that pyproject.toml lists.
 
-And the C compiler of media/convolution.c and gateway/lean/sysio.c, which media/resample.py and gateway/lean/rounds.py
-take where they are there.
+And the C compiler of media/convolution.c, media/rows.c and gateway/lean/sysio.c, which media/resample.py,
+media/row_memory.py and gateway/lean/rounds.py take where they are there.
 
 What a package is stands in pyproject.toml; without the variable this file adds nothing. docs/performance.md has the
 command, and what it gains.
@@ -55,16 +55,16 @@ class Compile(build_ext):
         self.distribution.ext_modules = mypycify(arguments, opt_level="3", group_name="gateway")
         for module in self.distribution.ext_modules:
             module.extra_compile_args.append("-Wno-error")  # warnings of compilers to come
-        self.distribution.ext_modules.append(
-            Extension(
-                "media.convolution",
-                ["media/convolution.c"],
-                extra_compile_args=[] if sys.platform == "win32" else ["-O3"],
-            )
-        )
+        fast = [] if sys.platform == "win32" else ["-O3"]
+        # Where sums are rounded, to numpy's bits: no product may be added without having been rounded itself.
+        as_numpy = [*fast, "-ffp-contract=off"] if fast else []
+        self.distribution.ext_modules += [
+            Extension("media.convolution", ["media/convolution.c"], extra_compile_args=fast),
+            Extension("media.rows", ["media/rows.c"], extra_compile_args=as_numpy),
+        ]
         if sys.platform == "linux":
             self.distribution.ext_modules.append(
-                Extension("gateway.lean.sysio", ["gateway/lean/sysio.c"], extra_compile_args=["-O3"])
+                Extension("gateway.lean.sysio", ["gateway/lean/sysio.c"], extra_compile_args=fast)
             )
         super().finalize_options()
 

@@ -22,16 +22,16 @@ Truths = NDArray[np.bool_]
 
 _BLOCK: Final = 16  # windows of 32 ms: the floor is the least volume of nine such blocks, 4.6 s
 _BLOCKS: Final = 9
-_AT_FLOOR: Final = 0.06  # of volume, 6 dB above it: this is background
-_ABOVE_MURMUR: Final = 0.09
-_LIKE_SPEECH: Final = 0.25  # mean confidence in the background: it murmurs
-_LIKENESS_STEP: Final = 0.03  # its mean reaches back one second
+AT_FLOOR: Final = 0.06  # of volume, 6 dB above it: this is background
+ABOVE_MURMUR: Final = 0.09
+LIKE_SPEECH: Final = 0.25  # mean confidence in the background: it murmurs
+LIKENESS_STEP: Final = 0.03  # its mean reaches back one second
 
 _MEMORY: Final = 10  # windows in which voice and air are compared
-_AIR_OVER_VOICE: Final = 0.8  # in power, 1 dB: a cough
-_SURE: Final = 0.96  # such confidence is not doubted as a cough
-_IS_VOICE, _IS_AIR = 0.6, 0.5  # periodicity
-_SURELY_VOICE, _SURELY_AIR = 0.97, 0.1  # confidence with which periodicity is not looked at
+AIR_OVER_VOICE: Final = 0.8  # in power, 1 dB: a cough
+SURE: Final = 0.96  # such confidence is not doubted as a cough
+IS_VOICE, IS_AIR = 0.6, 0.5  # periodicity
+SURELY_VOICE, SURELY_AIR = 0.97, 0.1  # confidence with which periodicity is not looked at
 
 _LAGS: Final = np.arange(66, 9, -1)  # at 4 kHz: 60 to 400 Hz
 _LOOKED_AT: Final = 160  # samples at 4 kHz
@@ -78,31 +78,31 @@ class SecondLook:
         floors, block, count = self._floors[slots], self._block[slots], self._count[slots]
         floor = np.minimum(floors.min(axis=1), block)
         likeness = self._likeness[slots]
-        background = (volume < floor + _AT_FLOOR) & (volume >= least)
-        self._likeness[slots] = np.where(background, likeness + _LIKENESS_STEP * (given - likeness), likeness)
+        background = (volume < floor + AT_FLOOR) & (volume >= least)
+        self._likeness[slots] = np.where(background, likeness + LIKENESS_STEP * (given - likeness), likeness)
         block = np.minimum(block, volume)
         full = slots[count % _BLOCK == _BLOCK - 1]
         self._block[slots] = block
         if len(full):
             self._floors[full, self._count[full] // _BLOCK % _BLOCKS] = self._block[full]
             self._block[full] = 1.0
-        found: Truths = (volume < floor + _ABOVE_MURMUR) & (likeness > _LIKE_SPEECH)
+        found: Truths = (volume < floor + ABOVE_MURMUR) & (likeness > LIKE_SPEECH)
         return found
 
     def _cough(
         self, slots: Slots, given: Doubles, volume: Doubles, power: Doubles, least: Doubles, audio: NDArray[np.int16]
     ) -> Truths:
-        voice, air = given >= _SURELY_VOICE, given < _SURELY_AIR
+        voice, air = given >= SURELY_VOICE, given < SURELY_AIR
         unsure = np.flatnonzero(~voice & ~air & (volume >= least))
         if len(unsure):
             repeats = periodicity(audio[unsure])
-            voice[unsure], air[unsure] = repeats >= _IS_VOICE, repeats < _IS_AIR
+            voice[unsure], air[unsure] = repeats >= IS_VOICE, repeats < IS_AIR
         place = self._count[slots] % _MEMORY
         self._voice[slots, place] = np.where(voice, power, 0.0)
         self._air[slots, place] = np.where(air, power, 0.0)
         self._count[slots] += 1
         loudest_voice, loudest_air = self._voice[slots].max(axis=1), self._air[slots].max(axis=1)
-        found: Truths = (given < _SURE) & (loudest_voice < _AIR_OVER_VOICE * loudest_air)
+        found: Truths = (given < SURE) & (loudest_voice < AIR_OVER_VOICE * loudest_air)
         return found
 
 

@@ -16,59 +16,18 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from media.errors import ConfigError
 from media.onnx import open_session
-from media.second_look import SecondLook
-from media.vad import (
-    VOLUME_FALL,
-    VOLUME_RISE,
-    Deliver,
-    VADAnalyzer,
-    VADParams,
-    VoiceService,
-    VoiceSource,
-    Windows,
-    powers,
-    volumes,
-)
+from media.row_memory import CONTEXT, REPLAY, STATE, WINDOW, Floats, row_memory
+from media.vad import Deliver, VADAnalyzer, VADParams, VoiceService, VoiceSource, Windows
 
 log = logging.getLogger(__name__)
 
-Floats = NDArray[np.float32]
-Samples = NDArray[np.int16]
 Step: TypeAlias = Callable[[Floats, Floats], tuple[Floats, Floats]]  # audio and state; confidence and the next state
 
-WINDOW: Final = {8000: 256, 16000: 512}  # samples of a window: 32 ms
-_CONTEXT: Final = {8000: 32, 16000: 64}  # samples that the model wants again from the window before
-_STATE: Final = 128
 _RESULTS: Final = ["output", "stateN"]
 WINDOW_S: Final = 0.032
-
-# The model's memory. After long silence or noise it is slower to notice a voice than a model that remembers nothing,
-# so it forgets: during silence, and after `_FORGET_AFTER` windows that it is sure are not speech (never in a word).
-# It then hears the last `_REPLAY` windows again: enough to hear what is soft at the start of a word.
-_HUSH: Final = 8  # windows below the least volume until the model is not asked any more
-_FORGET_AFTER: Final = 156  # 5 s, as in Pipecat, which forgets in mid-word too
-_SURELY_NOT: Final = 0.2  # confidence
-_REPLAY: Final = 2
-
-# The model is unsure of soft voices, and hears them late or not at all: it is shown each call as if its caller spoke
-# up. His level is that of the loudest window, and comes down only while he speaks, so that neither noise nor pauses
-# change it. Whole decibels from a table: a power that numpy makes may differ with a row's place in the batch.
-_FULL: Final = 90  # of volume, in hundredths, that is loud enough: a voice of about -25 dBFS
-_MOST_DB: Final = 20  # of gain
-_GAINS: Final = np.array([10 ** (db / 20) for db in range(_MOST_DB + 1)], np.float32) / np.float32(32768)  # of s16
-_LEVEL_AT_FIRST: Final = 0.75  # of volume: of a soft voice
-_LEVEL_FALL: Final = 0.001  # of volume per window of speech: 3 dB in a second
-_SURELY: Final = 0.7  # confidence
-_LOUDER_DB: Final = 4  # than ever: then the model forgets the line as it was shown until now, which was too loud
-
-
-def _gain_db(level: NDArray[np.float64]) -> NDArray[np.int64]:
-    missing: NDArray[np.int64] = np.clip(_FULL - np.rint(level * 100), 0, _MOST_DB).astype(np.int64)
-    return missing
 
 
 def default_model() -> Path:
@@ -140,8 +99,8 @@ def _quicker(path: Path, as_it_is: Mapping[int, Step]) -> Mapping[int, Step] | N
 def _agree(rate: int, one: Step, other: Step) -> bool:
     """On noise, from a memory of noise."""
     rng = np.random.default_rng(1)
-    audio = rng.normal(0, 0.1, (3, _CONTEXT[rate] + WINDOW[rate])).astype(np.float32)
-    state = rng.normal(0, 0.3, (2, 3, _STATE)).astype(np.float32)
+    audio = rng.normal(0, 0.1, (3, CONTEXT[rate] + WINDOW[rate])).astype(np.float32)
+    state = rng.normal(0, 0.3, (2, 3, STATE)).astype(np.float32)
     return all(np.allclose(a, b, atol=1e-4) for a, b in zip(one(audio, state), other(audio, state), strict=True))
 
 
@@ -178,43 +137,25 @@ class SileroRows:
         if sample_rate not in WINDOW:
             raise ValueError(f"sample rate must be 8000 or 16000, got {sample_rate}")
         self.model, self.sample_rate = model, sample_rate
-        self.window, self._context = WINDOW[sample_rate], _CONTEXT[sample_rate]
-        self._kept = self._context + _REPLAY * self.window
-        self._looked_at = self.window * 5 // 4
-        self._look = SecondLook(capacity)
-        self._tails: Samples = np.zeros((capacity, self._kept), np.int16)
-        self._states: Floats = np.zeros((2, capacity, _STATE), np.float32)
-        self._volume = np.zeros(capacity)
-        self._hush = np.zeros(capacity, np.int64)  # windows below the least volume
-        self._age = np.zeros(capacity, np.int64)  # windows since the model forgot
-        self._given = np.zeros(capacity)  # the model's last confidence
-        self._level = np.zeros(capacity)  # volume of the caller's voice
+        self.window = WINDOW[sample_rate]
+        self._shown = CONTEXT[sample_rate] + self.window
+        self._memory = row_memory(sample_rate, capacity)
+        self._capacity = capacity
         self._free = list(range(capacity - 1, -1, -1))
         self.asked = 0  # windows that went through the model
         self.asleep = 0  # windows that needed no model
 
     def open(self) -> Row:
         if not self._free:
-            self._grow()
+            self._memory.grow()
+            self._free = list(range(2 * self._capacity - 1, self._capacity - 1, -1))
+            self._capacity *= 2
         slot = self._free.pop()
-        self._states[:, slot] = 0.0
-        for kept in (self._tails, self._volume, self._hush, self._age, self._given):
-            kept[slot] = 0
-        self._level[slot] = _LEVEL_AT_FIRST
-        self._look.forget(slot)
+        self._memory.forget(slot)
         return Row(slot)
 
     def close(self, row: Row) -> None:
         self._free.append(row.slot)
-
-    def _grow(self) -> None:
-        before = len(self._tails)
-        for name in ("_tails", "_volume", "_hush", "_age", "_given", "_level"):
-            kept = getattr(self, name)
-            setattr(self, name, np.concatenate((kept, np.zeros_like(kept))))
-        self._states = np.concatenate((self._states, np.zeros_like(self._states)), axis=1)
-        self._look.grow()
-        self._free = list(range(2 * before - 1, before - 1, -1))
 
     def judge(
         self, rows: Sequence[Row], windows: Sequence[bytes], least: Sequence[float]
@@ -223,52 +164,33 @@ class SileroRows:
 
         The gate: a row that has been below that for a while is not shown to the model and gets confidence 0.
         """
-        slots = np.array([row.slot for row in rows])
-        lowest = np.array(least)
-        pcm = np.frombuffer(b"".join(windows), "<i2").reshape(len(rows), self.window)
-        power = powers(pcm, self.sample_rate)
-        volume = self._volume[slots]
-        heard = np.array(volumes(power))
-        volume += np.where(heard > volume, VOLUME_RISE, VOLUME_FALL) * (heard - volume)
-        self._volume[slots] = volume
-        level = self._level[slots]
-        gain_before = _gain_db(level)
-        level = np.maximum(heard, np.where(self._given[slots] >= _SURELY, level - _LEVEL_FALL, level))
-        self._level[slots] = level
-        gain_db = _gain_db(level)
-        gain = _GAINS[gain_db][:, None]
+        memory = self._memory
+        asked, fresh = memory.hear([row.slot for row in rows], windows, least)
+        if fresh:
+            self._replay(fresh)
+        audio, given, state = np.empty((asked, self._shown), np.float32), _NO_CONFIDENCE, _state_of(asked)
+        if asked:
+            memory.show(audio, state)
+            given, state = self.model.step(self.sample_rate, audio, state)
+        self.asked += asked
+        self.asleep += len(rows) - asked
+        return memory.judge(given, state)
 
-        before, age = self._hush[slots], self._age[slots] + 1
-        hush = np.where(volume < lowest, before + 1, 0)
-        self._hush[slots] = hush
-        awake = hush <= _HUSH
-        fresh = awake & ((before > _HUSH) | ((age > _FORGET_AFTER) & (self._given[slots] < _SURELY_NOT)))
-        fresh |= awake & (gain_before - gain_db >= _LOUDER_DB)
-        self._age[slots] = np.where(fresh, 0, age)
-
-        audio = np.concatenate((self._tails[slots], pcm), axis=1)
-        self._tails[slots] = audio[:, self.window :]
-        if fresh.any():
-            self._replay(audio[fresh] * gain[fresh], slots[fresh])
-        given = np.zeros(len(rows))
-        asked = np.flatnonzero(awake)
-        if len(asked):
-            now = audio[asked, -self.window - self._context :] * gain[asked]
-            mine = slots[asked]
-            given[asked], self._states[:, mine] = self.model.step(self.sample_rate, now, self._states[:, mine])
-        self._given[slots] = given
-        self.asked += len(asked)
-        self.asleep += len(rows) - len(asked)
-        left = self._look.confidences(slots, given, volume, power, lowest, audio[:, -self._looked_at :])
-        return left.tolist(), volume.tolist()
-
-    def _replay(self, audio: Floats, slots: NDArray[np.int64]) -> None:
+    def _replay(self, count: int) -> None:
         """Forget, then hear the windows before this one again."""
-        state: Floats = np.zeros((2, len(slots), _STATE), np.float32)
-        size = self._context + self.window
-        for start in range(0, _REPLAY * self.window, self.window):
-            _, state = self.model.step(self.sample_rate, np.ascontiguousarray(audio[:, start : start + size]), state)
-        self._states[:, slots] = state
+        audio, state = np.empty((count, self._shown), np.float32), _state_of(count)
+        state[:] = 0.0
+        for turn in range(REPLAY):
+            self._memory.earlier(turn, audio)
+            _, state = self.model.step(self.sample_rate, audio, state)
+        self._memory.begin(state)
+
+
+_NO_CONFIDENCE: Final = np.empty(0, np.float32)
+
+
+def _state_of(count: int) -> Floats:
+    return np.empty((2, count, STATE), np.float32)
 
 
 class RowSource:

@@ -28,7 +28,7 @@ VOLUME_RISE: Final = 1.0
 VOLUME_FALL: Final = 0.2
 # Power gain of BS.1770's shelf, which lifts 1.5 kHz and above by 4 dB, as weights of the autocorrelation at lags 0 to
 # 3: within 0.3 dB of it from 80 Hz up. Its high-pass at 38 Hz is taken for what it mostly removes: the mean.
-_SHELF: Final = {
+SHELF: Final = {
     8000: (1.8798, -0.4324, -0.0915, 0.0680),
     16000: (2.1706, -0.3008, -0.2074, -0.1109),
 }
@@ -86,7 +86,7 @@ def powers(windows: NDArray[np.int16], sample_rate: int) -> NDArray[np.float64]:
 
     Sums are whole numbers below 2 ** 53, hence exact: a row's result does not depend on its neighbours.
     """
-    c0, *lags = _SHELF.get(sample_rate) or _SHELF[8000 if sample_rate < 12000 else 16000]
+    c0, *lags = SHELF.get(sample_rate) or SHELF[8000 if sample_rate < 12000 else 16000]
     x = windows.astype(np.float64)
     size = x.shape[1]
     mean = (np.einsum("ij->i", x) / size) ** 2

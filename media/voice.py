@@ -26,8 +26,8 @@ _STARTING: Final = VADState.STARTING
 _SPEAKING: Final = VADState.SPEAKING
 _STOPPING: Final = VADState.STOPPING
 # Loudness in dB, of samples as they are (full scale is 90 dB), that counts as volume 0 and as volume 1.
-_LOWEST_DB: Final = -20.0
-_HIGHEST_DB: Final = 80.0
+LOWEST_DB: Final = -20.0
+HIGHEST_DB: Final = 80.0
 _DOUBTFUL: Final = 0.7  # of the confidence that speech needs: a window that may be part of it
 
 
@@ -36,7 +36,7 @@ def loudness(powers: list[float]) -> list[float]:
     found: list[float] = []
     for power in powers:
         # Not numpy's logarithm, which may round the last rows of a batch in another way than the first ones.
-        volume = (10 * math.log10(power) - 0.691 - _LOWEST_DB) / (_HIGHEST_DB - _LOWEST_DB) if power > 1e-3 else 0.0
+        volume = (10 * math.log10(power) - 0.691 - LOWEST_DB) / (HIGHEST_DB - LOWEST_DB) if power > 1e-3 else 0.0
         found.append(1.0 if volume > 1.0 else max(0.0, volume))
     return found
 

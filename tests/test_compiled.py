@@ -26,9 +26,10 @@ def test_each_module_is_what_it_should_be(name: str) -> None:
     assert (ROOT / name).is_file()  # tracebacks show its lines in either build
 
 
-def test_the_resamplers_product_is_in_the_compiled_build() -> None:
-    """And nowhere else: that it gives the bits of numpy's is held in tests/media/test_resample.py."""
-    assert (importlib.util.find_spec("media.convolution") is not None) == IS_COMPILED
+@pytest.mark.parametrize("name", ["media.convolution", "media.rows"])
+def test_what_is_written_in_c_is_in_the_compiled_build(name: str) -> None:
+    """And nowhere else: that it gives the bits of numpy's is held in tests/media."""
+    assert (importlib.util.find_spec(name) is not None) == IS_COMPILED
 
 
 @pytest.mark.parametrize("name", MODULES)
