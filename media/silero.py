@@ -19,7 +19,9 @@ import numpy as np
 
 from media.errors import ConfigError
 from media.onnx import open_session
-from media.row_memory import CONTEXT, REPLAY, STATE, WINDOW, Floats, row_memory
+from media.row_memory import CONTEXT, REPLAY, STATE, row_memory
+from media.row_memory import WINDOW as WINDOW
+from media.row_memory import Floats as Floats
 from media.vad import Deliver, VADAnalyzer, VADParams, VoiceService, VoiceSource, Windows
 
 log = logging.getLogger(__name__)
