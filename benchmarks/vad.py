@@ -26,6 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.turns.corpus import TUNE, clips, mix, noise, telephone
+from gateway.clock import Clock
 from gateway.vad_engine import VoiceEngine
 from media.resample import resample_all
 from media.silero import WINDOW, load_model
@@ -144,7 +145,9 @@ async def cost(rate: int, name: str, pcm: bytes, count: int, seconds: float) -> 
     starts = rng.integers(0, len(pcm) // 2 - rate, count).tolist()
     bare = [Line(pcm, rate, start, delays) for start in starts]
     before, before_here, without = await feed(bare, seconds / 2)
-    engine = VoiceEngine()
+    clock = Clock()
+    clock.start()
+    engine = VoiceEngine(clock)
     lines = [Line(pcm, rate, start, delays) for start in starts]
     for line in lines:
         line.source = engine.listen(None, rate, line.deliver)
@@ -157,6 +160,7 @@ async def cost(rate: int, name: str, pcm: bytes, count: int, seconds: float) -> 
         line.source.close()
     counted = engine.tally()
     await engine.close()
+    clock.stop()
     after, after_here, more = await feed(bare, seconds / 2)
     added = np.array(delays) * 1e3
     return Cost(
@@ -178,7 +182,9 @@ async def cost(rate: int, name: str, pcm: bytes, count: int, seconds: float) -> 
 async def memory_mb(calls: int = 500) -> float:
     """Of one call more, everything that the engine keeps for it."""
     load_model()
-    engine = VoiceEngine()
+    clock = Clock()
+    clock.start()
+    engine = VoiceEngine(clock)
     sources: list[Any] = []
 
     async def open_some(count: int) -> None:
@@ -200,6 +206,7 @@ async def memory_mb(calls: int = 500) -> float:
     for source in sources:
         source.close()
     await engine.close()
+    clock.stop()
     return used / calls / 1e6
 
 

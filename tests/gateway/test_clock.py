@@ -85,6 +85,36 @@ def test_with_no_call_up_it_wakes_but_once_a_tick() -> None:
     asyncio.run(main())
 
 
+def test_who_attends_has_his_turn_in_each_beat_behind_all_others() -> None:
+    async def main() -> None:
+        clock, told = Clock(), list[str]()
+
+        class Says:
+            def tick(self, now: float) -> None:
+                told.append("tick")
+
+        def attends(now: float) -> None:
+            told.append("end")
+
+        async with clock.running():
+            clock.attend(attends)
+            clock.attend(attends)
+            assert is_about(await beats(clock), SECONDS / STEP_S)
+            assert is_about(len(told), SECONDS / STEP_S)
+            clock.add(Says())
+            told.clear()
+            await asyncio.sleep(SECONDS)
+            assert is_about(told.count("tick"), SECONDS / TICK_S)
+            assert all(told[place + 1] == "end" for place, what in enumerate(told) if what == "tick")
+            clock.leave(attends)
+            clock.leave(attends)
+            told.clear()
+            await asyncio.sleep(TICK_S * 3)
+            assert "end" not in told
+
+    asyncio.run(main())
+
+
 def test_who_joins_an_idle_clock_does_not_wait_for_its_next_beat() -> None:
     async def main() -> None:
         clock = Clock()

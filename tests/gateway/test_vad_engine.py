@@ -14,9 +14,10 @@ import pytest
 
 from bots.speech import speak
 from gateway import vad_engine
+from gateway.clock import STEP_S, Clock
 from gateway.reload import needs_restart
 from gateway.settings import Settings, VADSettings
-from gateway.vad_engine import BACKLOG, EngineSource, VoiceEngine
+from gateway.vad_engine import BACKLOG, DELAY_S, GATHER_S, EngineSource, VoiceEngine
 from media.energy_vad import EnergyVADAnalyzer
 from media.errors import ConfigError
 from media.frames import InputAudioRawFrame, StartFrame, VADParamsUpdateFrame
@@ -47,11 +48,13 @@ def alone(number: int, rate: int = 8000) -> list[tuple[float, float]]:
 
 @asynccontextmanager
 async def engine(**kwargs: object) -> AsyncIterator[VoiceEngine]:
-    made = VoiceEngine(**kwargs)  # type: ignore[arg-type]
-    try:
-        yield made
-    finally:
-        await made.close()
+    clock = Clock()
+    async with clock.running():
+        made = VoiceEngine(clock, **kwargs)  # type: ignore[arg-type]
+        try:
+            yield made
+        finally:
+            await made.close()
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -206,7 +209,7 @@ def test_no_model_is_loaded_before_somebody_listens() -> None:
 
 
 def test_a_model_file_that_is_not_there_is_the_operators_to_change(tmp_path: Path) -> None:
-    made = VoiceEngine(tmp_path / "none.onnx")
+    made = VoiceEngine(Clock(), tmp_path / "none.onnx")
     with pytest.raises(ConfigError, match=r"vad\.model"):
         made.listen(None, 8000, lambda *window: None)
 
@@ -234,8 +237,53 @@ def test_another_model_than_the_engines_is_refused(tmp_path: Path) -> None:
     run(test())
 
 
+def test_a_batch_leaves_at_the_last_beat_after_which_it_is_judged_in_time() -> None:
+    async def test() -> None:
+        made = VoiceEngine(Clock())  # which stands still: these are its beats
+        found: list[tuple[float, float]] = []
+        source = source_of(made, 8000, found)
+        for took, last_s in ((0.0, DELAY_S), (0.004, DELAY_S - 0.004), (1.0, GATHER_S)):
+            found.clear()
+            source.feed(bytes(512))
+            made._took = took
+            first = made._since
+            made._on_beat(first + last_s - STEP_S - 0.001)
+            assert not made._busy
+            source.feed(bytes(512))
+            assert made._since == first
+            made._on_beat(first + last_s - STEP_S + 0.001)
+            assert made._busy
+            source.feed(bytes(512))
+            made._on_beat(first + 1.0)  # one batch at a time
+            await until(lambda: len(found) == 2)
+            made._on_beat(first + 1.0)
+            await until(lambda: len(found) == 3)
+        assert made.counters["windows"] == 9
+        await made.close()
+
+    run(test())
+
+
+def test_the_clock_beats_for_it_while_somebody_listens() -> None:
+    async def test() -> None:
+        clock = Clock()
+        async with clock.running():
+            made = VoiceEngine(clock)
+            one, other = source_of(made, 8000, []), source_of(made, 8000, [])
+            one.close()
+            assert not clock._is_idle
+            other.close()
+            assert clock._is_idle
+            staying = source_of(made, 8000, [])
+            await made.close()
+            assert clock._is_idle
+            staying.close()
+
+    run(test())
+
+
 def test_by_energy_there_is_neither_model_nor_thread() -> None:
-    made = VoiceEngine(analyzer="energy")
+    made = VoiceEngine(Clock(), analyzer="energy")
     found: list[tuple[float, float]] = []
     source = made.listen(None, 8000, lambda *window: found.append(window))
     assert isinstance(source, InlineSource)
