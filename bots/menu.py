@@ -244,8 +244,7 @@ class MenuWalk(FrameProcessor):
         }
 
     def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        if isinstance(frame, InputAudioRawFrame):  # 50 a second: no table is asked for it
-            self.push_frame(frame, direction)
+        if isinstance(frame, InputAudioRawFrame):  # it ends here: nobody listens behind us
             if self._echoing:
                 self.push_frame(OutputAudioRawFrame(frame.audio, frame.sample_rate, frame.num_channels))
             return
