@@ -7,6 +7,7 @@ second ({"t": seconds since the first arrival, "tally": {...}}) and at the end o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -199,7 +200,8 @@ async def _main(plan: LoadPlan) -> None:
 
     def tell(t: float, tally: Tally, *, final: bool = False) -> None:
         line = {"t": round(t, 3), "final": final, "tally": tally.packed()}
-        write_whole(1, json.dumps(line).encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # who started us is gone: so is our input, which ends the calls
+            write_whole(1, json.dumps(line).encode() + b"\n")
 
     doorway = Doorway(plan, settings)
     generator = Generator(plan, doorway, tell)

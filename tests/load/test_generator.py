@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -68,14 +72,57 @@ def held() -> int:
     return sum(str(type(each).__module__).startswith("gateway.") for each in gc.get_objects())
 
 
-@pytest.mark.parametrize("end", ["drop", "half-open", "never-start"])
-def test_of_a_call_that_has_ended_nothing_is_kept(end: End, tmp_path: Path) -> None:
-    config = tmp_path / "gateway.toml"
-    (tmp_path / "secret").write_text("0123456789abcdef0123456789abcdef")
+def config_in(folder: Path) -> Path:
+    config = folder / "gateway.toml"
+    (folder / "secret").write_text("0123456789abcdef0123456789abcdef")
     config.write_text(
         '[gateway]\nsecret = { file = "secret" }\n[carriers.twilio]\nauth_token = { file = "secret" }\n'
         '[bots.echo]\nuse = "echo"\n[numbers.default]\nbot = "echo"\n'
     )
+    return config
+
+
+def test_whose_parent_is_gone_ends_its_calls_and_says_nothing(tmp_path: Path) -> None:
+    came, left = [], []
+
+    async def answers(caller: ServerConnection) -> None:
+        came.append(caller)
+        with contextlib.suppress(ConnectionClosed):
+            async for _ in caller:
+                pass
+        left.append(caller.close_code)
+
+    async def main() -> None:
+        async with serve(answers, "127.0.0.1", 0) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            plan = LoadPlan(url=f"ws://127.0.0.1:{port}", config=str(config_in(tmp_path)), calls=3, seconds=600.0)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "gateway.load.generator",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdin.write(json.dumps(plan.packed()).encode() + b"\n")
+            while len(came) < 3:
+                assert await process.stdout.readline()
+            process.stdout._transport.close()  # type: ignore[attr-defined]
+            process.stdin.close()
+            assert await process.stderr.read() == b""
+            assert await process.wait() == 0
+            while len(left) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize("end", ["drop", "half-open", "never-start"])
+def test_of_a_call_that_has_ended_nothing_is_kept(end: End, tmp_path: Path) -> None:
+    config = config_in(tmp_path)
     kept: list[int] = []
     generators: list[Generator] = []
 
