@@ -49,10 +49,10 @@ def listener(host: str, port: int, *, shared: bool) -> socket.socket:
     ]
     bound = socket.socket(family, kind, proto)
     try:
+        # Connections of a gateway that was here a moment ago are no hindrance; one that listens is, unless both share.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        else:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError:
         bound.close()
