@@ -132,7 +132,7 @@ class Row:
 class SileroRows:
     """The memory of many calls at one rate, and the step that takes a window of each of some of them.
 
-    Not safe for threads. A row takes 3 kB at 8 kHz, 4 kB at 16.
+    Not safe for threads. A row takes 4 kB; 3 at 8 kHz where it is not compiled.
     """
 
     def __init__(self, model: SileroModel, sample_rate: int, capacity: int = 1) -> None:
